@@ -1,0 +1,4 @@
+//! The storage engine: what a record batch is, how it becomes durable, and how it is read back.
+pub mod disk;
+pub mod ids;
+pub mod wal;

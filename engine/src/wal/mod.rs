@@ -1,0 +1,2 @@
+//! The write-ahead log of one shard.
+pub mod record;
