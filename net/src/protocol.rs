@@ -1,0 +1,192 @@
+//! Which requests are served in which versions, and how their bytes become structs.
+//!
+//! Owns [`SUPPORTED`], the only table of versions; ApiVersions is answered from it and decoding
+//! refuses what it does not list. Never decodes a byte that [`crate::guard`] has not walked.
+//!
+//! I1 Every API and version in the table has a schema in the guard and a decoder here (tests).
+//! I2 Produce is advertised from version 0 and served from 3: librdkafka turns compression off for
+//!    brokers whose minimum is above 0.
+
+use bytes::Bytes;
+use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, DeleteTopicsRequest,
+    FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest,
+};
+use kafka_protocol::protocol::{Decodable, StrBytes};
+
+use crate::error::FrameError;
+use crate::guard;
+
+/// Kafka's UNSUPPORTED_VERSION.
+const UNSUPPORTED_VERSION: i16 = 35;
+
+/// One row of the version table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiSupport {
+    pub api_key: ApiKey,
+    /// Lowest version served.
+    pub version_min: i16,
+    /// Highest version served.
+    pub version_max: i16,
+    /// Lowest version named in ApiVersions; differs from `version_min` for Produce only (I2).
+    pub version_min_advertised: i16,
+}
+
+const fn served(api_key: ApiKey, version_min: i16, version_max: i16) -> ApiSupport {
+    ApiSupport { api_key, version_min, version_max, version_min_advertised: version_min }
+}
+
+/// Everything served, and nothing else is advertised.
+pub const SUPPORTED: [ApiSupport; 9] = [
+    ApiSupport {
+        api_key: ApiKey::Produce,
+        version_min: 3,
+        version_max: 13,
+        version_min_advertised: 0,
+    },
+    served(ApiKey::Fetch, 4, 18),
+    served(ApiKey::ListOffsets, 1, 10),
+    served(ApiKey::Metadata, 0, 13),
+    served(ApiKey::ApiVersions, 0, 4),
+    served(ApiKey::CreateTopics, 2, 7),
+    served(ApiKey::DeleteTopics, 1, 6),
+    served(ApiKey::InitProducerId, 0, 5),
+    served(ApiKey::OffsetForLeaderEpoch, 2, 4),
+];
+
+/// The row of an API key, if it is served at all.
+pub fn support_of(api_key: i16) -> Option<&'static ApiSupport> {
+    SUPPORTED.iter().find(|row| row.api_key as i16 == api_key)
+}
+
+/// A request as the handler gets it. Byte fields are slices of the frame.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub api_key: ApiKey,
+    pub api_version: i16,
+    pub correlation_id: i32,
+    pub client_id: Option<StrBytes>,
+    pub body: RequestKind,
+    /// Size of the allocation that any slice of this request keeps alive.
+    pub retained_bytes: usize,
+}
+
+/// The served requests. ApiVersions is missing because the connection answers it from [`SUPPORTED`].
+#[derive(Debug, Clone)]
+pub enum RequestKind {
+    Produce(ProduceRequest),
+    Fetch(FetchRequest),
+    ListOffsets(ListOffsetsRequest),
+    Metadata(MetadataRequest),
+    OffsetForLeaderEpoch(OffsetForLeaderEpochRequest),
+    CreateTopics(CreateTopicsRequest),
+    DeleteTopics(DeleteTopicsRequest),
+    InitProducerId(InitProducerIdRequest),
+}
+
+/// What a frame turned out to be. Lives on the stack between decoding and its handler, so the large
+/// variant costs nothing that a box would save.
+#[allow(clippy::large_enum_variant)]
+#[derive(Debug, Clone)]
+pub enum Incoming {
+    /// For the handler.
+    Request(Request),
+    /// For the connection itself; the header's version is `api_version` even when that is not served.
+    ApiVersions { correlation_id: i32, api_version: i16, supported: bool },
+}
+
+/// Bytes of a request header that every version of it begins with.
+const HEADER_BYTES_MIN: usize = 8;
+
+/// Decodes one whole frame (without its length prefix). Fails without having allocated on the
+/// frame's word: the guard walks it first.
+pub fn decode_request(frame: Bytes) -> Result<Incoming, FrameError> {
+    let retained_bytes = frame.len();
+    let Some((head, _)) = frame.split_first_chunk::<HEADER_BYTES_MIN>() else {
+        return Err(FrameError::TooShort { length: frame.len() });
+    };
+    let [k0, k1, v0, v1, c0, c1, c2, c3] = *head;
+    let api_key = i16::from_be_bytes([k0, k1]);
+    let api_version = i16::from_be_bytes([v0, v1]);
+    let correlation_id = i32::from_be_bytes([c0, c1, c2, c3]);
+
+    let support = support_of(api_key).ok_or(FrameError::UnknownApi { api_key })?;
+    if api_version < support.version_min || api_version > support.version_max {
+        if support.api_key == ApiKey::ApiVersions {
+            // The client cannot know the table before this answer; the rest of its frame has a
+            // layout from the future and is not looked at.
+            return Ok(Incoming::ApiVersions { correlation_id, api_version, supported: false });
+        }
+        return Err(FrameError::UnsupportedVersion { api_key, version: api_version });
+    }
+
+    let layout = guard::check_request(support.api_key, api_version, &frame)?;
+    let client_id = layout
+        .client_id
+        .map(|range| StrBytes::from_utf8(frame.slice(range)))
+        .transpose()
+        .map_err(|_| FrameError::Undecodable)?;
+    let mut body = frame.slice(layout.body_start..);
+    let kind = match decode_body(support.api_key, api_version, &mut body)? {
+        Some(kind) => kind,
+        None => {
+            return Ok(Incoming::ApiVersions { correlation_id, api_version, supported: true });
+        }
+    };
+    // The guard walked to the end of the frame, so a decoder that stopped early disagrees with it.
+    if !body.is_empty() {
+        return Err(FrameError::TrailingBytes { left: body.len() });
+    }
+    Ok(Incoming::Request(Request {
+        api_key: support.api_key,
+        api_version,
+        correlation_id,
+        client_id,
+        body: kind,
+        retained_bytes,
+    }))
+}
+
+/// `None` is ApiVersions, decoded and of no further interest.
+fn decode_body(
+    api_key: ApiKey,
+    version: i16,
+    body: &mut Bytes,
+) -> Result<Option<RequestKind>, FrameError> {
+    fn decode<T: Decodable>(body: &mut Bytes, version: i16) -> Result<T, FrameError> {
+        T::decode(body, version).map_err(|_| FrameError::Undecodable)
+    }
+    let kind = match api_key {
+        ApiKey::Produce => RequestKind::Produce(decode(body, version)?),
+        ApiKey::Fetch => RequestKind::Fetch(decode(body, version)?),
+        ApiKey::ListOffsets => RequestKind::ListOffsets(decode(body, version)?),
+        ApiKey::Metadata => RequestKind::Metadata(decode(body, version)?),
+        ApiKey::OffsetForLeaderEpoch => RequestKind::OffsetForLeaderEpoch(decode(body, version)?),
+        ApiKey::CreateTopics => RequestKind::CreateTopics(decode(body, version)?),
+        ApiKey::DeleteTopics => RequestKind::DeleteTopics(decode(body, version)?),
+        ApiKey::InitProducerId => RequestKind::InitProducerId(decode(body, version)?),
+        ApiKey::ApiVersions => {
+            decode::<ApiVersionsRequest>(body, version)?;
+            return Ok(None);
+        }
+        other => return Err(FrameError::UnknownApi { api_key: other as i16 }),
+    };
+    Ok(Some(kind))
+}
+
+/// The answer to ApiVersions. An unsupported version gets the table too, with error 35.
+pub fn api_versions_response(supported: bool) -> ApiVersionsResponse {
+    let api_keys = SUPPORTED
+        .iter()
+        .map(|row| {
+            ApiVersion::default()
+                .with_api_key(row.api_key as i16)
+                .with_min_version(row.version_min_advertised)
+                .with_max_version(row.version_max)
+        })
+        .collect();
+    let error_code = if supported { 0 } else { UNSUPPORTED_VERSION };
+    ApiVersionsResponse::default().with_error_code(error_code).with_api_keys(api_keys)
+}

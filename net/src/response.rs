@@ -1,0 +1,109 @@
+//! Responses as the handler gives them, and their encoding into the output of a connection.
+//!
+//! Owns [`ResponseBody`] and [`encode_response`]. Fetch has its own zero-copy encoder in
+//! [`crate::fetch_response`]; all else is kafka-protocol's.
+//!
+//! I1 The response header's version follows API *and* version; ApiVersions answers with header 0
+//!    always, because the client that asks may not know any other.
+//! I2 A response that fails to encode leaves no byte in the output.
+
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsResponse, CreateTopicsResponse, DeleteTopicsResponse,
+    InitProducerIdResponse, ListOffsetsResponse, MetadataResponse, OffsetForLeaderEpochResponse,
+    ProduceResponse,
+};
+use kafka_protocol::protocol::Encodable;
+
+use crate::error::CloseReason;
+use crate::fetch_response::{FetchResponseParts, encode_fetch};
+use crate::output::Output;
+
+/// A response body of one of the served APIs.
+#[derive(Debug)]
+pub enum ResponseBody {
+    Produce(ProduceResponse),
+    Fetch(FetchResponseParts),
+    ListOffsets(ListOffsetsResponse),
+    Metadata(MetadataResponse),
+    ApiVersions(ApiVersionsResponse),
+    CreateTopics(CreateTopicsResponse),
+    DeleteTopics(DeleteTopicsResponse),
+    InitProducerId(InitProducerIdResponse),
+    OffsetForLeaderEpoch(OffsetForLeaderEpochResponse),
+}
+
+macro_rules! response_from {
+    ($($variant:ident($body:ty)),* $(,)?) => {
+        $(impl From<$body> for ResponseBody {
+            fn from(body: $body) -> Self {
+                Self::$variant(body)
+            }
+        })*
+    };
+}
+
+response_from!(
+    Produce(ProduceResponse),
+    Fetch(FetchResponseParts),
+    ListOffsets(ListOffsetsResponse),
+    Metadata(MetadataResponse),
+    ApiVersions(ApiVersionsResponse),
+    CreateTopics(CreateTopicsResponse),
+    DeleteTopics(DeleteTopicsResponse),
+    InitProducerId(InitProducerIdResponse),
+    OffsetForLeaderEpoch(OffsetForLeaderEpochResponse),
+);
+
+impl ResponseBody {
+    pub fn api_key(&self) -> ApiKey {
+        match self {
+            Self::Produce(_) => ApiKey::Produce,
+            Self::Fetch(_) => ApiKey::Fetch,
+            Self::ListOffsets(_) => ApiKey::ListOffsets,
+            Self::Metadata(_) => ApiKey::Metadata,
+            Self::ApiVersions(_) => ApiKey::ApiVersions,
+            Self::CreateTopics(_) => ApiKey::CreateTopics,
+            Self::DeleteTopics(_) => ApiKey::DeleteTopics,
+            Self::InitProducerId(_) => ApiKey::InitProducerId,
+            Self::OffsetForLeaderEpoch(_) => ApiKey::OffsetForLeaderEpoch,
+        }
+    }
+}
+
+/// Appends the whole response frame, length prefix included, to `output`.
+pub fn encode_response(
+    output: &mut Output,
+    correlation_id: i32,
+    version: i16,
+    body: ResponseBody,
+) -> Result<(), CloseReason> {
+    let api_key = body.api_key();
+    let mark = output.mark();
+    let frame = output.begin_frame();
+    output.inline().extend_from_slice(&correlation_id.to_be_bytes());
+    if api_key.response_header_version(version) >= 1 {
+        output.inline().push(0); // no tagged fields
+    }
+    let encoded = match body {
+        ResponseBody::Fetch(parts) => {
+            encode_fetch(output, version, parts);
+            Ok(())
+        }
+        ResponseBody::Produce(body) => body.encode(output.inline(), version),
+        ResponseBody::ListOffsets(body) => body.encode(output.inline(), version),
+        ResponseBody::Metadata(body) => body.encode(output.inline(), version),
+        ResponseBody::ApiVersions(body) => body.encode(output.inline(), version),
+        ResponseBody::CreateTopics(body) => body.encode(output.inline(), version),
+        ResponseBody::DeleteTopics(body) => body.encode(output.inline(), version),
+        ResponseBody::InitProducerId(body) => body.encode(output.inline(), version),
+        ResponseBody::OffsetForLeaderEpoch(body) => body.encode(output.inline(), version),
+    };
+    let sized = encoded.map_err(|error| {
+        tracing::error!(?api_key, version, %error, "a response does not encode");
+    });
+    if sized.is_err() || output.end_frame(frame).is_err() {
+        output.rewind(mark);
+        return Err(CloseReason::Unencodable { api_key: api_key as i16, version });
+    }
+    Ok(())
+}

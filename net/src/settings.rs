@@ -1,0 +1,53 @@
+//! Every limit and time limit of the wire, with its default.
+//!
+//! Plain data; `shards::config` fills it, nothing here reads an environment.
+
+use std::time::Duration;
+
+/// Limits of one core's listeners. Byte limits bound what a peer can make this core hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetSettings {
+    /// Largest frame at all (Kafka's `socket.request.max.bytes`). Only Produce may be that large.
+    pub frame_bytes_max: usize,
+    /// Largest frame of any other request: nothing but records is legitimately bigger.
+    pub frame_bytes_max_control: usize,
+    /// Bytes of requests this core may hold between their reading and their answer.
+    pub admission_bytes_max: usize,
+    /// Unanswered requests of one connection; beyond it the connection is not read.
+    pub pipeline_requests_max: usize,
+    /// Unanswered request bytes of one connection; at least one request is always taken.
+    pub pipeline_bytes_max: usize,
+    /// Connections of this core over all its listeners.
+    pub connections_max: usize,
+    /// A connection without a request in flight and without traffic is closed after this.
+    pub idle_timeout: Duration,
+    /// From the first byte of a frame (or HTTP head) to its last.
+    pub half_frame_timeout: Duration,
+    /// Longest time without progress while response bytes wait for the peer to take them.
+    pub write_stall_timeout: Duration,
+    /// TCP keepalive: silence before the first probe.
+    pub keepalive_idle: Duration,
+    /// TCP keepalive: time between probes (three are sent).
+    pub keepalive_interval: Duration,
+    /// Unacknowledged sent data gives the connection up after this.
+    pub tcp_user_timeout: Duration,
+}
+
+impl Default for NetSettings {
+    fn default() -> Self {
+        Self {
+            frame_bytes_max: 100 << 20,
+            frame_bytes_max_control: 8 << 20,
+            admission_bytes_max: 64 << 20,
+            pipeline_requests_max: 128,
+            pipeline_bytes_max: 32 << 20,
+            connections_max: 16_384,
+            idle_timeout: Duration::from_secs(600),
+            half_frame_timeout: Duration::from_secs(30),
+            write_stall_timeout: Duration::from_secs(120),
+            keepalive_idle: Duration::from_secs(60),
+            keepalive_interval: Duration::from_secs(10),
+            tcp_user_timeout: Duration::from_secs(60),
+        }
+    }
+}
