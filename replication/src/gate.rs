@@ -1,0 +1,155 @@
+//! What a message must look like before raft-rs sees it.
+//!
+//! Raft-rs trusts its peers: a message of term 0 is taken for a local one, an answer for an entry that was never sent
+//! is counted as a copy of it, and a heartbeat with a commit beyond the log ends the process. The last is right when
+//! the leader sends it (this replica lost durable entries and must not go on) and wrong when anybody else does. So
+//! messages that no correct peer can send are refused here, and raft-rs's own checks stay as they are.
+//!
+//! Invariants: (I1) nothing that passes carries term 0 or an entry that [`crate::entry`] cannot read; (I2) entries
+//! that pass continue the log's offsets; (I3) a heartbeat of a plausible leader always passes, whatever its commit.
+
+use chronik_engine::ids::{Offset, RaftIndex, ReplicaId, Term};
+use raft::eraftpb::{Message, MessageType};
+
+use crate::entry::EntryMeta;
+use crate::error::StepError;
+use crate::group::RaftGroup;
+
+/// A Raft term is Kafka's leader epoch, an `i32`. No correct cluster elects that often.
+const TERM_MAX: u64 = i32::MAX as u64;
+/// No log is that long; raft-rs may add to what is below without overflow.
+const POSITION_MAX: u64 = u64::MAX / 4;
+
+/// Refuses what no correct peer of `group` sends.
+pub(crate) fn check(group: &RaftGroup, message: &Message) -> Result<(), StepError> {
+    let from = ReplicaId(message.from);
+    if message.to != group.replica().0 {
+        return Err(StepError::WrongRecipient { to: ReplicaId(message.to) });
+    }
+    if from == ReplicaId::NONE || from == group.replica() {
+        return Err(StepError::WrongSender { from });
+    }
+    check_ranges(message)?;
+    match message.get_msg_type() {
+        MessageType::MsgAppend => {
+            check_leader(group, message)?;
+            check_entries(group, message)
+        }
+        MessageType::MsgHeartbeat => {
+            check_leader(group, message)?;
+            check_heartbeat(group, message)
+        }
+        // A candidate may be in a newer configuration than ours; raft-rs judges it by its log.
+        MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => Ok(()),
+        MessageType::MsgAppendResponse => {
+            check_member(group, from)?;
+            check_append_response(group, message)
+        }
+        MessageType::MsgHeartbeatResponse
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgRequestPreVoteResponse => check_member(group, from),
+        MessageType::MsgTimeoutNow => {
+            if group.leader() == Some(from) && Term(message.term) == group.term() {
+                return Ok(());
+            }
+            Err(StepError::WrongSender { from })
+        }
+        MessageType::MsgSnapshot => Err(StepError::SnapshotUnsupported),
+        // A forwarded proposal would take offsets that its sender made up; the others are local or not used.
+        message_type => Err(StepError::UnexpectedType { message_type }),
+    }
+}
+
+/// Keeps numbers away from where raft-rs would overflow, and term 0 away from what it means to raft-rs.
+fn check_ranges(message: &Message) -> Result<(), StepError> {
+    if message.term == 0 || message.term > TERM_MAX {
+        return Err(StepError::AbsurdTerm { term: message.term });
+    }
+    let positions = [message.index, message.commit, message.reject_hint];
+    for position in positions {
+        if position > POSITION_MAX {
+            return Err(StepError::AbsurdPosition { position });
+        }
+    }
+    if message.request_snapshot != 0 || !message.get_snapshot().is_empty() {
+        return Err(StepError::SnapshotUnsupported);
+    }
+    Ok(())
+}
+
+fn check_member(group: &RaftGroup, from: ReplicaId) -> Result<(), StepError> {
+    if group.is_member(from) { Ok(()) } else { Err(StepError::WrongSender { from }) }
+}
+
+/// A term has one leader, and it is not us.
+fn check_leader(group: &RaftGroup, message: &Message) -> Result<(), StepError> {
+    let from = ReplicaId(message.from);
+    let term = Term(message.term);
+    match group.leader() {
+        Some(leader) if term == group.term() && leader != from => {
+            Err(StepError::SecondLeader { from, leader, term })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Who is no voter cannot lead, so its commit says nothing about our log. A voter's does: if it is beyond the log,
+/// raft-rs ends the process, because durable entries are missing (I3).
+fn check_heartbeat(group: &RaftGroup, message: &Message) -> Result<(), StepError> {
+    let from = ReplicaId(message.from);
+    let last = group.last_index();
+    let commit = RaftIndex(message.commit);
+    let counts = Term(message.term) >= group.term();
+    if counts && commit > last && !group.is_voter(from) {
+        return Err(StepError::ImplausibleCommit { from, commit, last });
+    }
+    // A leader that is new to us adds itself by an entry, never by a heartbeat.
+    check_member(group, from)
+}
+
+/// An answer counts as a copy on the sender's disk, so it must be for an entry that exists.
+fn check_append_response(group: &RaftGroup, message: &Message) -> Result<(), StepError> {
+    let index = RaftIndex(message.index);
+    let last = group.last_index();
+    if Term(message.term) == group.term() && index > last {
+        return Err(StepError::IndexBeyondLog { from: ReplicaId(message.from), index, last });
+    }
+    Ok(())
+}
+
+/// Entries are contiguous, their terms rise, their contexts can be read, and their offsets continue the log. The
+/// sender may be new to us: the entry that adds it may be in this very message.
+fn check_entries(group: &RaftGroup, message: &Message) -> Result<(), StepError> {
+    let mut index = message.index;
+    let mut term = message.log_term;
+    let mut end_offset = group.end_offset_before(message);
+    for entry in message.get_entries() {
+        index += 1;
+        if entry.index != index {
+            return Err(StepError::EntryGap { expected: index, found: entry.index });
+        }
+        if entry.term < term || entry.term == 0 || entry.term > message.term {
+            let (after, up_to) = (term, message.term);
+            return Err(StepError::EntryTerm { index, term: entry.term, after, up_to });
+        }
+        term = entry.term;
+        // Where raft-rs will not take the entries, there is nothing to continue.
+        let Some(expected) = end_offset else { continue };
+        let meta = EntryMeta::of(entry, expected)
+            .map_err(|source| StepError::Entry { index: RaftIndex(index), source })?;
+        end_offset = Some(meta.end_offset());
+    }
+    Ok(())
+}
+
+impl RaftGroup {
+    /// The offset where the entries of an append begin, if raft-rs would take them.
+    fn end_offset_before(&self, message: &Message) -> Option<Offset> {
+        let index = RaftIndex(message.index);
+        let term = Term(message.log_term);
+        if index < self.commit_index() || self.term_at(index) != Some(term) {
+            return None;
+        }
+        self.end_offset_at(index)
+    }
+}
