@@ -1,1 +1,20 @@
-//! tests
+//! Tests of the whole program: the harness that starts real brokers, the clients that talk to them and the checkers
+//! that judge what came back.
+//!
+//! The tests themselves are in `tests/tests`. What a test needs twice is here:
+//!
+//! - [`scratch`], [`binary`], [`process`]: directories on a real disk, the program, a running broker.
+//! - [`raw`], [`batch`], [`requests`], [`mutate`]: a Kafka connection that can also do wrong things.
+//! - [`workload`], [`checker`]: a real client's load, and what must be true of it afterwards.
+//! - [`http`]: the admin port.
+//!
+//! Nothing here is linked into the broker.
+
+pub mod batch;
+pub mod binary;
+pub mod checker;
+pub mod http;
+pub mod process;
+pub mod raw;
+pub mod scratch;
+pub mod workload;

@@ -1,0 +1,320 @@
+//! A real broker process: started, watched, killed, started again on the same ports and the same data.
+//!
+//! Never signals a process it did not start, and leaves nothing behind: neither a process nor a file.
+//!
+//! - I1: a broker is handed out only when `/ready` has answered 200.
+//! - I2: when a test fails, the end of the broker's log is printed.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::binary::{server_command, wait_with_deadline};
+use crate::http;
+use crate::scratch::{Ports, ScratchDir, wait_for};
+
+/// How long a start may take: recovery of a small log on a loaded machine.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a broker may take to leave after SIGTERM.
+const TERMINATE_DEADLINE: Duration = Duration::from_secs(30);
+/// Starts tried when somebody takes a port between choosing and binding it.
+const START_ATTEMPTS_MAX: usize = 5;
+/// Lines of the log printed when a test fails.
+const LOG_TAIL_LINES: usize = 60;
+
+/// What a broker's configuration file says.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `node_id`.
+    pub node_id: u32,
+    /// `shards`: fixed when the data directory is made.
+    pub shards: u16,
+    /// `wal.file_bytes`: small, so that files roll in a test.
+    pub wal_file_bytes: u64,
+    /// The data directory; one inside the broker's own scratch directory where none is given.
+    pub data_dir: Option<PathBuf>,
+    /// More lines of TOML at the top level.
+    pub top: String,
+    /// More lines of TOML in `[wal]`.
+    pub wal: String,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            node_id: 1,
+            shards: 2,
+            wal_file_bytes: 8 << 20,
+            data_dir: None,
+            top: String::new(),
+            wal: String::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// The settings of most tests.
+    #[must_use]
+    pub fn new() -> Settings {
+        Settings::default()
+    }
+
+    /// With one more line at the top level of the file.
+    #[must_use]
+    pub fn with_top(mut self, line: &str) -> Settings {
+        self.top.push_str(line);
+        self.top.push('\n');
+        self
+    }
+
+    /// The file as TOML.
+    #[must_use]
+    pub fn to_toml(&self, data_dir: &Path, ports: &Ports) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _written = writeln!(
+            text,
+            "node_id = {}\ndata_dir = \"{}\"\nkafka_addr = \"{}\"\nadmin_addr = \"{}\"\nshards = {}\n{}\n\
+             [wal]\nfile_bytes = {}\n{}",
+            self.node_id,
+            data_dir.display(),
+            ports.kafka_addr(),
+            ports.admin_addr(),
+            self.shards,
+            self.top,
+            self.wal_file_bytes,
+            self.wal,
+        );
+        text
+    }
+}
+
+/// A broker and all that belongs to it. Dropping it kills the process and removes its files.
+#[derive(Debug)]
+pub struct Broker {
+    settings: Settings,
+    scratch: ScratchDir,
+    data_dir: PathBuf,
+    ports: Ports,
+    child: Option<Child>,
+}
+
+impl Broker {
+    /// Starts a broker with an empty data directory and waits until it is ready.
+    pub fn start(settings: Settings) -> Result<Broker> {
+        let scratch = ScratchDir::new("broker")?;
+        let data_dir = settings.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
+        let mut broker = Broker { settings, scratch, data_dir, ports: Ports::take()?, child: None };
+        for _ in 1..START_ATTEMPTS_MAX {
+            match broker.start_again() {
+                Err(_) if broker.log_contains("in use") => broker.ports = Ports::take()?,
+                other => return other.map(|()| broker),
+            }
+        }
+        broker.start_again().map(|()| broker)
+    }
+
+    /// Starts the broker on the ports and the data it had, and waits until it is ready.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_ready()
+    }
+
+    /// Starts the process and does not wait for anything.
+    pub fn spawn(&mut self) -> Result<()> {
+        assert!(self.child.is_none(), "the broker runs already");
+        let config = self.config_path();
+        std::fs::write(&config, self.settings.to_toml(&self.data_dir, &self.ports))?;
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let mut command = server_command()?;
+        command.arg("--config").arg(&config).stdout(log.try_clone()?).stderr(log);
+        command.current_dir(self.scratch.path());
+        self.child = Some(command.spawn().with_context(|| format!("starting {command:?}"))?);
+        Ok(())
+    }
+
+    /// Waits until `/ready` answers 200; an error with the log's end when the process ends first or time is up.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let admin = self.ports.admin_addr();
+        let child = self.child.as_mut().context("the broker was not started")?;
+        let ended = wait_for("the broker is ready", READY_DEADLINE, || {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(Some(status));
+            }
+            http::get(admin, "/ready").is_ok_and(|answer| answer.status == 200).then_some(None)
+        });
+        match ended {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => {
+                self.child = None;
+                bail!("the broker ended at its start: {status}\n{}", self.log_tail())
+            }
+            Err(error) => bail!("{error}\n{}", self.log_tail()),
+        }
+    }
+
+    /// Whether `/ready` answers 200 now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        http::get(self.ports.admin_addr(), "/ready").is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the broker does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Sends SIGTERM and does not wait.
+    pub fn signal_terminate(&self) -> Result<()> {
+        let child = self.child.as_ref().context("the broker does not run")?;
+        kill_process(Pid::from_child(child), Signal::TERM)?;
+        Ok(())
+    }
+
+    /// Waits for a process that was told to leave; an error when it does not in time.
+    pub fn wait_exit(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("the broker does not run")?;
+        wait_with_deadline(&mut child, TERMINATE_DEADLINE)?.with_context(|| {
+            format!(
+                "the broker still ran {TERMINATE_DEADLINE:?} after SIGTERM\n{}",
+                self.log_tail()
+            )
+        })
+    }
+
+    /// SIGTERM, then [`Broker::wait_exit`].
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal_terminate()?;
+        self.wait_exit()
+    }
+
+    /// Whether the process that was started last still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Its ports.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// `host:port` for Kafka clients.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        self.ports.kafka_addr().to_string()
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.scratch.path().join("chronik.toml")
+    }
+
+    /// Its settings, to be changed before the next start.
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.scratch.path().join("broker.log")
+    }
+
+    /// All it has written, over all its starts.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read(self.log_path())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Whether its log has `text` anywhere, in any case.
+    #[must_use]
+    pub fn log_contains(&self, text: &str) -> bool {
+        self.log().to_lowercase().contains(&text.to_lowercase())
+    }
+
+    /// The end of its log, between two lines that name it.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
+        format!("--- end of the broker's log ---\n{}\n---", tail.join("\n"))
+    }
+
+    /// Memory it holds now, in bytes.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        self.memory_figure("VmRSS:")
+    }
+
+    /// The most memory it ever held, in bytes.
+    pub fn memory_peak_bytes(&self) -> Result<u64> {
+        self.memory_figure("VmHWM:")
+    }
+
+    fn memory_figure(&self, name: &str) -> Result<u64> {
+        let child = self.child.as_ref().context("the broker does not run")?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no figure")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024)
+    }
+
+    /// The files of all WALs, sorted by path.
+    pub fn wal_files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for shard in std::fs::read_dir(self.data_dir.join("shards"))? {
+            for file in std::fs::read_dir(shard?.path().join("wal"))? {
+                let path = file?.path();
+                if path.extension().is_some_and(|extension| extension == "wal") {
+                    files.push(path);
+                }
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tail());
+            keep_log(&self.log_path());
+        }
+        if let Some(child) = &mut self.child {
+            // Both fail only for a process that is gone already.
+            let _killed = child.kill();
+            let _waited = child.wait();
+        }
+    }
+}
+
+/// Copies the log of a failed test to `CHRONIK_KEEP_LOGS`, where that is set.
+fn keep_log(log: &Path) {
+    let Some(dir) = std::env::var_os("CHRONIK_KEEP_LOGS") else { return };
+    let name = format!("broker-{}.log", std::process::id());
+    let kept = File::open(log).and_then(|mut from| {
+        let mut to =
+            OpenOptions::new().create(true).append(true).open(Path::new(&dir).join(name))?;
+        std::io::copy(&mut from, &mut to)
+    });
+    if let Err(error) = kept {
+        eprintln!("the broker's log could not be kept: {error}");
+    }
+}
