@@ -1,0 +1,280 @@
+//! What a command does to the catalog.
+//!
+//! Everything here is a function of the catalog and the command alone (I1 of the module): placement takes the shard
+//! with the fewest replicas, ties by the lowest node and shard, so that all nodes choose the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chronik_engine::ids::{GroupId, NodeId, ShardId};
+
+use super::name::{can_collide, is_internal_topic, names_collide, topic_name_problem};
+use super::settings::check_configs;
+use super::{
+    BROKERS_MAX, Broker, CATALOG_PARTITIONS_MAX, Catalog, CatalogCommand, CatalogError, ClusterId,
+    CommandOutcome, DeletedTopic, NewPartition, NewTopic, PRODUCER_ID_BLOCK_MAX, Partition,
+    Placement, ProducerIdRange, TOPIC_PARTITIONS_MAX, Topic, TopicRef, TopicSettings,
+};
+
+impl Catalog {
+    /// Applies one command. A refused command, or part of one, changes nothing (I5).
+    pub fn apply(&mut self, command: CatalogCommand) -> CommandOutcome {
+        let refused = CommandOutcome::Refused;
+        match command {
+            CatalogCommand::RegisterBroker { cluster_id, broker } => self
+                .register_broker(cluster_id, broker)
+                .map_or_else(refused, |()| CommandOutcome::BrokerRegistered),
+            CatalogCommand::CreateTopics { topics } => CommandOutcome::TopicsCreated(
+                topics.into_iter().map(|topic| self.create_topic(topic)).collect(),
+            ),
+            CatalogCommand::DeleteTopics { topics } => CommandOutcome::TopicsDeleted(
+                topics.into_iter().map(|topic| self.delete_topic(topic)).collect(),
+            ),
+            CatalogCommand::CreatePartitions { name, partitions, total } => self
+                .create_partitions(name, &partitions, total)
+                .map_or_else(refused, CommandOutcome::TopicChanged),
+            CatalogCommand::AlterTopicConfigs { name, changes } => self
+                .alter_topic_configs(name, changes)
+                .map_or_else(refused, CommandOutcome::TopicChanged),
+            CatalogCommand::AllocateProducerIds { count } => self
+                .allocate_producer_ids(count)
+                .map_or_else(refused, CommandOutcome::ProducerIds),
+        }
+    }
+
+    /// Whether a topic of this shape could be created now; what `validate_only` asks for, and what a proposer checks
+    /// before it bothers the log.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_new_topic(&self, topic: &NewTopic) -> Result<(), CatalogError> {
+        let name = &topic.name;
+        if let Some(problem) = topic_name_problem(name) {
+            return Err(CatalogError::InvalidTopicName { name: name.clone(), problem });
+        }
+        if self.topic_names.contains_key(name.as_str()) {
+            return Err(CatalogError::TopicExists { name: name.clone() });
+        }
+        if is_internal_topic(name) != topic.internal {
+            return Err(CatalogError::ReservedTopicName { name: name.clone() });
+        }
+        if can_collide(name)
+            && let Some(existing) = self.topic_names.keys().find(|other| names_collide(other, name))
+        {
+            let existing = Arc::clone(existing);
+            return Err(CatalogError::TopicNameCollides { name: name.clone(), existing });
+        }
+        if self.topics.contains_key(&topic.id) {
+            return Err(CatalogError::TopicIdInUse { id: topic.id });
+        }
+        self.check_partitions(0, &topic.partitions)?;
+        check_configs(&topic.configs)
+            .map_err(|(name, problem)| CatalogError::InvalidConfig { name, problem })
+    }
+
+    fn check_partitions(
+        &self,
+        existing: usize,
+        added: &[NewPartition],
+    ) -> Result<(), CatalogError> {
+        let partitions = existing + added.len();
+        if added.is_empty() || partitions > TOPIC_PARTITIONS_MAX {
+            let partitions_max = TOPIC_PARTITIONS_MAX;
+            return Err(CatalogError::InvalidPartitionCount { partitions, partitions_max });
+        }
+        if self.partition_count + added.len() > CATALOG_PARTITIONS_MAX {
+            return Err(CatalogError::TooManyPartitions {
+                partitions: self.partition_count,
+                partitions_max: CATALOG_PARTITIONS_MAX,
+            });
+        }
+        let brokers = self.brokers.len();
+        for partition in added {
+            let replicas = partition.replicas.len();
+            if replicas == 0 || replicas > brokers {
+                return Err(CatalogError::InvalidReplicationFactor { replicas, brokers });
+            }
+        }
+        Ok(())
+    }
+
+    fn register_broker(
+        &mut self,
+        cluster_id: ClusterId,
+        broker: Broker,
+    ) -> Result<(), CatalogError> {
+        let node = broker.node;
+        if let Some(ours) = self.cluster_id.filter(|ours| *ours != cluster_id) {
+            return Err(CatalogError::OtherCluster { node, theirs: cluster_id, ours });
+        }
+        let brokers = self.brokers.len();
+        let known = self.brokers.contains_key(&node);
+        if broker.shards == 0 || (!known && brokers >= BROKERS_MAX) {
+            return Err(CatalogError::InvalidBroker { node, brokers });
+        }
+        self.cluster_id = Some(cluster_id);
+        self.brokers.insert(node, Arc::new(broker));
+        Ok(())
+    }
+
+    fn create_topic(&mut self, new: NewTopic) -> Result<Arc<Topic>, CatalogError> {
+        self.check_new_topic(&new)?;
+        let partitions = self.place_all(&new.partitions);
+        let topic = Arc::new(Topic {
+            name: Arc::from(new.name),
+            id: new.id,
+            internal: new.internal,
+            partitions,
+            settings: TopicSettings::from_configs(&new.configs),
+            configs: new.configs,
+        });
+        self.insert_topic(Arc::clone(&topic));
+        Ok(topic)
+    }
+
+    fn delete_topic(&mut self, topic: TopicRef) -> Result<DeletedTopic, CatalogError> {
+        let found = match &topic {
+            TopicRef::Name(name) => self.topic_names.get(name.as_str()),
+            TopicRef::Id(id) => self.topics.get(id),
+        };
+        let Some(found) = found.cloned() else {
+            return Err(CatalogError::UnknownTopic { topic });
+        };
+        if found.internal {
+            return Err(CatalogError::ReservedTopicName { name: found.name.to_string() });
+        }
+        self.remove_topic(&found);
+        Ok(DeletedTopic {
+            name: Arc::clone(&found.name),
+            id: found.id,
+            groups: found.partitions.iter().map(|partition| partition.group).collect(),
+        })
+    }
+
+    fn create_partitions(
+        &mut self,
+        name: String,
+        added: &[NewPartition],
+        total: u32,
+    ) -> Result<Arc<Topic>, CatalogError> {
+        let Some(old) = self.topic_names.get(name.as_str()).cloned() else {
+            return Err(CatalogError::UnknownTopic { topic: TopicRef::Name(name) });
+        };
+        let partitions = old.partitions.len();
+        self.check_partitions(partitions, added)?;
+        if u32::try_from(partitions + added.len()) != Ok(total) {
+            return Err(CatalogError::PartitionCountChanged { name, partitions, total });
+        }
+        let mut changed = Topic::clone(&old);
+        changed.partitions.extend(self.place_all(added));
+        Ok(self.replace_topic(&old, changed))
+    }
+
+    fn alter_topic_configs(
+        &mut self,
+        name: String,
+        changes: BTreeMap<String, Option<String>>,
+    ) -> Result<Arc<Topic>, CatalogError> {
+        let Some(old) = self.topic_names.get(name.as_str()).cloned() else {
+            return Err(CatalogError::UnknownTopic { topic: TopicRef::Name(name) });
+        };
+        let mut changed = Topic::clone(&old);
+        for (name, value) in changes {
+            match value {
+                Some(value) => changed.configs.insert(name, value),
+                None => changed.configs.remove(&name),
+            };
+        }
+        check_configs(&changed.configs)
+            .map_err(|(name, problem)| CatalogError::InvalidConfig { name, problem })?;
+        changed.settings = TopicSettings::from_configs(&changed.configs);
+        Ok(self.replace_topic(&old, changed))
+    }
+
+    fn allocate_producer_ids(&mut self, count: u32) -> Result<ProducerIdRange, CatalogError> {
+        let count_max = PRODUCER_ID_BLOCK_MAX;
+        if count == 0 || count > count_max {
+            return Err(CatalogError::InvalidProducerIdCount { count, count_max });
+        }
+        let first = self.next_producer_id;
+        let next = first.checked_add(i64::from(count)).ok_or(CatalogError::ProducerIdsExhausted)?;
+        self.next_producer_id = next;
+        Ok(ProducerIdRange { first, count })
+    }
+
+    /// Gives each partition a group and places for its replicas.
+    fn place_all(&mut self, added: &[NewPartition]) -> Vec<Partition> {
+        let mut placed = Vec::with_capacity(added.len());
+        for new in added {
+            let group = GroupId(self.next_group);
+            self.next_group += 1;
+            let mut replicas: Vec<Placement> = Vec::with_capacity(new.replicas.len());
+            for replica in &new.replicas {
+                // Checked before: there is a broker left for each replica, and every broker has a shard.
+                let Some((node, shard)) = self.least_loaded(&replicas) else { break };
+                *self.load.entry((node, shard)).or_default() += 1;
+                replicas.push(Placement { node, shard, replica: *replica });
+            }
+            assert!(replicas.len() == new.replicas.len(), "a replica of {group} has no place");
+            placed.push(Partition { group, replicas });
+        }
+        placed
+    }
+
+    /// The shard with the fewest replicas among the nodes that hold none of `taken`, on the node with the fewest.
+    fn least_loaded(&self, taken: &[Placement]) -> Option<(NodeId, ShardId)> {
+        let load = |place: (NodeId, ShardId)| self.load.get(&place).copied().unwrap_or(0);
+        let shards = |broker: &Broker| {
+            let node = broker.node;
+            (0..broker.shards).map(move |shard| (node, ShardId(shard)))
+        };
+        let node = self
+            .brokers
+            .values()
+            .filter(|broker| taken.iter().all(|placement| placement.node != broker.node))
+            .min_by_key(|broker| (shards(broker).map(load).sum::<u32>(), broker.node))?;
+        shards(node).min_by_key(|place| (load(*place), *place))
+    }
+
+    /// Adds a topic whose placements are counted in `load` already.
+    pub(super) fn insert_topic(&mut self, topic: Arc<Topic>) {
+        self.partition_count += topic.partitions.len();
+        self.topics.insert(topic.id, Arc::clone(&topic));
+        self.topic_names.insert(Arc::clone(&topic.name), topic);
+        assert!(self.topics.len() == self.topic_names.len(), "I4: topics by id and by name differ");
+    }
+
+    /// Counts the placements of a topic that was read back.
+    pub(super) fn count_load(&mut self, topic: &Topic) {
+        for placement in topic.partitions.iter().flat_map(|partition| &partition.replicas) {
+            *self.load.entry((placement.node, placement.shard)).or_default() += 1;
+        }
+    }
+
+    fn remove_topic(&mut self, topic: &Topic) {
+        self.partition_count -= topic.partitions.len();
+        self.topics.remove(&topic.id);
+        self.topic_names.remove(&topic.name);
+        for placement in topic.partitions.iter().flat_map(|partition| &partition.replicas) {
+            let place = (placement.node, placement.shard);
+            let count = self.load.get(&place).copied().unwrap_or(0);
+            assert!(count > 0, "I4: {place:?} is counted as empty");
+            if count == 1 {
+                self.load.remove(&place);
+            } else {
+                self.load.insert(place, count - 1);
+            }
+        }
+    }
+
+    /// Puts `changed` in the place of `old`, whose placements it has kept; new ones are counted already.
+    fn replace_topic(&mut self, old: &Topic, changed: Topic) -> Arc<Topic> {
+        assert!(changed.id == old.id, "a topic keeps its id");
+        assert!(changed.partitions.len() >= old.partitions.len(), "a topic keeps its partitions");
+        let changed = Arc::new(changed);
+        self.partition_count += changed.partitions.len() - old.partitions.len();
+        self.topics.insert(changed.id, Arc::clone(&changed));
+        self.topic_names.insert(Arc::clone(&changed.name), Arc::clone(&changed));
+        changed
+    }
+}

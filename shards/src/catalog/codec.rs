@@ -1,0 +1,202 @@
+//! The catalog and its commands as bytes: one version byte, then bincode's standard configuration.
+//!
+//! Commands lie in META's log, the catalog in META's checkpoints; both outlive the program that wrote them. A change to
+//! the types below is a new version, and the golden files say so.
+//!
+//! What is decoded comes from disk or from a peer: every decode is bounded, and ends in a value or an error.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use chronik_engine::ids::GroupId;
+use thiserror::Error;
+
+use super::{
+    Broker, Catalog, CatalogCommand, ClusterId, Partition, Topic, TopicId, TopicSettings,
+    is_internal_topic,
+};
+
+const VERSION: u8 = 1;
+
+/// Most memory that decoding one command may claim.
+const COMMAND_BYTES_MAX: usize = 16 << 20;
+/// Most memory that decoding a catalog may claim.
+const CATALOG_BYTES_MAX: usize = 1 << 30;
+
+type Bounded<const N: usize> = Configuration<LittleEndian, Varint, Limit<N>>;
+
+const fn bounded<const N: usize>() -> Bounded<N> {
+    bincode::config::standard().with_limit::<N>()
+}
+
+/// Why bytes are not a catalog or a command.
+#[derive(Debug, Error)]
+pub enum CatalogCodecError {
+    /// There are none.
+    #[error("empty")]
+    Empty,
+    /// Written by another version of the program.
+    #[error("format version {version} is not known")]
+    Version {
+        /// The version.
+        version: u8,
+    },
+    /// Not the format.
+    #[error("malformed")]
+    Malformed {
+        /// What bincode says.
+        #[source]
+        source: bincode::error::DecodeError,
+    },
+    /// There is something after the end.
+    #[error("{bytes} bytes follow the end")]
+    Trailing {
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Well-formed, but it cannot have been written by a correct program.
+    #[error("the catalog contradicts itself: {what}")]
+    Inconsistent {
+        /// What does not hold.
+        what: &'static str,
+    },
+    /// It cannot be written.
+    #[error("cannot be encoded")]
+    Encode {
+        /// What bincode says.
+        #[source]
+        source: bincode::error::EncodeError,
+    },
+}
+
+fn encode<const N: usize>(value: impl bincode::Encode) -> Result<Vec<u8>, CatalogCodecError> {
+    let mut bytes = vec![VERSION];
+    bincode::encode_into_std_write(value, &mut bytes, bounded::<N>())
+        .map_err(|source| CatalogCodecError::Encode { source })?;
+    Ok(bytes)
+}
+
+fn decode<T: bincode::Decode<()>, const N: usize>(bytes: &[u8]) -> Result<T, CatalogCodecError> {
+    let (&version, body) = bytes.split_first().ok_or(CatalogCodecError::Empty)?;
+    if version != VERSION {
+        return Err(CatalogCodecError::Version { version });
+    }
+    let (value, read) = bincode::decode_from_slice(body, bounded::<N>())
+        .map_err(|source| CatalogCodecError::Malformed { source })?;
+    if read != body.len() {
+        return Err(CatalogCodecError::Trailing { bytes: body.len() - read });
+    }
+    Ok(value)
+}
+
+impl CatalogCommand {
+    /// The command as an entry's payload.
+    ///
+    /// # Errors
+    /// [`CatalogCodecError::Encode`], never in practice: encoding to memory does not fail.
+    pub fn encode(&self) -> Result<Vec<u8>, CatalogCodecError> {
+        encode::<COMMAND_BYTES_MAX>(self)
+    }
+
+    /// The command in an entry's payload.
+    ///
+    /// # Errors
+    /// If the bytes are not a command of a version this program knows.
+    pub fn decode(bytes: &[u8]) -> Result<CatalogCommand, CatalogCodecError> {
+        decode::<CatalogCommand, COMMAND_BYTES_MAX>(bytes)
+    }
+}
+
+/// What of a catalog is written; the rest follows from it.
+#[derive(bincode::Encode, bincode::Decode)]
+struct CatalogImage {
+    cluster_id: Option<ClusterId>,
+    brokers: Vec<Broker>,
+    topics: Vec<TopicImage>,
+    next_group: u64,
+    next_producer_id: i64,
+}
+
+#[derive(bincode::Encode, bincode::Decode)]
+struct TopicImage {
+    name: String,
+    id: TopicId,
+    internal: bool,
+    partitions: Vec<Partition>,
+    configs: BTreeMap<String, String>,
+}
+
+impl Catalog {
+    /// The catalog as the state of META's checkpoint.
+    ///
+    /// # Errors
+    /// [`CatalogCodecError::Encode`], never in practice: encoding to memory does not fail.
+    pub fn encode(&self) -> Result<Vec<u8>, CatalogCodecError> {
+        let topic = |topic: &Arc<Topic>| TopicImage {
+            name: topic.name.to_string(),
+            id: topic.id,
+            internal: topic.internal,
+            partitions: topic.partitions.clone(),
+            configs: topic.configs.clone(),
+        };
+        encode::<CATALOG_BYTES_MAX>(CatalogImage {
+            cluster_id: self.cluster_id,
+            brokers: self.brokers.values().map(|broker| Broker::clone(broker)).collect(),
+            topics: self.topics.values().map(topic).collect(),
+            next_group: self.next_group,
+            next_producer_id: self.next_producer_id,
+        })
+    }
+
+    /// The catalog in a checkpoint. No bytes at all are the catalog before any command.
+    ///
+    /// # Errors
+    /// If the bytes are not a catalog of a version this program knows, or contradict themselves.
+    pub fn decode(bytes: &[u8]) -> Result<Catalog, CatalogCodecError> {
+        if bytes.is_empty() {
+            return Ok(Catalog::new());
+        }
+        let image = decode::<CatalogImage, CATALOG_BYTES_MAX>(bytes)?;
+        let mut catalog = Catalog {
+            cluster_id: image.cluster_id,
+            next_group: image.next_group,
+            next_producer_id: image.next_producer_id,
+            ..Catalog::default()
+        };
+        for broker in image.brokers {
+            catalog.brokers.insert(broker.node, Arc::new(broker));
+        }
+        for topic in image.topics {
+            catalog.restore_topic(topic)?;
+        }
+        Ok(catalog)
+    }
+
+    fn restore_topic(&mut self, image: TopicImage) -> Result<(), CatalogCodecError> {
+        let inconsistent = |what| Err(CatalogCodecError::Inconsistent { what });
+        if image.partitions.iter().any(|partition| partition.group.0 >= self.next_group) {
+            return inconsistent("a group has an id that was not given out");
+        }
+        if image.partitions.iter().any(|partition| partition.group == GroupId::META) {
+            return inconsistent("a partition has the catalog's own group");
+        }
+        if self.topics.contains_key(&image.id) || self.topic_names.contains_key(&*image.name) {
+            return inconsistent("two topics have one name or id");
+        }
+        if image.internal != is_internal_topic(&image.name) {
+            return inconsistent("a topic bears a reserved name");
+        }
+        let topic = Topic {
+            name: Arc::from(image.name),
+            id: image.id,
+            internal: image.internal,
+            partitions: image.partitions,
+            settings: TopicSettings::from_configs(&image.configs),
+            configs: image.configs,
+        };
+        self.count_load(&topic);
+        self.insert_topic(Arc::new(topic));
+        Ok(())
+    }
+}
