@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
@@ -92,6 +93,54 @@ impl Settings {
         );
         text
     }
+}
+
+/// What a client test talks to: a broker of its own, or the one that `CHRONIK_TEST_BOOTSTRAP` names. With Apache Kafka
+/// behind that name the tests themselves are put to the test.
+#[derive(Debug)]
+pub struct Served {
+    broker: Option<Broker>,
+    addr: SocketAddr,
+}
+
+impl Served {
+    /// Starts a broker with `settings`, or takes the one that is named.
+    pub fn with(settings: Settings) -> Result<Served> {
+        if let Ok(addr) = std::env::var("CHRONIK_TEST_BOOTSTRAP") {
+            let addr = addr.parse().context("CHRONIK_TEST_BOOTSTRAP is no IP:PORT")?;
+            return Ok(Served { broker: None, addr });
+        }
+        let broker = Broker::start(settings)?;
+        Ok(Served { addr: broker.ports().kafka_addr(), broker: Some(broker) })
+    }
+
+    /// Starts a broker with the settings of most tests, or takes the one that is named.
+    pub fn new() -> Result<Served> {
+        Served::with(Settings::new())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// `host:port` for Kafka clients.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        self.addr.to_string()
+    }
+
+    /// The broker, unless it is somebody else's.
+    pub fn own(&mut self) -> Option<&mut Broker> {
+        self.broker.as_mut()
+    }
+}
+
+/// A topic name nobody has used on this broker.
+#[must_use]
+pub fn fresh_name(prefix: &str) -> String {
+    format!("{prefix}-{}", uuid::Uuid::new_v4().simple())
 }
 
 /// A broker and all that belongs to it. Dropping it kills the process and removes its files.
