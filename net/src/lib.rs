@@ -8,17 +8,33 @@
 //! | [`protocol`] | the table of versions, decoding of requests |
 //! | `guard` | the walk over a request's bytes before they are decoded |
 //! | [`response`], [`fetch_response`], [`output`] | encoding, zero-copy for records |
+//! | `frame` | cutting the stream into frames |
 //! | [`handler`] | the seam to the broker |
+//! | [`listener`] | [`Server`]: binding, accepting, deadlines, drain |
+//! | `connection`, `control`, `socket` | one connection: pipelining, its deadlines, its system calls |
+//! | [`admission`] | the byte budget of a core |
+//! | `http` | HTTP on the Kafka port and the admin port |
+//! | [`client`] | a blocking client for tests and tools |
 //! | [`settings`], [`error`] | limits, and what went wrong |
 
+pub mod admission;
+pub mod client;
+mod clock;
+mod connection;
+mod control;
 pub mod error;
 pub mod fetch_response;
+mod frame;
 mod guard;
 pub mod handler;
+mod http;
+pub mod listener;
+mod log_limit;
 pub mod output;
 pub mod protocol;
 pub mod response;
 pub mod settings;
+mod socket;
 
 pub use error::{CloseReason, FrameError, NetError};
 pub use fetch_response::{
@@ -28,6 +44,8 @@ pub use handler::{
     ConnectionContext, Enqueued, Finished, FinishedFuture, HttpMethod, HttpRequest, HttpResponse,
     ListenerKind, RequestHandler,
 };
+pub use listener::{DrainReport, NetStats, Server};
+pub use output::Output;
 pub use protocol::{Incoming, Request, RequestKind, SUPPORTED, decode_request};
 pub use response::{ResponseBody, encode_response};
 pub use settings::NetSettings;

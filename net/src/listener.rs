@@ -1,0 +1,289 @@
+//! The listeners of one core and the life of their connections.
+//!
+//! Owns [`Server`]: binding, accepting, the registry of connections, the sweep that enforces their
+//! deadlines, and the drain at shutdown. One per core; every method is called on that core.
+//!
+//! I1 Every connection task is in the registry until it has ended; shutdown waits for all of them.
+//! I2 Running out of descriptors stops accepting for a moment, never the listener.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::Task;
+use glommio::net::{TcpListener, TcpStream};
+
+use crate::admission::Admission;
+use crate::clock::{self, Clock};
+use crate::connection;
+use crate::control::Control;
+use crate::error::{CloseReason, NetError};
+use crate::handler::{ConnectionContext, ListenerKind, RequestHandler};
+use crate::log_limit::LogLimit;
+use crate::settings::NetSettings;
+use crate::socket::Socket;
+
+/// One buffer per core: a receive never waits while it holds it.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// After an accept failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often shutdown looks whether the last connection is gone.
+const DRAIN_POLL: Duration = Duration::from_millis(2);
+/// Aborted connections end at their next poll; this is for those that end slowly.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+
+/// Everything the connections of a core share.
+pub(crate) struct Core<H> {
+    pub(crate) handler: Rc<H>,
+    pub(crate) settings: NetSettings,
+    pub(crate) admission: Admission,
+    pub(crate) clock: Clock,
+    pub(crate) read_buffer: RefCell<Box<[u8]>>,
+    pub(crate) counters: Counters,
+    log_limit: LogLimit,
+    connections: RefCell<HashMap<u64, Rc<Control>>>,
+    next_connection_id: Cell<u64>,
+    closing: Cell<bool>,
+}
+
+/// Counted since the server was made.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    requests: Cell<u64>,
+    request_bytes: Cell<u64>,
+    accepted: Cell<u64>,
+    refused: Cell<u64>,
+    closed_for_cause: Cell<u64>,
+}
+
+impl Counters {
+    pub(crate) fn add_request(&self, bytes: usize) {
+        add(&self.requests, 1);
+        add(&self.request_bytes, bytes as u64);
+    }
+}
+
+fn add(counter: &Cell<u64>, count: u64) {
+    counter.set(counter.get() + count);
+}
+
+/// A reading of the counters, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetStats {
+    pub connections: usize,
+    pub connections_accepted: u64,
+    /// Beyond the limit of connections.
+    pub connections_refused: u64,
+    /// Closed for any cause but an orderly end.
+    pub connections_closed_for_cause: u64,
+    pub requests: u64,
+    pub request_bytes: u64,
+    pub admission_bytes_used: usize,
+    pub admission_waiting: usize,
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Connections that had not finished at the deadline and were cut.
+    pub aborted: usize,
+}
+
+/// The listeners and connections of one core.
+pub struct Server<H> {
+    core: Rc<Core<H>>,
+    tasks: RefCell<Vec<Task<()>>>,
+}
+
+impl<H> std::fmt::Debug for Server<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("connections", &self.core.connections.borrow().len())
+            .finish()
+    }
+}
+
+impl<H: RequestHandler> Server<H> {
+    /// Must be made on the glommio executor that is to serve.
+    pub fn new(handler: Rc<H>, settings: NetSettings) -> Self {
+        let core = Rc::new(Core {
+            handler,
+            admission: Admission::new(settings.admission_bytes_max),
+            clock: Clock::new(),
+            read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
+            counters: Counters::default(),
+            log_limit: LogLimit::new(clock::now()),
+            connections: RefCell::new(HashMap::new()),
+            next_connection_id: Cell::new(1),
+            closing: Cell::new(false),
+            settings,
+        });
+        let sweep = glommio::spawn_local(sweep_connections(Rc::clone(&core)));
+        Self { core, tasks: RefCell::new(vec![sweep]) }
+    }
+
+    /// Binds (with SO_REUSEPORT, so that every core may bind the same address) and starts to
+    /// accept. Returns the address bound: port 0 asks for a free one.
+    pub fn listen(&self, address: SocketAddr, kind: ListenerKind) -> Result<SocketAddr, NetError> {
+        if self.core.closing.get() {
+            return Err(NetError::ShuttingDown);
+        }
+        let bind_error = |error: glommio::GlommioError<()>| NetError::Bind {
+            address,
+            source: io::Error::from(error),
+        };
+        let listener = TcpListener::bind(address).map_err(bind_error)?;
+        let bound = listener.local_addr().map_err(bind_error)?;
+        let accepting = glommio::spawn_local(accept(Rc::clone(&self.core), listener, kind));
+        self.tasks.borrow_mut().push(accepting);
+        Ok(bound)
+    }
+
+    pub fn stats(&self) -> NetStats {
+        let counters = &self.core.counters;
+        NetStats {
+            connections: self.core.connections.borrow().len(),
+            connections_accepted: counters.accepted.get(),
+            connections_refused: counters.refused.get(),
+            connections_closed_for_cause: counters.closed_for_cause.get(),
+            requests: counters.requests.get(),
+            request_bytes: counters.request_bytes.get(),
+            admission_bytes_used: self.core.admission.bytes_used(),
+            admission_waiting: self.core.admission.waiting(),
+        }
+    }
+
+    /// Stops accepting and reading, answers what was taken, closes. Connections that are not done
+    /// after `deadline` are cut. Not cancel-safe: call it once, to its end.
+    pub async fn shutdown(&self, deadline: Duration) -> DrainReport {
+        self.core.closing.set(true);
+        let tasks = self.tasks.take();
+        for task in tasks {
+            task.cancel().await;
+        }
+        for control in self.controls() {
+            control.drain();
+        }
+        self.wait_until_empty(deadline).await;
+        let unfinished = self.controls();
+        for control in &unfinished {
+            control.abort(CloseReason::Shutdown);
+        }
+        self.wait_until_empty(ABORT_GRACE).await;
+        DrainReport { aborted: unfinished.len() }
+    }
+
+    fn controls(&self) -> Vec<Rc<Control>> {
+        self.core.connections.borrow().values().cloned().collect()
+    }
+
+    async fn wait_until_empty(&self, limit: Duration) {
+        let start = clock::now();
+        while !self.core.connections.borrow().is_empty() && start.elapsed() < limit {
+            glommio::timer::sleep(DRAIN_POLL).await;
+        }
+    }
+}
+
+/// Enforces deadlines. Coarse on purpose: a quarter of the shortest one, at most a second.
+async fn sweep_connections<H: RequestHandler>(core: Rc<Core<H>>) {
+    let settings = &core.settings;
+    let shortest =
+        settings.idle_timeout.min(settings.half_frame_timeout).min(settings.write_stall_timeout);
+    let interval = (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1));
+    loop {
+        glommio::timer::sleep(interval).await;
+        let now = core.clock.advance();
+        for control in core.connections.borrow().values() {
+            control.sweep(now, settings);
+        }
+    }
+}
+
+async fn accept<H: RequestHandler>(core: Rc<Core<H>>, listener: TcpListener, kind: ListenerKind) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => start_connection(&core, stream, kind),
+            Err(error) => {
+                let error = io::Error::from(error);
+                // A connection that was reset before it was accepted says nothing about the next.
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                ) {
+                    continue;
+                }
+                if let Some(suppressed) = core.log_limit.allow(core.clock.now()) {
+                    tracing::warn!(%error, suppressed, "cannot accept connections, pausing");
+                }
+                glommio::timer::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, stream: TcpStream, kind: ListenerKind) {
+    let socket = Socket::new(stream);
+    // Both fail only when the peer is gone already.
+    let Ok((peer, local)) = socket.addresses() else { return };
+    if socket.configure(&core.settings).is_err() {
+        return;
+    }
+    let connections_max = core.settings.connections_max;
+    if core.connections.borrow().len() >= connections_max {
+        add(&core.counters.refused, 1);
+        log_close(core, &peer, None, &CloseReason::TooManyConnections { connections_max });
+        return;
+    }
+    let id = core.next_connection_id.replace(core.next_connection_id.get() + 1);
+    let context = ConnectionContext { id, peer, local, listener: kind, requests: Cell::new(0) };
+    let control = Rc::new(Control::new(context, core.clock.now()));
+    core.connections.borrow_mut().insert(id, Rc::clone(&control));
+    add(&core.counters.accepted, 1);
+    let registered = Registered { core: Rc::clone(core), id };
+    // Not detached in spirit: the registry is its gate (I1).
+    glommio::spawn_local(run_connection(registered, socket, control)).detach();
+}
+
+/// A place in the registry, left when dropped.
+struct Registered<H> {
+    core: Rc<Core<H>>,
+    id: u64,
+}
+
+impl<H> Drop for Registered<H> {
+    fn drop(&mut self) {
+        self.core.connections.borrow_mut().remove(&self.id);
+    }
+}
+
+async fn run_connection<H: RequestHandler>(
+    registered: Registered<H>,
+    socket: Socket,
+    control: Rc<Control>,
+) {
+    let core = &registered.core;
+    let reason = {
+        let serving = pin!(connection::serve(core, &socket, &control));
+        control.run(serving).await
+    };
+    if !reason.is_orderly() {
+        add(&core.counters.closed_for_cause, 1);
+        log_close(core, &control.context.peer, control.last_api_key.get(), &reason);
+    }
+}
+
+fn log_close<H>(
+    core: &Core<H>,
+    peer: &SocketAddr,
+    last_api_key: Option<i16>,
+    reason: &CloseReason,
+) {
+    if let Some(suppressed) = core.log_limit.allow(core.clock.now()) {
+        tracing::info!(%peer, last_api_key, %reason, suppressed, "connection closed");
+    }
+}
