@@ -86,6 +86,9 @@ pub enum StepError {
     WrongRecipient { to: ReplicaId },
     #[error("replica {from} may not send this")]
     WrongSender { from: ReplicaId },
+    /// A handover by a leader that does not lead us, or no longer.
+    #[error("replica {from} hands over a leadership that it does not have")]
+    NotOurLeader { from: ReplicaId },
     #[error("messages of type {message_type:?} are not taken from peers")]
     UnexpectedType { message_type: raft::eraftpb::MessageType },
     #[error("term {term} is out of range")]

@@ -49,10 +49,11 @@ pub(crate) fn check(group: &RaftGroup, message: &Message) -> Result<(), StepErro
         | MessageType::MsgRequestVoteResponse
         | MessageType::MsgRequestPreVoteResponse => check_member(group, from),
         MessageType::MsgTimeoutNow => {
+            check_member(group, from)?;
             if group.leader() == Some(from) && Term(message.term) == group.term() {
                 return Ok(());
             }
-            Err(StepError::WrongSender { from })
+            Err(StepError::NotOurLeader { from })
         }
         MessageType::MsgSnapshot => Err(StepError::SnapshotUnsupported),
         // A forwarded proposal would take offsets that its sender made up; the others are local or not used.
@@ -107,11 +108,12 @@ fn check_heartbeat(group: &RaftGroup, message: &Message) -> Result<(), StepError
     check_member(group, from)
 }
 
-/// An answer counts as a copy on the sender's disk, so it must be for an entry that exists.
+/// An answer counts as a copy on the sender's disk, so it must be for an entry that exists. Who does not lead may have
+/// forgotten what it sent before a restart, and does not count.
 fn check_append_response(group: &RaftGroup, message: &Message) -> Result<(), StepError> {
     let index = RaftIndex(message.index);
     let last = group.last_index();
-    if Term(message.term) == group.term() && index > last {
+    if group.is_leader() && Term(message.term) == group.term() && index > last {
         return Err(StepError::IndexBeyondLog { from: ReplicaId(message.from), index, last });
     }
     Ok(())

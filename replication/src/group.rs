@@ -435,6 +435,14 @@ impl RaftGroup {
         self.node.raft.raft_log.term(index.0).ok().map(Term)
     }
 
+    /// As leader, the last entry that each peer is known to hold on disk; itself where it is alone. A log that is cut
+    /// beyond this leaves a peer that needs a snapshot.
+    #[must_use]
+    pub fn slowest_match(&self) -> Option<RaftIndex> {
+        let matched = self.node.raft.prs().iter().map(|(_, progress)| progress.matched).min();
+        self.is_leader().then(|| RaftIndex(matched.unwrap_or(0)))
+    }
+
     /// The offset that the next batch gets (I2).
     #[must_use]
     pub fn end_offset(&self) -> Offset {

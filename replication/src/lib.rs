@@ -6,16 +6,16 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`config`] | timing and bounds of a group, and the parts that it is recovered from |
-//! | [`group`] | one `RawNode`: proposals, ticks, elections, what it knows of itself |
-//! | [`ready`] | the only place that orders send, append, persist and apply |
-//! | [`gate`] | what a message must look like before raft-rs sees it |
-//! | [`log_store`] | raft-rs's `Storage`: terms of the whole log, entries that are not yet applied |
-//! | [`log_view`] | where a log starts, ends and changes its term |
-//! | [`entry`] | raft-rs entries to log entries and back |
-//! | [`recover`] | what a group starts with after a restart |
-//! | [`timeouts`] | seeded election timeouts |
-//! | [`error`] | what can be refused |
+//! | `config` | timing and bounds of a group, and the parts that it is recovered from |
+//! | `group` | one `RawNode`: proposals, ticks, elections, what it knows of itself |
+//! | `ready` | the only place that orders send, append, persist and apply |
+//! | `gate` | what a message must look like before raft-rs sees it |
+//! | `log_store` | raft-rs's `Storage`: terms of the whole log, entries that are not yet applied |
+//! | `log_view` | where a log starts, ends and changes its term |
+//! | `entry` | raft-rs entries to log entries and back |
+//! | `recover` | what a group starts with after a restart |
+//! | `timeouts` | seeded election timeouts |
+//! | `error` | what can be refused |
 mod config;
 mod entry;
 mod error;

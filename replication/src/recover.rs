@@ -12,7 +12,7 @@ use crate::error::RecoverError;
 use crate::log_store::LogStore;
 use crate::log_view::LogView;
 
-/// The hard state to start with, see [`RaftGroup::new`].
+/// The hard state to start with, see [`crate::RaftGroup::new`].
 pub(crate) fn repaired_hard_state(recovered: &RecoveredLog) -> Result<HardState, RecoverError> {
     let RecoveredLog { mut hard_state, last, applied, .. } = *recovered;
     if recovered.meta.replica == ReplicaId::NONE {
@@ -50,7 +50,9 @@ pub(crate) fn applied_view(
         Some(run) if applied > log_start.index => run.epoch,
         _ => log_start.term,
     };
-    let view = LogView::new(log_start, LogPosition { index: applied, term }, epochs);
+    let mut view = LogView::new(log_start, LogPosition { index: applied, term }, epochs);
+    // The checkpoint may be older than the log start.
+    view.start_after(log_start.index);
     Ok(view)
 }
 
