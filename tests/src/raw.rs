@@ -190,9 +190,15 @@ pub fn topic_name(name: &str) -> TopicName {
 #[must_use]
 pub fn produce_request(topic: &str, partition: i32, acks: i16, batch: Bytes) -> ProduceRequest {
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
-    ProduceRequest::default().with_acks(acks).with_timeout_ms(10_000).with_topic_data(vec![
-        TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]),
-    ])
+    ProduceRequest::default()
+        .with_transactional_id(None)
+        .with_acks(acks)
+        .with_timeout_ms(10_000)
+        .with_topic_data(vec![
+            TopicProduceData::default()
+                .with_name(topic_name(topic))
+                .with_partition_data(vec![data]),
+        ])
 }
 
 /// A fetch of one partition without a session (by name: version 12 at most).
@@ -245,6 +251,11 @@ impl RawConnection {
     /// Fetches from one partition.
     pub fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> Result<FetchResponse> {
         self.call(11, &fetch_request(topic, partition, offset, 5_000))
+    }
+
+    /// Fetches from the start of a topic's first partition without waiting for anything.
+    pub fn fetch_now(&mut self, topic: &str) -> Result<FetchResponse> {
+        self.call(11, &fetch_request(topic, 0, 0, 0))
     }
 
     /// Metadata of one topic, created by that where `auto_create` says so.

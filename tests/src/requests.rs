@@ -119,7 +119,11 @@ impl Sample for ProduceRequest {
         } else {
             topic = topic.with_name(topic_name(&world.topic));
         }
-        ProduceRequest::default().with_acks(-1).with_timeout_ms(1_000).with_topic_data(vec![topic])
+        ProduceRequest::default()
+            .with_transactional_id(None)
+            .with_acks(-1)
+            .with_timeout_ms(1_000)
+            .with_topic_data(vec![topic])
     }
 }
 
