@@ -34,6 +34,7 @@ pub use self::crash::{CrashEnding, CrashMode, NameEnding};
 use self::world::World;
 pub use self::world::{Corruption, Fault, OpCounts};
 use crate::disk::{DISK_ALIGN, DirEntry, Disk, DiskFile};
+use crate::disk_std::{assert_aligned, assert_transfer};
 
 /// The unit in which a crash decides: what every device writes whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
@@ -234,7 +235,7 @@ impl DiskFile for SimFile {
     }
 
     async fn write_at(&self, buf: Vec<u8>, position: u64) -> io::Result<()> {
-        assert_aligned(position, buf.len());
+        assert_transfer(position, buf.len());
         let world = &self.disk.world;
         let write = world.borrow_mut().write_start(self.generation, self.inode, position, buf)?;
         self.disk.pause().await;
@@ -257,12 +258,6 @@ impl DiskFile for SimFile {
     fn len(&self) -> u64 {
         self.len
     }
-}
-
-fn assert_aligned(position: u64, len: usize) {
-    assert!(position.is_multiple_of(DISK_ALIGN as u64), "position {position} is not aligned");
-    assert!(len.is_multiple_of(DISK_ALIGN), "length {len} is not aligned");
-    assert!(len > 0, "nothing to transfer");
 }
 
 /// Returns `Pending` as often as its number says, waking itself each time.

@@ -1,5 +1,9 @@
 //! The storage engine: what a record batch is, how it becomes durable, and how it is read back.
 pub mod disk;
+#[cfg(feature = "glommio")]
+pub mod disk_glommio;
 pub mod disk_sim;
+pub mod disk_std;
 pub mod ids;
+pub mod limits;
 pub mod wal;

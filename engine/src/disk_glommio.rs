@@ -1,0 +1,178 @@
+//! The production disk: `O_DIRECT` files through io_uring, on a glommio executor.
+//!
+//! Content is written and read by the ring; everything about names, which is rare, runs on the executor's blocking
+//! thread, so that a slow file system never holds up a core. May be used on the executor it was made on only.
+//!
+//! - I1: no other `DmaFile` is opened on a thread before [`GlommioDisk::new`] has probed the device from there.
+//!   glommio asks a device whether it can be polled by reading from the first file that a thread opens; where that
+//!   file is empty the answer is a wrong yes, and every later read of that thread fails with `EOPNOTSUPP`.
+//! - I2: what the kernel reports to have written is compared with what was asked for; the rest is written again.
+//! - I3: no single transfer is over [`DISK_IO_BYTES_MAX`].
+
+use std::fs::OpenOptions as StdOpenOptions;
+use std::io;
+use std::marker::PhantomData;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
+
+use crate::disk::{DISK_ALIGN, DirEntry, Disk, DiskFile};
+use crate::disk_std::{self, assert_aligned, assert_transfer, check_within};
+use crate::limits::DISK_IO_BYTES_MAX;
+
+const PROBE_NAME: &str = ".io-probe";
+
+/// The file system under one directory, as seen from one executor.
+#[derive(Debug, Clone)]
+pub struct GlommioDisk {
+    /// What was probed was probed for this thread.
+    not_send: PhantomData<Rc<()>>,
+}
+
+impl GlommioDisk {
+    /// Probes the device that holds `dir` from this executor's thread, with a small file `.io-probe` that stays there.
+    /// Must come before any other file is opened on this executor; every path used later must lie on that device.
+    pub async fn new(dir: &Path) -> io::Result<GlommioDisk> {
+        let path = dir.join(PROBE_NAME);
+        let probe_path = path.clone();
+        blocking(move || write_probe(&probe_path)).await?;
+        let probe = OpenOptions::new().read(true).dma_open(&path).await.map_err(io::Error::from)?;
+        let read = probe.read_at_aligned(0, DISK_ALIGN).await.map_err(io::Error::from)?;
+        if read.len() != DISK_ALIGN {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        probe.close().await.map_err(io::Error::from)?;
+        Ok(GlommioDisk { not_send: PhantomData })
+    }
+}
+
+/// Several executors do this at the same time, to the same file and with the same content.
+fn write_probe(path: &Path) -> io::Result<()> {
+    let mut options = StdOpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).open(path)?;
+    file.write_all_at(&[0; DISK_ALIGN], 0)?;
+    file.sync_all()
+}
+
+/// Runs what may block on the executor's blocking thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    glommio::executor().spawn_blocking(work).await
+}
+
+impl Disk for GlommioDisk {
+    type File = GlommioFile;
+
+    async fn create(&self, path: &Path, len: u64) -> io::Result<GlommioFile> {
+        let reserved = path.to_path_buf();
+        blocking(move || disk_std::create_reserved(&reserved, len).map(drop)).await?;
+        self.open(path).await
+    }
+
+    async fn open(&self, path: &Path) -> io::Result<GlommioFile> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).dma_open(path).await.map_err(io::Error::from)?;
+        let alignment = file.alignment();
+        assert!((DISK_ALIGN as u64).is_multiple_of(alignment), "sectors of {alignment} bytes");
+        let len = file.file_size().await.map_err(io::Error::from)?;
+        Ok(GlommioFile { file, len })
+    }
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let dir = dir.to_path_buf();
+        blocking(move || disk_std::list(&dir)).await
+    }
+
+    async fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_path_buf();
+        blocking(move || disk_std::create_dir_all_durable(&dir)).await
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_path_buf();
+        blocking(move || std::fs::remove_file(path)).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_path_buf(), to.to_path_buf());
+        blocking(move || std::fs::rename(from, to)).await
+    }
+
+    /// Not glommio's `Directory::sync`, which is an `fdatasync`: see [`disk_std::sync_dir`].
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_path_buf();
+        blocking(move || disk_std::sync_dir(&dir)).await
+    }
+}
+
+/// An open file of a [`GlommioDisk`]. Closed in the background when it is dropped.
+#[derive(Debug)]
+pub struct GlommioFile {
+    file: DmaFile,
+    len: u64,
+}
+
+impl DiskFile for GlommioFile {
+    type Buf = DmaBuffer;
+
+    fn alloc(&self, len: usize) -> DmaBuffer {
+        assert!(len.is_multiple_of(DISK_ALIGN), "length {len} of a buffer is not aligned");
+        self.file.alloc_dma_buffer(len)
+    }
+
+    async fn write_at(&self, buf: DmaBuffer, position: u64) -> io::Result<()> {
+        assert_transfer(position, buf.len());
+        check_within(position, buf.len(), self.len, io::ErrorKind::InvalidInput)?;
+        let mut buf = Rc::new(buf);
+        let mut position = position;
+        loop {
+            let asked = buf.len();
+            let written = self.file.write_rc_at(Rc::clone(&buf), position).await;
+            let written = written.map_err(io::Error::from)?;
+            assert!(written <= asked, "more was written than there is");
+            if written == asked {
+                return Ok(());
+            }
+            // Direct I/O goes on at an aligned position only; what is written twice is the same both times.
+            let done = written - written % DISK_ALIGN;
+            if done == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            let mut rest = self.file.alloc_dma_buffer(asked - done);
+            rest.as_bytes_mut().copy_from_slice(&buf.as_bytes()[done..]);
+            buf = Rc::new(rest);
+            position += done as u64;
+        }
+    }
+
+    async fn sync_data(&self) -> io::Result<()> {
+        self.file.fdatasync().await.map_err(io::Error::from)
+    }
+
+    /// Copies once, as glommio's buffers belong to the thread and [`Bytes`] does not. A read over
+    /// [`DISK_IO_BYTES_MAX`] is done in parts, one after the other.
+    async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
+        assert_aligned(position, len);
+        check_within(position, len, self.len, io::ErrorKind::UnexpectedEof)?;
+        let mut content = BytesMut::with_capacity(len);
+        while content.len() < len {
+            let from = position + content.len() as u64;
+            let part = (len - content.len()).min(DISK_IO_BYTES_MAX);
+            let read = self.file.read_at_aligned(from, part).await.map_err(io::Error::from)?;
+            let usable = if read.len() == part { part } else { read.len() & !(DISK_ALIGN - 1) };
+            if usable == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            content.extend_from_slice(&read[..usable]);
+        }
+        Ok(content.freeze())
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
