@@ -3,7 +3,9 @@
 //! A raft-rs entry carries the payload in `data`, shared and never copied, and what a log entry says beside it in
 //! `context`: a fixed layout with a version, little-endian, which travels to followers but is not what lies on disk.
 //!
-//!     version u8 = 1 | kind u8 | reserved u16 = 0 | offset_count u32 | base_offset i64 | max_timestamp_ms i64
+//! ```text
+//! version u8 = 1 | kind u8 | reserved u16 = 0 | offset_count u32 | base_offset i64 | max_timestamp_ms i64
+//! ```
 //!
 //! A leader's first entry and the entry by which raft-rs leaves a joint configuration are made by raft-rs itself and
 //! carry no context: they stand at the offset where the log ends.

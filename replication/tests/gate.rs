@@ -1,5 +1,11 @@
 //! Messages that no correct peer sends are refused before raft-rs sees them; what a leader says is never softened.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
+
 mod support;
 
 use bytes::Bytes;

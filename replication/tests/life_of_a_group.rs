@@ -1,5 +1,11 @@
 //! The life of a group step by step: elections, proposals, restarts, lost leadership, membership.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
+
 mod support;
 
 use bytes::Bytes;

@@ -1,6 +1,12 @@
 //! Random interleavings of proposals, messages, writes and crashes. What must hold is checked by the support module
 //! at each step; at the end all is healed, and everything acknowledged must be on every replica.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
+
 mod support;
 
 use proptest::prelude::*;
