@@ -259,14 +259,19 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
             {
                 self.control.frame_settled();
                 early_permit = Some(self.core.admission.acquire(length).await);
+                self.control.set_holds_budget(true);
             }
-            end = self.receive_frames(&mut frames).await.err();
+            end = self.receive_frames(&mut frames, early_permit.is_some()).await.err();
             glommio::executor().yield_if_needed().await;
         }
     }
 
     /// Receives once, or once more directly into a large frame. An error may come after whole frames.
-    async fn receive_frames(&self, frames: &mut FrameAssembler) -> Result<(), CloseReason> {
+    async fn receive_frames(
+        &self,
+        frames: &mut FrameAssembler,
+        large_permitted: bool,
+    ) -> Result<(), CloseReason> {
         if frames.received_in_frame() > 0 {
             self.control.frame_owed(self.core.clock.now());
         } else {
@@ -291,9 +296,7 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
         }
         // A full buffer means that there is more. The rest of a large frame goes where it belongs,
         // without a copy, unless its budget is still to be asked for.
-        if received_bytes == read_buffer_bytes
-            && frames.body_length().is_some_and(|length| length > EARLY_PERMIT_BYTES)
-        {
+        if received_bytes == read_buffer_bytes && large_permitted {
             self.receive_large(frames)?;
         }
         Ok(())
@@ -321,6 +324,7 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
     async fn take_frame(&self, frame: Bytes, permit: Option<Permit>) -> Result<(), CloseReason> {
         // We are busy, not the peer: the rest of the next frame is owed from the next receive on.
         self.control.frame_settled();
+        self.control.set_holds_budget(false);
         let bytes = frame.len();
         self.wait_for_room(bytes).await;
         if self.control.is_draining() {

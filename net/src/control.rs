@@ -23,6 +23,8 @@ pub(crate) struct Control {
     pub(crate) last_api_key: Cell<Option<i16>>,
     active_at: Cell<Instant>,
     frame_since: Cell<Option<Instant>>,
+    /// The incomplete frame holds its share of the core's budget already.
+    holds_budget: Cell<bool>,
     write_since: Cell<Option<Instant>>,
     draining: Cell<bool>,
     abort: RefCell<Option<CloseReason>>,
@@ -37,6 +39,7 @@ impl Control {
             last_api_key: Cell::new(None),
             active_at: Cell::new(now),
             frame_since: Cell::new(None),
+            holds_budget: Cell::new(false),
             write_since: Cell::new(None),
             draining: Cell::new(false),
             abort: RefCell::new(None),
@@ -60,6 +63,11 @@ impl Control {
         self.frame_since.set(None);
     }
 
+    /// Budget held for bytes that are yet to come: under contention there is less time for them.
+    pub(crate) fn set_holds_budget(&self, holds: bool) {
+        self.holds_budget.set(holds);
+    }
+
     /// `Some` while response bytes wait for the peer, since their last progress.
     pub(crate) fn set_write_wait(&self, since: Option<Instant>) {
         self.write_since.set(since);
@@ -81,13 +89,18 @@ impl Control {
         self.wake();
     }
 
-    /// Ends the connection if it missed a deadline.
-    pub(crate) fn sweep(&self, now: Instant, settings: &NetSettings) {
+    /// Ends the connection if it missed a deadline. `contended`: others wait for the core's budget.
+    pub(crate) fn sweep(&self, now: Instant, settings: &NetSettings, contended: bool) {
         let overdue = |since: Option<Instant>, limit: Duration| {
             since.is_some_and(|since| now.saturating_duration_since(since) > limit)
         };
-        let reason = if overdue(self.frame_since.get(), settings.half_frame_timeout) {
-            CloseReason::HalfReceived { limit_ms: millis(settings.half_frame_timeout) }
+        let half_frame_timeout = if contended && self.holds_budget.get() {
+            settings.half_frame_timeout.min(settings.half_frame_timeout_contended)
+        } else {
+            settings.half_frame_timeout
+        };
+        let reason = if overdue(self.frame_since.get(), half_frame_timeout) {
+            CloseReason::HalfReceived { limit_ms: millis(half_frame_timeout) }
         } else if overdue(self.write_since.get(), settings.write_stall_timeout) {
             CloseReason::WriteStalled { limit_ms: millis(settings.write_stall_timeout) }
         } else if self.in_flight.get() == 0

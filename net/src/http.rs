@@ -156,9 +156,7 @@ async fn respond<H: RequestHandler>(
         output.push_shared(response.body);
     }
     let output = RefCell::new(output);
-    send_all(core, socket, control, &output).await?;
-    socket.end_writes();
-    Ok(())
+    send_all(core, socket, control, &output).await
 }
 
 fn reason_phrase(status: u16) -> &'static str {

@@ -198,8 +198,9 @@ async fn sweep_connections<H: RequestHandler>(core: Rc<Core<H>>) {
     loop {
         glommio::timer::sleep(interval).await;
         let now = core.clock.advance();
+        let contended = core.admission.waiting() > 0;
         for control in core.connections.borrow().values() {
-            control.sweep(now, settings);
+            control.sweep(now, settings, contended);
         }
     }
 }
@@ -271,6 +272,8 @@ async fn run_connection<H: RequestHandler>(
         let serving = pin!(connection::serve(core, &socket, &control));
         control.run(serving).await
     };
+    // The end is told now: closing waits for the ring to let go of the descriptor.
+    socket.end_writes();
     if !reason.is_orderly() {
         add(&core.counters.closed_for_cause, 1);
         log_close(core, &control.context.peer, control.last_api_key.get(), &reason);

@@ -23,6 +23,9 @@ pub struct NetSettings {
     pub idle_timeout: Duration,
     /// From the first byte of a frame (or HTTP head) to its last.
     pub half_frame_timeout: Duration,
+    /// The same for a large frame whose budget others wait for: one peer that declares much and
+    /// sends little must not stop a core for long.
+    pub half_frame_timeout_contended: Duration,
     /// Longest time without progress while response bytes wait for the peer to take them.
     pub write_stall_timeout: Duration,
     /// TCP keepalive: silence before the first probe.
@@ -44,6 +47,7 @@ impl Default for NetSettings {
             connections_max: 16_384,
             idle_timeout: Duration::from_secs(600),
             half_frame_timeout: Duration::from_secs(30),
+            half_frame_timeout_contended: Duration::from_secs(3),
             write_stall_timeout: Duration::from_secs(120),
             keepalive_idle: Duration::from_secs(60),
             keepalive_interval: Duration::from_secs(10),
