@@ -12,8 +12,8 @@ use bytes::Bytes;
 use chronik_engine::ids::{Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::{EntryKind, HardState, LogPosition, WalRecord};
 use chronik_replication::{
-    ConfChangeSingle, ConfChangeType, ConfChangeV2, GroupConfig, MessageType, ProposeError,
-    ProposedEntry, RaftGroup, ReadyOutput, RecoverError, RecoveredLog, Role,
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, GroupConfig, Message, MessageType,
+    ProposeError, ProposedEntry, RaftGroup, ReadyOutput, RecoverError, RecoveredLog, Role,
 };
 use support::{Cluster, GROUP, Replica, batch, meta, replica};
 
@@ -409,6 +409,59 @@ fn given_a_compacted_log_when_it_restarts_then_it_goes_on_from_its_new_start() {
     cluster.heal();
     assert_eq!(cluster.group(1).term_at(RaftIndex(4)), None);
     assert_eq!(cluster.group(1).term_at(RaftIndex(6)), Some(Term(2)));
+}
+
+#[test]
+fn given_a_commit_below_what_was_applied_when_a_group_starts_then_it_is_raised() {
+    let mut cluster = Cluster::new(1);
+    cluster.elect(1);
+    cluster.propose(1, 2).unwrap();
+    cluster.settle(1);
+    cluster.replica(1).checkpoint();
+    let mut recovered = cluster.replica(1).disk.recovered();
+    // A block that was taken before the checkpoint and written after it.
+    recovered.hard_state.commit = RaftIndex(1);
+    let group = RaftGroup::new(GroupConfig::new(GROUP, 1), recovered).unwrap();
+    assert_eq!((group.applied(), group.commit_index()), (RaftIndex(2), RaftIndex(2)));
+    assert!(!group.has_ready(), "nothing is applied twice");
+}
+
+#[test]
+fn given_an_entry_of_a_newer_term_than_the_hard_state_when_a_group_starts_then_it_has_no_vote() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    let mut recovered = cluster.replica(2).disk.recovered();
+    assert_eq!(recovered.hard_state.term, Term(1));
+    recovered.last.term = Term(3);
+    recovered.entries.last_mut().unwrap().term = Term(3);
+    let group = RaftGroup::new(GroupConfig::new(GROUP, 1), recovered).unwrap();
+    let HardState { term, vote, .. } = group.checkpoint_parts().hard_state;
+    assert_eq!((term, vote), (Term(3), ReplicaId::NONE));
+}
+
+#[test]
+fn given_a_lone_voter_that_was_deposed_when_its_write_takes_long_then_it_waits_with_its_election() {
+    let mut cluster = Cluster::with_learners(1, 1);
+    cluster.elect(1);
+    cluster.propose(1, 1).unwrap();
+    cluster.drain(1);
+    let newer = Message {
+        msg_type: MessageType::MsgHeartbeatResponse,
+        from: 2,
+        to: 1,
+        term: 5,
+        ..Message::default()
+    };
+    cluster.group(1).step(newer).unwrap();
+    assert_eq!(cluster.group(1).role(), Role::Follower);
+    cluster.tick_all(200);
+    assert!(!cluster.group(1).campaign());
+    assert_eq!(cluster.group(1).role(), Role::Follower);
+    cluster.settle(1);
+    cluster.tick_all(200);
+    assert_eq!((cluster.group(1).role(), cluster.group(1).term()), (Role::Leader, Term(6)));
+    cluster.settle_all();
+    assert_eq!(cluster.replica(1).acked.len(), 1);
 }
 
 #[test]
