@@ -87,6 +87,12 @@ pub struct GroupMeta {
     pub voters: Vec<ReplicaId>,
     /// The learners of the group's configuration.
     pub learners: Vec<ReplicaId>,
+    /// While a joint configuration is in force: the voters of the one that is being left. Else empty.
+    pub voters_outgoing: Vec<ReplicaId>,
+    /// While a joint configuration is in force: the voters that become learners when it is left. Else empty.
+    pub learners_next: Vec<ReplicaId>,
+    /// Whether the joint configuration is left by itself once it is committed.
+    pub auto_leave: bool,
     /// What the group's owner wants to find again beside it; opaque here.
     pub tag: Vec<u8>,
 }

@@ -32,6 +32,7 @@ pub fn meta(id: u64, voters: &[u64], learners: &[u64]) -> GroupMeta {
         voters: voters.iter().copied().map(ReplicaId).collect(),
         learners: learners.iter().copied().map(ReplicaId).collect(),
         tag: Vec::new(),
+        ..GroupMeta::default()
     }
 }
 

@@ -261,6 +261,7 @@ fn group_meta(
         voters: partition.replicas.iter().map(|placement| placement.replica).collect(),
         learners: Vec::new(),
         tag: PartitionTag { topic: topic.id, partition: number }.encode(),
+        ..GroupMeta::default()
     }
 }
 
