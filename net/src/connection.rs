@@ -260,6 +260,9 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
                 self.control.frame_settled();
                 early_permit = Some(self.core.admission.acquire(length).await);
                 self.control.set_holds_budget(true);
+                // What filled the read buffer goes on arriving: it goes where it belongs at once.
+                end = self.receive_large(&mut frames).err();
+                continue;
             }
             end = self.receive_frames(&mut frames, early_permit.is_some()).await.err();
             glommio::executor().yield_if_needed().await;

@@ -57,6 +57,7 @@ pub(crate) struct Counters {
     request_bytes: Cell<u64>,
     accepted: Cell<u64>,
     refused: Cell<u64>,
+    accept_errors: Cell<u64>,
     closed_for_cause: Cell<u64>,
 }
 
@@ -78,6 +79,8 @@ pub struct NetStats {
     pub connections_accepted: u64,
     /// Beyond the limit of connections.
     pub connections_refused: u64,
+    /// Accepts that failed, mostly for want of descriptors.
+    pub accept_errors: u64,
     /// Closed for any cause but an orderly end.
     pub connections_closed_for_cause: u64,
     pub requests: u64,
@@ -149,6 +152,7 @@ impl<H: RequestHandler> Server<H> {
             connections: self.core.connections.borrow().len(),
             connections_accepted: counters.accepted.get(),
             connections_refused: counters.refused.get(),
+            accept_errors: counters.accept_errors.get(),
             connections_closed_for_cause: counters.closed_for_cause.get(),
             requests: counters.requests.get(),
             request_bytes: counters.request_bytes.get(),
@@ -218,6 +222,7 @@ async fn accept<H: RequestHandler>(core: Rc<Core<H>>, listener: TcpListener, kin
                 ) {
                     continue;
                 }
+                add(&core.counters.accept_errors, 1);
                 if let Some(suppressed) = core.log_limit.allow(core.clock.now()) {
                     tracing::warn!(%error, suppressed, "cannot accept connections, pausing");
                 }
