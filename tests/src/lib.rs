@@ -4,7 +4,7 @@
 //! The tests themselves are in `tests/tests`. What a test needs twice is here:
 //!
 //! - [`scratch`], [`binary`], [`process`]: directories on a real disk, the program, a running broker.
-//! - [`raw`], [`batch`], [`requests`], [`mutate`]: a Kafka connection that can also do wrong things.
+//! - [`raw`], [`batch`], [`requests`], [`mutate`], [`poke`]: a Kafka connection that can also do wrong things.
 //! - [`workload`], [`checker`]: a real client's load, and what must be true of it afterwards.
 //! - [`http`]: the admin port.
 //!
@@ -15,6 +15,7 @@ pub mod binary;
 pub mod checker;
 pub mod http;
 pub mod mutate;
+pub mod poke;
 pub mod process;
 pub mod raw;
 pub mod requests;

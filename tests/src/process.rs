@@ -39,10 +39,10 @@ pub struct Settings {
     pub wal_file_bytes: u64,
     /// The data directory; one inside the broker's own scratch directory where none is given.
     pub data_dir: Option<PathBuf>,
+    /// `wal.ballast_bytes`: small, so that a start writes little.
+    pub ballast_bytes: u64,
     /// More lines of TOML at the top level.
     pub top: String,
-    /// More lines of TOML in `[wal]`.
-    pub wal: String,
 }
 
 impl Default for Settings {
@@ -52,8 +52,8 @@ impl Default for Settings {
             shards: 2,
             wal_file_bytes: 8 << 20,
             data_dir: None,
+            ballast_bytes: 1 << 20,
             top: String::new(),
-            wal: String::new(),
         }
     }
 }
@@ -81,7 +81,7 @@ impl Settings {
         let _written = writeln!(
             text,
             "node_id = {}\ndata_dir = \"{}\"\nkafka_addr = \"{}\"\nadmin_addr = \"{}\"\nshards = {}\n{}\n\
-             [wal]\nfile_bytes = {}\n{}",
+             [wal]\nfile_bytes = {}\nballast_bytes = {}\n",
             self.node_id,
             data_dir.display(),
             ports.kafka_addr(),
@@ -89,7 +89,7 @@ impl Settings {
             self.shards,
             self.top,
             self.wal_file_bytes,
-            self.wal,
+            self.ballast_bytes,
         );
         text
     }
@@ -161,7 +161,7 @@ impl Broker {
         let mut broker = Broker { settings, scratch, data_dir, ports: Ports::take()?, child: None };
         for _ in 1..START_ATTEMPTS_MAX {
             match broker.start_again() {
-                Err(_) if broker.log_contains("in use") => broker.ports = Ports::take()?,
+                Err(_) if broker.log_contains("port is taken") => broker.ports = Ports::take()?,
                 other => return other.map(|()| broker),
             }
         }

@@ -111,6 +111,19 @@ impl RawConnection {
         }
     }
 
+    /// Reads and forgets whatever comes until the broker closes; an error when it does not.
+    pub fn wait_closed(&mut self, deadline: Duration) -> Result<()> {
+        let until = Instant::now() + deadline;
+        let mut sink = vec![0; 1 << 16];
+        loop {
+            match self.fill(&mut sink, until)? {
+                Filled::Whole => {}
+                Filled::Nothing | Filled::Part(_) => return Ok(()),
+                Filled::Late => bail!("not closed within {deadline:?}"),
+            }
+        }
+    }
+
     fn fill(&mut self, buf: &mut [u8], until: Instant) -> Result<Filled> {
         let mut got = 0;
         while got < buf.len() {

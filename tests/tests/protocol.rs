@@ -51,7 +51,7 @@ fn new_topic(connection: &mut RawConnection, prefix: &str) -> String {
     let topic = fresh_name(prefix);
     let until = Instant::now() + Duration::from_secs(30);
     // Apache Kafka needs a moment between a topic's creation and its first leader.
-    let mut ready = |connection: &mut RawConnection| {
+    let ready = |connection: &mut RawConnection| {
         connection.metadata(&topic, true).unwrap().topics[0].error_code == 0
             && connection.fetch_now(&topic).unwrap().responses[0].partitions[0].error_code == 0
     };
