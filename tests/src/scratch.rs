@@ -8,6 +8,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the harness waits for real processes on real time")]
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -169,6 +170,12 @@ pub fn wait_for<T>(
         }
         std::thread::sleep(WAIT_POLL);
     }
+}
+
+/// Says that a test did not run, past the capture of a test's output: a skip that nobody sees is a lie.
+pub fn say_skipped(why: &str) {
+    // Nothing can be done where even this cannot be written.
+    let _written = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// The seed in the environment variable `name`, or a fresh one. Who uses it prints it.

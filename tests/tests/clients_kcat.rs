@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chronik_tests::binary::{Finished, run_to_end};
 use chronik_tests::process::{Broker, Served, Settings, fresh_name};
-use chronik_tests::scratch::ScratchDir;
+use chronik_tests::scratch::{ScratchDir, say_skipped};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -23,7 +23,7 @@ fn kcat_is_missing() -> bool {
         .status()
         .is_err();
     if missing {
-        println!("SKIPPED: kcat not found");
+        say_skipped("kcat not found");
     }
     missing
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use chronik_tests::batch::BatchBuilder;
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::RawConnection;
-use chronik_tests::scratch::{ScratchDir, wait_for};
+use chronik_tests::scratch::{ScratchDir, say_skipped, wait_for};
 use chronik_tests::workload::read_topic;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -84,7 +84,7 @@ fn assert_readable(broker: &Broker, topic: &str, acked: &[usize]) {
 fn given_a_disk_that_fills_up_when_produced_to_then_it_is_refused_reads_go_on_and_space_is_used_again()
  {
     let Some(disk) = SmallDisk::make() else {
-        println!("SKIPPED: a loop-mounted ext4 needs root, mkfs.ext4 and a loop device");
+        say_skipped("a loop-mounted ext4 needs root, mkfs.ext4 and a loop device");
         return;
     };
     let filler = disk.mounted_at.join("filler");

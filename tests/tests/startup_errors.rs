@@ -12,7 +12,7 @@ use chronik_tests::batch::BatchBuilder;
 use chronik_tests::binary::{Finished, run_server};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::RawConnection;
-use chronik_tests::scratch::{Ports, ScratchDir};
+use chronik_tests::scratch::{Ports, ScratchDir, say_skipped};
 use chronik_tests::workload::read_topic;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -224,7 +224,7 @@ fn given_a_data_directory_that_is_a_file_or_cannot_be_made_when_started_then_the
 fn given_a_read_only_data_directory_when_started_then_the_message_says_that_it_cannot_be_written() {
     let broker = killed_with_records("readonly", 3);
     let Some(_mount) = ReadOnlyMount::over(broker.data_dir()) else {
-        println!("SKIPPED: a read-only bind mount needs root and mount(8)");
+        say_skipped("a read-only bind mount needs root and mount(8)");
         return;
     };
     let before = content(broker.data_dir());
