@@ -1,0 +1,479 @@
+//! Reading entries back: through the index, a shared cache of windows, and the checks that a wrong byte never passes.
+//!
+//! It reads only what the index names, so never above the durable position, and any number of reads may run beside the
+//! writer. All of it is cancel-safe. It knows nothing of high watermarks: the caller says how far it may see.
+//!
+//! - I1: a payload is handed out only if its row names the group, index, term and offset that were asked for, its block
+//!   names this shard, file and position, and its CRC is right.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::block::{BlockHeader, DESCRIPTOR_BYTES, Descriptor, HEADER_BYTES, SlotKind};
+use super::read_cache::WINDOW_BYTES;
+use super::record::{EntryKind, LogEntry};
+use super::recovery::load_index;
+use super::replay::{lost_entries, reduced};
+use super::scan::read_span;
+use super::{ReadError, Wal, to_usize};
+use crate::disk::{DISK_ALIGN, Disk};
+use crate::ids::{FileSeq, GroupId, Offset, RaftIndex, Term};
+use crate::log_index::{Extent, FileIndex, FileRange, Located, find_index, find_offset};
+
+/// A record batch as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// The offset of its first record.
+    pub base_offset: Offset,
+    /// How many offsets it takes.
+    pub offset_count: u32,
+    /// The term it was appended in.
+    pub epoch: Term,
+    /// Its place in the group's log.
+    pub index: RaftIndex,
+    /// The batch, its base offset and epoch patched in.
+    pub bytes: Bytes,
+    /// Its greatest timestamp.
+    pub max_timestamp_ms: i64,
+}
+
+/// A file that is being read.
+struct OpenFile<F> {
+    seq: FileSeq,
+    file: Rc<F>,
+    path: PathBuf,
+    durable_end: u64,
+}
+
+/// An extent and the file it is in.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: FileSeq,
+    extent: Extent,
+}
+
+/// A row that was read and is the one that was asked for.
+struct CheckedRow {
+    row: Descriptor,
+    payload_position: u64,
+}
+
+impl<D: Disk> Wal<D> {
+    /// Whole batches of a group from the one that holds `from` on, none that begins at `up_to` or after it. The first
+    /// one is given even if it is larger than `bytes_max`.
+    pub async fn read_batches(
+        &self,
+        group: GroupId,
+        from: Offset,
+        up_to: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<StoredBatch>, ReadError> {
+        self.check_group(group)?;
+        if self.first_offset(group).is_some_and(|first| from < first) {
+            return Err(ReadError::OffsetReclaimed { group, offset: from });
+        }
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        let mut place = self.place_of_offset(group, from).await?;
+        while let Some(found) = place {
+            if found.extent.base_offset >= up_to {
+                break;
+            }
+            let file = self.open_file(found.file).await?;
+            for checked in self.rows(group, &file, &found.extent).await? {
+                let row = checked.row;
+                if row.kind != SlotKind::Batch || row.end_offset() <= from {
+                    continue;
+                }
+                let len = to_usize(u64::from(row.payload_len));
+                let full = !batches.is_empty() && bytes + len > bytes_max;
+                if full || Offset(row.base_offset) >= up_to {
+                    return Ok(batches);
+                }
+                bytes += len;
+                batches.push(stored(&row, self.payload(group, &file, &checked).await?));
+            }
+            place = self.place_of_index(group, found.extent.last().next()).await?;
+        }
+        Ok(batches)
+    }
+
+    /// Entries of a group from `from` on, none at `to` or after it; the first one even if it is larger than
+    /// `bytes_max`. Batches carry their patched header.
+    pub async fn read_entries(
+        &self,
+        group: GroupId,
+        from: RaftIndex,
+        to: RaftIndex,
+        bytes_max: usize,
+    ) -> Result<Vec<LogEntry>, ReadError> {
+        self.check_group(group)?;
+        let gone = self.first_index(group).is_none_or(|first| from < first);
+        if gone && from < to && self.last_index(group).is_some_and(|last| from <= last) {
+            return Err(ReadError::IndexReclaimed { group, index: from });
+        }
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut place = self.place_of_index(group, from).await?;
+        while let Some(found) = place {
+            let file = self.open_file(found.file).await?;
+            for checked in self.rows(group, &file, &found.extent).await? {
+                let row = checked.row;
+                if row.kind == SlotKind::Lost {
+                    let wanted = |entry: &LogEntry| entry.index >= from && entry.index < to;
+                    let last = found.extent.last();
+                    entries.extend(lost_entries(&row).filter(wanted).filter(|e| e.index <= last));
+                    continue;
+                }
+                if row.index < from {
+                    continue;
+                }
+                let len = to_usize(u64::from(row.payload_len));
+                let full = !entries.is_empty() && bytes + len > bytes_max;
+                if full || row.index >= to {
+                    return Ok(entries);
+                }
+                bytes += len;
+                let payload = self.payload(group, &file, &checked).await?;
+                entries.push(entry(group, &file, &checked, payload)?);
+            }
+            if found.extent.last().next() >= to {
+                break;
+            }
+            place = self.place_of_index(group, found.extent.last().next()).await?;
+        }
+        Ok(entries)
+    }
+
+    /// As [`Wal::read_entries`], each batch reduced to its header; all of them or an error.
+    pub(super) async fn read_heads(
+        &self,
+        group: GroupId,
+        from: RaftIndex,
+        to: RaftIndex,
+    ) -> Result<Vec<LogEntry>, ReadError> {
+        let mut heads: Vec<LogEntry> = Vec::new();
+        let mut next = from;
+        while next < to {
+            let entries = self.read_entries(group, next, to, WINDOW_BYTES).await?;
+            let Some(last) = entries.last() else {
+                return Err(ReadError::IndexReclaimed { group, index: next });
+            };
+            if entries[0].index != next {
+                return Err(ReadError::IndexReclaimed { group, index: next });
+            }
+            next = last.index.next();
+            heads.extend(entries.into_iter().map(reduced));
+        }
+        Ok(heads)
+    }
+
+    /// The first batch from `from` on with a timestamp of at least `timestamp_ms` in it.
+    pub async fn find_timestamp(
+        &self,
+        group: GroupId,
+        from: Offset,
+        timestamp_ms: i64,
+    ) -> Result<Option<StoredBatch>, ReadError> {
+        self.check_group(group)?;
+        let Some(start) = self.place_of_offset(group, from).await? else {
+            return Ok(None);
+        };
+        let mut index = start.extent.first;
+        while let Some(found) = self.place_of_timestamp(group, &mut index, timestamp_ms).await? {
+            let file = self.open_file(found.file).await?;
+            for checked in self.rows(group, &file, &found.extent).await? {
+                let row = checked.row;
+                let fits = row.kind == SlotKind::Batch && row.max_timestamp_ms >= timestamp_ms;
+                if fits && row.end_offset() > from {
+                    let payload = self.payload(group, &file, &checked).await?;
+                    return Ok(Some(stored(&row, payload)));
+                }
+            }
+            index = found.extent.last().next();
+        }
+        Ok(None)
+    }
+
+    fn check_group(&self, group: GroupId) -> Result<(), ReadError> {
+        let known = self.state.borrow().index.group(group).is_some();
+        if known { Ok(()) } else { Err(ReadError::UnknownGroup { group }) }
+    }
+
+    async fn place_of_offset(
+        &self,
+        group: GroupId,
+        offset: Offset,
+    ) -> Result<Option<Place>, ReadError> {
+        let (located, active) = {
+            let state = self.state.borrow();
+            (state.index.locate_offset(group, offset), state.active.seq)
+        };
+        match located {
+            None => Ok(None),
+            Some(Located::Active { extent }) => Ok(Some(Place { file: active, extent })),
+            Some(Located::Sealed { range }) => {
+                let index = self.file_index(range.file).await?;
+                let extents = extents_of(&index, group);
+                let found = extents.get(find_offset(extents, offset));
+                match found.and_then(|extent| clipped(extent, &range)) {
+                    Some(extent) => Ok(Some(Place { file: range.file, extent })),
+                    // The range's end was an upper bound (I2 of the index).
+                    None => self.place_of_index(group, range.last.next()).await,
+                }
+            }
+        }
+    }
+
+    async fn place_of_index(
+        &self,
+        group: GroupId,
+        mut index: RaftIndex,
+    ) -> Result<Option<Place>, ReadError> {
+        loop {
+            let (located, active) = {
+                let state = self.state.borrow();
+                (state.index.locate_index(group, index), state.active.seq)
+            };
+            match located {
+                None => return Ok(None),
+                Some(Located::Active { extent }) => {
+                    return Ok(Some(Place { file: active, extent }));
+                }
+                Some(Located::Sealed { range }) => {
+                    let file_index = self.file_index(range.file).await?;
+                    let extents = extents_of(&file_index, group);
+                    let found = extents.get(find_index(extents, index));
+                    if let Some(extent) = found.and_then(|extent| clipped(extent, &range)) {
+                        return Ok(Some(Place { file: range.file, extent }));
+                    }
+                    index = range.last.next();
+                }
+            }
+        }
+    }
+
+    async fn place_of_timestamp(
+        &self,
+        group: GroupId,
+        index: &mut RaftIndex,
+        timestamp_ms: i64,
+    ) -> Result<Option<Place>, ReadError> {
+        loop {
+            let (located, active) = {
+                let state = self.state.borrow();
+                (state.index.locate_timestamp(group, *index, timestamp_ms), state.active.seq)
+            };
+            match located {
+                None => return Ok(None),
+                Some(Located::Active { extent }) => {
+                    return Ok(Some(Place { file: active, extent }));
+                }
+                Some(Located::Sealed { range }) => {
+                    let file_index = self.file_index(range.file).await?;
+                    let extents = extents_of(&file_index, group);
+                    let fits = |e: &&Extent| e.max_timestamp_ms >= timestamp_ms;
+                    let found = extents[find_index(extents, *index)..].iter().find(fits);
+                    if let Some(extent) = found.and_then(|extent| clipped(extent, &range)) {
+                        return Ok(Some(Place { file: range.file, extent }));
+                    }
+                    *index = range.last.next();
+                }
+            }
+        }
+    }
+
+    /// A sealed file's index: from memory, from its footer, or by a scan of the file.
+    async fn file_index(&self, seq: FileSeq) -> Result<Rc<FileIndex>, ReadError> {
+        let pinned = {
+            let state = self.state.borrow();
+            state.sealed.get(&seq).and_then(|sealed| sealed.pinned.clone())
+        };
+        if let Some(index) = pinned {
+            return Ok(index);
+        }
+        if let Some(index) = self.footers.borrow_mut().get(seq) {
+            return Ok(index);
+        }
+        let open = self.open_file(seq).await?;
+        let shard = self.options.shard_uuid;
+        let loaded = load_index(&*open.file, &open.path, shard, seq).await;
+        let loaded =
+            loaded.map_err(|_| ReadError::Index { path: open.path.clone(), position: 0 })?;
+        let index = Rc::new(loaded.index);
+        if index.end_position != open.durable_end {
+            let position = index.end_position;
+            return Err(ReadError::Index { path: open.path.clone(), position });
+        }
+        self.footers.borrow_mut().insert(seq, Rc::clone(&index));
+        Ok(index)
+    }
+
+    async fn open_file(&self, seq: FileSeq) -> Result<OpenFile<D::File>, ReadError> {
+        let (path, durable_end) = {
+            let state = self.state.borrow();
+            if state.active.seq == seq {
+                let (path, file) = (state.active.path.clone(), Rc::clone(&state.active.file));
+                return Ok(OpenFile { seq, file, path, durable_end: state.active.position });
+            }
+            let Some(sealed) = state.sealed.get(&seq) else {
+                // It was reclaimed while its index was being looked at.
+                let path = super::file::wal_path(&self.options.dir, seq);
+                return Err(ReadError::Io { path, kind: std::io::ErrorKind::NotFound });
+            };
+            let (path, durable_end) = (sealed.path.clone(), sealed.end_position);
+            if let Some(file) = &sealed.file {
+                return Ok(OpenFile { seq, file: Rc::clone(file), path, durable_end });
+            }
+            (path, durable_end)
+        };
+        let opened = self.disk.open(&path).await;
+        let io = |source: std::io::Error| ReadError::Io { path: path.clone(), kind: source.kind() };
+        let file = Rc::new(opened.map_err(io)?);
+        if let Some(sealed) = self.state.borrow_mut().sealed.get_mut(&seq) {
+            sealed.file = Some(Rc::clone(&file));
+        }
+        Ok(OpenFile { seq, file, path, durable_end })
+    }
+
+    /// Any range of a file's durable bytes.
+    async fn range(
+        &self,
+        open: &OpenFile<D::File>,
+        position: u64,
+        len: usize,
+    ) -> Result<Bytes, ReadError> {
+        let io = |kind| ReadError::Io { path: open.path.clone(), kind };
+        let end = position.saturating_add(len as u64);
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        if end > open.durable_end {
+            return Err(io(std::io::ErrorKind::UnexpectedEof));
+        }
+        if len > WINDOW_BYTES {
+            let align = DISK_ALIGN as u64;
+            let from = position - position % align;
+            let whole = to_usize(end.next_multiple_of(align) - from);
+            let bytes = read_span(&*open.file, from, whole).await.map_err(|e| io(e.kind()))?;
+            let start = to_usize(position - from);
+            return Ok(bytes.slice(start..start + len));
+        }
+        let window_bytes = WINDOW_BYTES as u64;
+        let (number, start) = (position / window_bytes, to_usize(position % window_bytes));
+        let window = self.cache.window(open.seq, &open.file, number, open.durable_end);
+        let first = window.await.map_err(io)?;
+        if start + len <= WINDOW_BYTES {
+            return Ok(first.slice(start..start + len));
+        }
+        let window = self.cache.window(open.seq, &open.file, number + 1, open.durable_end);
+        let second = window.await.map_err(io)?;
+        let mut joined = BytesMut::with_capacity(len);
+        joined.extend_from_slice(&first[start..]);
+        joined.extend_from_slice(&second[..len - joined.len()]);
+        Ok(joined.freeze())
+    }
+
+    /// The rows of an extent, each checked to be the one that the index knows (I1).
+    async fn rows(
+        &self,
+        group: GroupId,
+        open: &OpenFile<D::File>,
+        extent: &Extent,
+    ) -> Result<Vec<CheckedRow>, ReadError> {
+        let damaged = |position, index| damaged(open, position, group, index);
+        let header = self.range(open, extent.block_position, HEADER_BYTES).await?;
+        let header = BlockHeader::decode(&header).ok().filter(|header| {
+            header.check_place(self.options.shard_uuid, open.seq, extent.block_position).is_ok()
+        });
+        if header.is_none() {
+            return Err(damaged(extent.block_position, extent.first));
+        }
+        let slots = if extent.lost { 1 } else { u64::from(extent.count) };
+        let table = extent.block_position
+            + HEADER_BYTES as u64
+            + u64::from(extent.first_slot) * DESCRIPTOR_BYTES as u64;
+        let bytes = self.range(open, table, to_usize(slots) * DESCRIPTOR_BYTES).await?;
+        let mut rows = Vec::with_capacity(to_usize(slots));
+        let mut payload_position = extent.block_position + u64::from(extent.payload_at);
+        let payload_end = payload_position + u64::from(extent.payload_bytes);
+        let (mut index, mut base_offset) = (extent.first, extent.base_offset);
+        for (at, bytes) in bytes.chunks_exact(DESCRIPTOR_BYTES).enumerate() {
+            let expected = |row: &Descriptor| {
+                let kind = row.kind.entry().is_some() && !extent.lost
+                    || row.kind == SlotKind::Lost && extent.lost;
+                let name = row.group == group && row.index == index && row.term == extent.term;
+                let fits = payload_position + u64::from(row.payload_len) <= payload_end;
+                kind && name && row.base_offset == base_offset.0 && fits
+            };
+            let Some(row) = Descriptor::decode(bytes).filter(expected) else {
+                return Err(damaged(table + (at * DESCRIPTOR_BYTES) as u64, index));
+            };
+            rows.push(CheckedRow { row, payload_position });
+            payload_position += u64::from(row.payload_len);
+            index = index.next();
+            base_offset = row.end_offset();
+        }
+        Ok(rows)
+    }
+
+    async fn payload(
+        &self,
+        group: GroupId,
+        open: &OpenFile<D::File>,
+        checked: &CheckedRow,
+    ) -> Result<Bytes, ReadError> {
+        let len = to_usize(u64::from(checked.row.payload_len));
+        let payload = self.range(open, checked.payload_position, len).await?;
+        if crc32fast::hash(&payload) != checked.row.payload_crc {
+            // What is cached may be what is damaged, but the disk may also have answered wrongly once.
+            self.cache.forget(open.seq);
+            return Err(damaged(open, checked.payload_position, group, checked.row.index));
+        }
+        Ok(payload)
+    }
+}
+
+fn damaged<F>(open: &OpenFile<F>, position: u64, group: GroupId, index: RaftIndex) -> ReadError {
+    ReadError::Damaged { path: open.path.clone(), position, group, index }
+}
+
+fn stored(row: &Descriptor, bytes: Bytes) -> StoredBatch {
+    StoredBatch {
+        base_offset: Offset(row.base_offset),
+        offset_count: row.offset_count,
+        epoch: row.term,
+        index: row.index,
+        bytes,
+        max_timestamp_ms: row.max_timestamp_ms,
+    }
+}
+
+fn entry<F>(
+    group: GroupId,
+    open: &OpenFile<F>,
+    checked: &CheckedRow,
+    payload: Bytes,
+) -> Result<LogEntry, ReadError> {
+    let row = &checked.row;
+    let kind = row.kind.entry().unwrap_or(EntryKind::Noop);
+    let entry = row.entry(kind, payload);
+    entry.ok_or_else(|| damaged(open, checked.payload_position, group, row.index))
+}
+
+fn extents_of(index: &FileIndex, group: GroupId) -> &[Extent] {
+    index.groups.get(&group).map_or(&[][..], |part| part.extents.as_slice())
+}
+
+/// The part of a sealed file's extent that later files did not make void.
+fn clipped(extent: &Extent, range: &FileRange) -> Option<Extent> {
+    if extent.first > range.last {
+        return None;
+    }
+    let mut extent = *extent;
+    let last = extent.last().min(range.last);
+    extent.count = u32::try_from(last.0 - extent.first.0 + 1).unwrap_or(extent.count);
+    Some(extent)
+}

@@ -1,0 +1,219 @@
+//! Files for later: the spare that the next roll takes, and the ballast that a full disk gives up.
+//!
+//! Writing into space that was never written costs more than twice as much per block as into a file full of zeros
+//! (the file system has to convert extents at each sync). So the next file is made and zeroed ahead of its use, a step
+//! at a time while the shard is idle, and files that were reclaimed are used again.
+//!
+//! It never touches a file that has blocks of the log in use.
+
+use std::path::PathBuf;
+
+use super::error::{IoOp, WalError};
+use super::file::{BALLAST_NAME, spare_path, wal_path, write_zeros};
+use super::{Wal, block};
+use crate::disk::{Disk, DiskFile};
+use crate::ids::FileSeq;
+
+/// A file that is ready to be taken.
+pub(super) struct Spare<F> {
+    pub path: PathBuf,
+    pub file: F,
+    /// Zeros (or blocks of another life) were written up to here.
+    pub written_to: u64,
+}
+
+/// What is kept for later.
+pub(super) struct Spares<F> {
+    pub spare: Option<Spare<F>>,
+    /// Numbers of spare files from here on are free.
+    pub next_number: u64,
+    /// Whether a step holds the spare at this moment.
+    pub busy: bool,
+    pub has_ballast: bool,
+    pub storage_full: bool,
+}
+
+impl<F> Spares<F> {
+    pub fn new(next_number: u64) -> Spares<F> {
+        let (has_ballast, storage_full) = (false, false);
+        Spares { spare: None, next_number, busy: false, has_ballast, storage_full }
+    }
+}
+
+/// How far the next file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpareProgress {
+    /// A step was done, and there are more.
+    Working,
+    /// The spare is ready; there is nothing to do.
+    Ready,
+}
+
+impl<D: Disk> Wal<D> {
+    /// Whether there was no room for another file when it was last tried. Produce is to be refused; what Raft itself
+    /// writes still has the ballast's room. [`Wal::prepare_spare_step`] clears it once space is back.
+    #[must_use]
+    pub fn is_storage_full(&self) -> bool {
+        self.spares.borrow().storage_full
+    }
+
+    /// One small step towards the next file: restores the ballast, makes the spare, or zeroes at most 1 MiB of it. To be
+    /// called while the shard is idle. Fails with [`WalError::StorageFull`] where there is no room. Not cancel-safe, and
+    /// one at a time; appends may run beside it.
+    pub async fn prepare_spare_step(&self) -> Result<SpareProgress, WalError> {
+        if self.poisoned.get() {
+            return Err(WalError::Poisoned);
+        }
+        assert!(!self.spares.borrow().busy, "one step at a time, and none is dropped half-way");
+        self.spares.borrow_mut().busy = true;
+        let result = self.step().await;
+        let mut spares = self.spares.borrow_mut();
+        spares.busy = false;
+        match &result {
+            Err(WalError::StorageFull { .. }) => spares.storage_full = true,
+            Ok(_) if spares.spare.is_some() => spares.storage_full = false,
+            _ => {}
+        }
+        result
+    }
+
+    async fn step(&self) -> Result<SpareProgress, WalError> {
+        let wants_ballast = {
+            let spares = self.spares.borrow();
+            self.options.ballast_bytes > 0 && !spares.has_ballast
+        };
+        if wants_ballast {
+            self.make_ballast().await?;
+            return Ok(SpareProgress::Working);
+        }
+        // The spare is out of its place while it is written to: a roll in between makes a file of its own, and cannot
+        // take one that a write is still on its way to.
+        let spare = self.spares.borrow_mut().spare.take();
+        let Some(mut spare) = spare else {
+            let number = {
+                let mut spares = self.spares.borrow_mut();
+                spares.next_number += 1;
+                spares.next_number - 1
+            };
+            let path = spare_path(&self.options.dir, number);
+            let file = self.create(path.clone(), self.options.file_bytes).await?;
+            self.put_spare(Spare { path, file, written_to: 0 }).await?;
+            return Ok(SpareProgress::Working);
+        };
+        let len = spare.file.len();
+        if spare.written_to >= len {
+            self.put_spare(spare).await?;
+            return Ok(SpareProgress::Ready);
+        }
+        let to = len.min(spare.written_to + block::PART_BYTES as u64);
+        let from = spare.written_to;
+        let io = WalError::io(IoOp::Write, spare.path.clone());
+        write_zeros(&spare.file, from, to).await.map_err(io)?;
+        spare.written_to = to;
+        if to == len {
+            let io = WalError::io(IoOp::Sync, spare.path.clone());
+            spare.file.sync_data().await.map_err(io)?;
+        }
+        self.put_spare(spare).await?;
+        Ok(SpareProgress::Working)
+    }
+
+    /// Puts a spare into its place, or removes it where there is one already.
+    pub(super) async fn put_spare(&self, spare: Spare<D::File>) -> Result<(), WalError> {
+        let fits = spare.file.len() == self.options.file_bytes;
+        let mut spares = self.spares.borrow_mut();
+        if fits && spares.spare.is_none() {
+            spares.spare = Some(spare);
+            return Ok(());
+        }
+        drop(spares);
+        let io = WalError::io(IoOp::Remove, spare.path.clone());
+        self.disk.remove(&spare.path).await.map_err(io)
+    }
+
+    pub(super) async fn create(&self, path: PathBuf, len: u64) -> Result<D::File, WalError> {
+        match self.disk.create(&path, len).await {
+            Ok(file) => Ok(file),
+            Err(source) if source.kind() == std::io::ErrorKind::StorageFull => {
+                Err(WalError::StorageFull { path, bytes: len, source })
+            }
+            Err(source) => Err(WalError::Io { op: IoOp::Create, path, source }),
+        }
+    }
+
+    /// A file for the next roll, under its final and durable name.
+    pub(super) async fn next_file(
+        &self,
+        seq: FileSeq,
+        needed: u64,
+        essential: bool,
+    ) -> Result<(PathBuf, D::File), WalError> {
+        let path = wal_path(&self.options.dir, seq);
+        let spare = self.spares.borrow_mut().spare.take();
+        let file = match spare {
+            Some(spare) if spare.file.len() >= needed => {
+                let renamed = self.disk.rename(&spare.path, &path).await;
+                renamed.map_err(WalError::io(IoOp::Rename, path.clone())).inspect_err(|_| {
+                    self.poisoned.set(true);
+                })?;
+                spare.file
+            }
+            unfit => {
+                if let Some(spare) = unfit {
+                    self.put_spare(spare).await?;
+                }
+                self.create_next(path.clone(), needed, essential).await?
+            }
+        };
+        // The name must be durable before anything in the file is: otherwise a crash could leave the new blocks under
+        // the spare's name. After a failure nobody knows which name it has.
+        self.sync_dir().await.inspect_err(|_| self.poisoned.set(true))?;
+        Ok((path, file))
+    }
+
+    async fn create_next(
+        &self,
+        path: PathBuf,
+        needed: u64,
+        essential: bool,
+    ) -> Result<D::File, WalError> {
+        let align = crate::disk::DISK_ALIGN as u64;
+        let needed = needed.next_multiple_of(align);
+        let error = match self.create(path.clone(), needed.max(self.options.file_bytes)).await {
+            Err(error @ WalError::StorageFull { .. }) => error,
+            other => return other,
+        };
+        let has_ballast = {
+            let mut spares = self.spares.borrow_mut();
+            spares.storage_full = true;
+            spares.has_ballast
+        };
+        let len = self.options.ballast_bytes.min(self.options.file_bytes);
+        if !essential || !has_ballast || len < needed {
+            return Err(error);
+        }
+        tracing::warn!(path = %path.display(), "the disk is full: the ballast is used up for Raft's own state");
+        self.remove_ballast().await?;
+        self.create(path, len).await
+    }
+
+    pub(super) async fn make_ballast(&self) -> Result<(), WalError> {
+        let path = self.options.dir.join(BALLAST_NAME);
+        self.create(path, self.options.ballast_bytes).await?;
+        self.sync_dir().await?;
+        self.spares.borrow_mut().has_ballast = true;
+        Ok(())
+    }
+
+    async fn remove_ballast(&self) -> Result<(), WalError> {
+        let path = self.options.dir.join(BALLAST_NAME);
+        self.disk.remove(&path).await.map_err(WalError::io(IoOp::Remove, path))?;
+        self.spares.borrow_mut().has_ballast = false;
+        self.sync_dir().await
+    }
+
+    pub(super) async fn sync_dir(&self) -> Result<(), WalError> {
+        let dir = &self.options.dir;
+        self.disk.sync_dir(dir).await.map_err(WalError::io(IoOp::SyncDir, dir.clone()))
+    }
+}

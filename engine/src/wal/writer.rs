@@ -1,0 +1,421 @@
+//! The writer: blocks into the active file, and the change to the next file.
+//!
+//! It assigns positions and numbers and keeps the order *write, sync, index*. It never retries, and never writes a
+//! sector twice.
+
+use std::mem;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::block::{BlockKind, BlockPlace, BlockPlan, Descriptor, FLAG_LAST_CHECKPOINT, SlotKind};
+use super::error::{IoOp, WalError};
+use super::file::{BlockLabel, write_block};
+use super::record::{GroupCheckpoint, WalRecord};
+use super::{Active, Sealed, State, Unfinished, Wal, footer};
+use crate::disk::{DISK_ALIGN, Disk, DiskFile};
+use crate::ids::{BlockSeq, FileSeq, RaftIndex, ReplicaId, Term};
+
+/// The most bytes of checkpoints in one block.
+const CHECKPOINT_BLOCK_BYTES: u64 = 8 << 20;
+
+/// A block that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppendReport {
+    /// Its number.
+    pub block: BlockSeq,
+    /// Where it is.
+    pub file: FileSeq,
+    /// Where it begins in the file.
+    pub position: u64,
+    /// Bytes written, padding included.
+    pub bytes: u64,
+}
+
+impl<D: Disk> Wal<D> {
+    /// Whether these records need another file. Where they fit into none, a roll makes one that is large enough.
+    #[must_use]
+    pub fn needs_roll(&self, records: &[WalRecord]) -> bool {
+        let Ok(plan) = BlockPlan::new(records) else {
+            return false; // `append` says why
+        };
+        let state = self.state.borrow();
+        let active = &state.active;
+        let index = state.index.active();
+        let footer = if active.position == active.data_start {
+            0 // a file that holds nothing yet is as good as any other
+        } else {
+            let groups = index.groups.len() + records.len();
+            footer::reserve_bytes(groups, index.extents_added() + records.len())
+        };
+        active.position + plan.padded_len() + footer > active.file.len() - footer::LOCATOR_BYTES
+    }
+
+    /// Makes records durable as one block. They are durable, and can be read, once it returns. Not cancel-safe: a
+    /// dropped future leaves the log unusable. One append at a time.
+    pub async fn append(&self, records: &[WalRecord]) -> Result<AppendReport, WalError> {
+        self.append_with(records, || ()).await
+    }
+
+    /// As [`Wal::append`]; calls `on_written` between the write and the sync, so that a caller with a clock can time
+    /// both.
+    pub async fn append_with(
+        &self,
+        records: &[WalRecord],
+        on_written: impl FnOnce(),
+    ) -> Result<AppendReport, WalError> {
+        self.check_usable()?;
+        assert!(!records.is_empty(), "a block without records is a mark");
+        let plan = BlockPlan::new(records)?;
+        self.check_records(records);
+        self.append_plan(&plan, BlockKind::Data, on_written).await
+    }
+
+    /// Writes an empty block, which shows that the last one is durable. Returns `false` where that is shown already, or
+    /// where the file has no room left (the next append rolls, and the new file's checkpoint shows it). Not cancel-safe.
+    pub async fn write_mark(&self) -> Result<bool, WalError> {
+        self.check_usable()?;
+        let shown = {
+            let active = &self.state.borrow().active;
+            active.last_kind != BlockKind::Data && active.last_kind != BlockKind::Repair
+        };
+        if shown {
+            return Ok(false);
+        }
+        self.write_empty(BlockKind::Mark).await
+    }
+
+    /// Notes that the shard stops in good order; nothing can be written afterwards. Returns `false` where the file has
+    /// no room left for the note. Not cancel-safe.
+    pub async fn close_clean(&self) -> Result<bool, WalError> {
+        self.check_usable()?;
+        let written = self.write_empty(BlockKind::CleanClose).await?;
+        self.closed.set(true);
+        Ok(written)
+    }
+
+    pub(super) async fn write_empty(&self, kind: BlockKind) -> Result<bool, WalError> {
+        let plan = BlockPlan::new(&[])?;
+        match self.append_plan(&plan, kind, || ()).await {
+            Ok(_) => Ok(true),
+            Err(WalError::FileFull { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn check_usable(&self) -> Result<(), WalError> {
+        assert!(!self.in_flight.get(), "one append at a time, and none is dropped half-way (I1)");
+        if self.poisoned.get() {
+            return Err(WalError::Poisoned);
+        }
+        if self.closed.get() {
+            return Err(WalError::Closed);
+        }
+        Ok(())
+    }
+
+    /// What recovery will refuse to read must not be written.
+    fn check_records(&self, records: &[WalRecord]) {
+        let state = self.state.borrow();
+        let mut last: Option<(_, RaftIndex)> = None;
+        for record in records {
+            let group = record.group();
+            if let WalRecord::Entry { entry, .. } = record {
+                let known = match last {
+                    Some((of, index)) if of == group => Some(index),
+                    // The first of its group in this block; what stands in between only ever lowers the last index.
+                    _ => None,
+                };
+                let before = known.or_else(|| state.index.group(group).map(|log| log.last));
+                let touched = || records.iter().any(|other| resets(other, record));
+                assert!(
+                    before.is_none_or(|index| entry.index <= index.next()) || touched(),
+                    "group {group}: entry {} leaves a gap after {before:?}",
+                    entry.index,
+                );
+                last = Some((group, entry.index));
+            }
+        }
+    }
+
+    async fn append_plan(
+        &self,
+        plan: &BlockPlan<'_>,
+        kind: BlockKind,
+        on_written: impl FnOnce(),
+    ) -> Result<AppendReport, WalError> {
+        let (file, path, place) = {
+            let active = &self.state.borrow().active;
+            let limit = active.file.len() - footer::LOCATOR_BYTES;
+            assert!(active.position <= limit, "blocks end before the locator");
+            let room = limit - active.position;
+            if plan.padded_len() > room {
+                return Err(WalError::FileFull { bytes: plan.padded_len(), room });
+            }
+            (Rc::clone(&active.file), active.path.clone(), self.place(active))
+        };
+        let label = BlockLabel { kind, flags: 0, place };
+        self.write_durable(&*file, path, plan, label, on_written).await?;
+
+        let mut state = self.state.borrow_mut();
+        let State { index, active, votes, .. } = &mut *state;
+        assert!(active.position == place.position, "nobody else moved the position (I2)");
+        assert!(active.next_block == place.sequence, "nobody else used the number (I2)");
+        for (slot, (row, payload_at)) in plan.rows().enumerate() {
+            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            index.apply(place.position, slot, payload_at, &row);
+            note_vote(votes, &row);
+        }
+        active.position += plan.padded_len();
+        active.next_block = BlockSeq(place.sequence.0 + 1);
+        active.last_kind = kind;
+        index.block_durable(place.sequence, active.position);
+        Ok(AppendReport {
+            block: place.sequence,
+            file: place.file,
+            position: place.position,
+            bytes: plan.padded_len(),
+        })
+    }
+
+    fn place(&self, active: &Active<D::File>) -> BlockPlace {
+        BlockPlace {
+            shard: self.options.shard_uuid,
+            file: active.seq,
+            position: active.position,
+            sequence: active.next_block,
+        }
+    }
+
+    /// Write, then sync. Any failure poisons the log: what is on the disk is unknown from then on.
+    async fn write_durable(
+        &self,
+        file: &D::File,
+        path: PathBuf,
+        plan: &BlockPlan<'_>,
+        label: BlockLabel,
+        on_written: impl FnOnce(),
+    ) -> Result<(), WalError> {
+        assert!(label.place.position.is_multiple_of(DISK_ALIGN as u64), "whole sectors");
+        assert!(!self.in_flight.replace(true), "one block in flight (I1)");
+        let mut parts = mem::take(&mut *self.parts.borrow_mut());
+        let written = write_block(file, plan, label, &mut parts).await;
+        *self.parts.borrow_mut() = parts;
+        let result = match written {
+            Ok(()) => {
+                on_written();
+                file.sync_data().await.map_err(WalError::io(IoOp::Sync, path))
+            }
+            Err(source) => Err(WalError::Io { op: IoOp::Write, path, source }),
+        };
+        self.in_flight.set(false);
+        if result.is_err() {
+            self.poisoned.set(true);
+        }
+        result
+    }
+
+    /// Goes on in a new file that begins with these checkpoints and has room for `next`. Each group of the shard must
+    /// be among them, in its durable state. The old file's footer is written by [`Wal::finish_sealed`].
+    ///
+    /// Fails with [`WalError::StorageFull`] where there is no room for a file; nothing was written then, and the call
+    /// may be made again. Where `next` carries no batch, the ballast's space is used before that. Not cancel-safe.
+    pub async fn roll(
+        &self,
+        checkpoints: Vec<GroupCheckpoint>,
+        next: &[WalRecord],
+    ) -> Result<(), WalError> {
+        self.check_usable()?;
+        self.check_checkpoints(&checkpoints);
+        let applied = checkpoints.iter().map(|c| (c.group, c.applied)).collect();
+        let records: Vec<WalRecord> = checkpoints.into_iter().map(WalRecord::Checkpoint).collect();
+        let plans = checkpoint_plans(&records)?;
+        let checkpoint_bytes: u64 = plans.iter().map(BlockPlan::padded_len).sum();
+        let next_bytes = BlockPlan::new(next)?.padded_len();
+        // One more sector, so that a mark fits behind whatever the file was made for.
+        let needed = checkpoint_bytes + next_bytes + DISK_ALIGN as u64 + footer::LOCATOR_BYTES;
+        let essential = !next.iter().any(is_batch);
+
+        let (seq, first_block) = {
+            let active = &self.state.borrow().active;
+            (FileSeq(active.seq.0 + 1), active.next_block)
+        };
+        let (path, file) = self.next_file(seq, needed, essential).await?;
+        let position = self.write_checkpoints(&file, &path, seq, first_block, &plans).await?;
+        let next_block = BlockSeq(first_block.0 + plans.len() as u64);
+        self.switch_to(
+            Active {
+                seq,
+                path,
+                file: Rc::new(file),
+                position,
+                data_start: position,
+                next_block,
+                last_kind: BlockKind::Checkpoint,
+            },
+            applied,
+        );
+        Ok(())
+    }
+
+    /// Writes a file's checkpoint blocks, each durable before the next, and returns where they end.
+    pub(super) async fn write_checkpoints(
+        &self,
+        file: &D::File,
+        path: &std::path::Path,
+        seq: FileSeq,
+        first_block: BlockSeq,
+        plans: &[BlockPlan<'_>],
+    ) -> Result<u64, WalError> {
+        let mut position = 0;
+        for (at, plan) in plans.iter().enumerate() {
+            let flags = if at + 1 == plans.len() { FLAG_LAST_CHECKPOINT } else { 0 };
+            let place = BlockPlace {
+                shard: self.options.shard_uuid,
+                file: seq,
+                position,
+                sequence: BlockSeq(first_block.0 + at as u64),
+            };
+            let label = BlockLabel { kind: BlockKind::Checkpoint, flags, place };
+            self.write_durable(file, path.to_owned(), plan, label, || ()).await?;
+            position += plan.padded_len();
+        }
+        Ok(position)
+    }
+
+    fn switch_to(
+        &self,
+        next: Active<D::File>,
+        applied: std::collections::BTreeMap<crate::ids::GroupId, RaftIndex>,
+    ) {
+        let mut state = self.state.borrow_mut();
+        let old_seq = state.active.seq;
+        let first_block = state.active.next_block;
+        let (seq, position) = (next.seq, next.position);
+        let last_block = BlockSeq(next.next_block.0 - 1);
+        let index = Rc::new(state.index.roll(old_seq, first_block));
+        assert!(index.end_position == state.active.position, "the index saw every block (I4)");
+        assert!(seq.0 == old_seq.0 + 1, "files follow one another");
+        state.index.block_durable(last_block, position);
+        let old = mem::replace(&mut state.active, next);
+        state.applied = applied;
+        state.sealed.insert(
+            old_seq,
+            Sealed {
+                path: old.path.clone(),
+                end_position: old.position,
+                file: Some(Rc::clone(&old.file)),
+                pinned: Some(Rc::clone(&index)),
+            },
+        );
+        state.unfinished.push(Unfinished { seq: old_seq, path: old.path, file: old.file, index });
+    }
+
+    /// Writes the footers of files that a roll left behind; to be spawned beside the appends of the new file. A failure
+    /// loses no data, but a disk that cannot sync is not written to any more: the log is poisoned. Not cancel-safe.
+    pub async fn finish_sealed(&self) -> Result<(), WalError> {
+        loop {
+            let Some(next) = self.state.borrow_mut().unfinished.pop() else {
+                return Ok(());
+            };
+            let shard = self.options.shard_uuid;
+            let result = footer::write(&*next.file, &next.path, shard, next.seq, &next.index).await;
+            match result {
+                Ok(false) => {} // no room: its index stays in memory, and a start scans the file
+                Ok(true) => {
+                    let mut state = self.state.borrow_mut();
+                    if let Some(sealed) = state.sealed.get_mut(&next.seq) {
+                        sealed.pinned = None;
+                        self.footers.borrow_mut().insert(next.seq, next.index);
+                    }
+                }
+                Err(error) => {
+                    self.poisoned.set(true);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// A checkpoint that forgets a group, an entry or a vote would make recovery forget it.
+    fn check_checkpoints(&self, checkpoints: &[GroupCheckpoint]) {
+        let state = self.state.borrow();
+        for (group, log) in state.index.groups() {
+            let found = checkpoints.iter().find(|checkpoint| checkpoint.group == group);
+            let Some(checkpoint) = found else {
+                unreachable!("the checkpoints leave out group {group}");
+            };
+            assert!(
+                checkpoint.last.index == log.last,
+                "group {group}: the checkpoint ends at {}, the log at {}",
+                checkpoint.last.index,
+                log.last
+            );
+            assert!(
+                checkpoint.applied <= checkpoint.last.index,
+                "group {group}: only what is durable is applied"
+            );
+            let (term, vote) = state.votes.get(&group).copied().unwrap_or_default();
+            let stated = checkpoint.hard_state;
+            assert!(stated.term >= term, "group {group}: the checkpoint forgets term {term}");
+            let forgets = stated.term == term && vote != ReplicaId::NONE && stated.vote != vote;
+            assert!(!forgets, "group {group}: the checkpoint forgets the vote in term {term}");
+        }
+        let here = |c: &GroupCheckpoint| state.index.group(c.group).is_some();
+        assert!(checkpoints.iter().all(here), "a checkpoint names a group that is not here");
+    }
+}
+
+pub(super) fn note_vote(
+    votes: &mut std::collections::BTreeMap<crate::ids::GroupId, (Term, ReplicaId)>,
+    row: &Descriptor,
+) {
+    match row.kind {
+        SlotKind::HardState => {
+            let state = row.hard_state();
+            votes.insert(row.group, (state.term, state.vote));
+        }
+        SlotKind::GroupCreated | SlotKind::GroupDeleted => {
+            votes.remove(&row.group);
+        }
+        _ => {}
+    }
+}
+
+/// Whether `other` sets the group of `record` to a new beginning, after which any index may follow.
+fn resets(other: &WalRecord, record: &WalRecord) -> bool {
+    let restart = matches!(
+        other,
+        WalRecord::LogStart { .. }
+            | WalRecord::GroupCreated { .. }
+            | WalRecord::Checkpoint(_)
+            | WalRecord::TruncateAfter { .. }
+    );
+    restart && other.group() == record.group()
+}
+
+fn is_batch(record: &WalRecord) -> bool {
+    use super::record::EntryKind::Batch;
+    matches!(record, WalRecord::Entry { entry, .. } if entry.kind == Batch)
+}
+
+/// Splits checkpoints into blocks. Without any group there is still one block: a file begins with one.
+pub(super) fn checkpoint_plans(records: &[WalRecord]) -> Result<Vec<BlockPlan<'_>>, WalError> {
+    let mut plans = Vec::new();
+    let mut rest = records;
+    loop {
+        let mut take = rest.len();
+        let plan = loop {
+            let plan = BlockPlan::new(&rest[..take]);
+            match plan {
+                Ok(plan) if plan.padded_len() <= CHECKPOINT_BLOCK_BYTES || take <= 1 => break plan,
+                Err(error) if take <= 1 => return Err(error.into()),
+                _ => take = take.div_ceil(2),
+            }
+        };
+        plans.push(plan);
+        rest = &rest[take..];
+        if rest.is_empty() {
+            return Ok(plans);
+        }
+    }
+}
