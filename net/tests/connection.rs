@@ -14,7 +14,7 @@ use common::{PATIENCE, ToyServer, assert_works, read_to_close};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest,
-    ListOffsetsRequest, MetadataRequest, ProduceRequest, TopicName,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -229,12 +229,15 @@ fn given_open_requests_when_the_server_drains_then_they_are_answered_before_the_
     let mut idle = server.client();
     assert_works(&mut idle);
     let mut busy = server.client();
-    let held = busy.send(&list_offsets(1, 2), 7).unwrap();
-    // The second is answered together with the first; the drain begins with both taken.
-    let last = busy.send(&list_offsets(2, 2), 7).unwrap();
-    busy.receive::<ListOffsetsRequest>(held, 7).unwrap();
+    // Both arrive in one receive, so the answer to the first tells that the second is taken.
+    let metadata = MetadataRequest::default().with_topics(None);
+    let open = OffsetForLeaderEpochRequest::default();
+    let mut burst = encode_request(&metadata, 4, 1, None).unwrap().to_vec();
+    burst.extend_from_slice(&encode_request(&open, 4, 2, None).unwrap());
+    busy.stream().write_all(&burst).unwrap();
+    busy.receive::<MetadataRequest>(1, 4).unwrap();
     server.begin_stop();
-    busy.receive::<ListOffsetsRequest>(last, 7).unwrap();
+    busy.receive::<OffsetForLeaderEpochRequest>(2, 4).unwrap();
     assert!(read_to_close(&mut busy).is_empty());
     assert!(read_to_close(&mut idle).is_empty());
     let (report, stats) = server.stop();

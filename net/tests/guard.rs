@@ -133,7 +133,7 @@ fn given_huge_counts_at_every_position_when_decoded_then_little_is_allocated() {
 #[test]
 fn given_a_frame_full_of_the_smallest_elements_when_decoded_then_memory_stays_in_bounds() {
     // Metadata v9: each topic is two bytes on the wire (empty name, no tags), over 70 in memory.
-    let count = 4_000_000u32;
+    let count = 900_000u32;
     let mut body = vec![0, 3, 0, 9, 0, 0, 0, 1, 0xff, 0xff, 0];
     let mut value = count + 1;
     while value >= 0x80 {
@@ -160,6 +160,20 @@ fn given_repeated_tags_when_decoded_then_they_are_refused() {
     let body = [0u8, 3, 0, 9, 0, 0, 0, 1, 0xff, 0xff, 2, 9, 0, 9, 0, 0, 0, 0, 0, 0];
     let decoded = decode_request(Bytes::copy_from_slice(&body));
     assert!(matches!(decoded, Err(FrameError::TagOrder { tag: 9, .. })), "{decoded:?}");
+}
+
+#[test]
+fn given_a_known_tag_with_a_wrong_size_when_decoded_then_it_is_refused() {
+    // Fetch v12 without topics; its tag 0 is the cluster id "abc": four bytes.
+    let mut body = vec![0u8, 1, 0, 12, 0, 0, 0, 1, 0xff, 0xff, 0];
+    body.extend_from_slice(&[0; 4 + 4 + 4 + 4 + 1 + 4 + 4]);
+    body.extend_from_slice(&[1, 1, 1]); // no topics, none forgotten, empty rack
+    let size_at = body.len() + 2;
+    body.extend_from_slice(&[1, 0, 4, 4, b'a', b'b', b'c']);
+    assert!(decode_request(Bytes::from(body.clone())).is_ok());
+    body[size_at] = 3;
+    let decoded = decode_request(Bytes::from(body));
+    assert!(matches!(decoded, Err(FrameError::TagSize { tag: 0, .. })), "{decoded:?}");
 }
 
 #[test]

@@ -23,7 +23,8 @@ use chronik_net::{
 };
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use kafka_protocol::messages::{
-    ListOffsetsResponse, MetadataRequest, MetadataResponse, ProduceResponse,
+    ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetForLeaderEpochResponse,
+    ProduceResponse,
 };
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,10 +64,12 @@ impl Later {
 ///   from the last to the first; the throttle time repeats `replica_id`.
 /// - Produce answers the number of record bytes as throttle time, or nothing for acks 0.
 /// - Fetch answers `max_bytes` record bytes.
+/// - OffsetForLeaderEpoch is answered some time after the drain began.
 /// - DeleteTopics closes, CreateTopics is never answered.
 #[derive(Default)]
 pub struct Toy {
     waiting: RefCell<Vec<Rc<RefCell<Later>>>>,
+    until_drain: RefCell<Vec<Rc<RefCell<Later>>>>,
 }
 
 impl Toy {
@@ -115,6 +118,14 @@ impl RequestHandler for Toy {
             RequestKind::Fetch(body) => {
                 Enqueued::respond(fetch_answer(usize::try_from(body.max_bytes).unwrap()))
             }
+            RequestKind::OffsetForLeaderEpoch(_) => {
+                let later = Rc::new(RefCell::new(Later::default()));
+                self.until_drain.borrow_mut().push(Rc::clone(&later));
+                Enqueued::finish_with(async move {
+                    Later::wait(later).await;
+                    Finished::Response(OffsetForLeaderEpochResponse::default().into())
+                })
+            }
             RequestKind::DeleteTopics(_) => {
                 Enqueued::Ready(Finished::Close(CloseReason::Handler { what: "told to" }))
             }
@@ -156,7 +167,8 @@ impl ToyServer {
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .io_memory(1 << 20)
             .spawn(move || async move {
-                let server = Server::new(Rc::new(Toy::default()), settings);
+                let toy = Rc::new(Toy::default());
+                let server = Server::new(Rc::clone(&toy), settings);
                 let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
                 let kafka = server.listen(any, ListenerKind::Kafka).unwrap();
                 let http = server.listen(any, ListenerKind::Http).unwrap();
@@ -164,7 +176,12 @@ impl ToyServer {
                 while !stopped.load(Ordering::Acquire) {
                     glommio::timer::sleep(Duration::from_millis(2)).await;
                 }
-                let report = server.shutdown(drain).await;
+                let late_answers = async {
+                    glommio::timer::sleep(Duration::from_millis(20)).await;
+                    toy.until_drain.take().iter().for_each(Later::finish);
+                };
+                let (report, ()) =
+                    futures_lite::future::zip(server.shutdown(drain), late_answers).await;
                 assert!(server.listen(any, ListenerKind::Kafka).is_err());
                 (report, server.stats())
             })
