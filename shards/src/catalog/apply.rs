@@ -18,26 +18,26 @@ use super::{
 
 impl Catalog {
     /// Applies one command. A refused command, or part of one, changes nothing (I5).
-    pub fn apply(&mut self, command: CatalogCommand) -> CommandOutcome {
+    pub fn apply(&mut self, command: &CatalogCommand) -> CommandOutcome {
         let refused = CommandOutcome::Refused;
         match command {
             CatalogCommand::RegisterBroker { cluster_id, broker } => self
-                .register_broker(cluster_id, broker)
+                .register_broker(*cluster_id, broker)
                 .map_or_else(refused, |()| CommandOutcome::BrokerRegistered),
             CatalogCommand::CreateTopics { topics } => CommandOutcome::TopicsCreated(
-                topics.into_iter().map(|topic| self.create_topic(topic)).collect(),
+                topics.iter().map(|topic| self.create_topic(topic)).collect(),
             ),
             CatalogCommand::DeleteTopics { topics } => CommandOutcome::TopicsDeleted(
-                topics.into_iter().map(|topic| self.delete_topic(topic)).collect(),
+                topics.iter().map(|topic| self.delete_topic(topic)).collect(),
             ),
             CatalogCommand::CreatePartitions { name, partitions, total } => self
-                .create_partitions(name, &partitions, total)
+                .create_partitions(name, partitions, *total)
                 .map_or_else(refused, CommandOutcome::TopicChanged),
             CatalogCommand::AlterTopicConfigs { name, changes } => self
                 .alter_topic_configs(name, changes)
                 .map_or_else(refused, CommandOutcome::TopicChanged),
             CatalogCommand::AllocateProducerIds { count } => self
-                .allocate_producer_ids(count)
+                .allocate_producer_ids(*count)
                 .map_or_else(refused, CommandOutcome::ProducerIds),
         }
     }
@@ -101,7 +101,7 @@ impl Catalog {
     fn register_broker(
         &mut self,
         cluster_id: ClusterId,
-        broker: Broker,
+        broker: &Broker,
     ) -> Result<(), CatalogError> {
         let node = broker.node;
         if let Some(ours) = self.cluster_id.filter(|ours| *ours != cluster_id) {
@@ -113,32 +113,32 @@ impl Catalog {
             return Err(CatalogError::InvalidBroker { node, brokers });
         }
         self.cluster_id = Some(cluster_id);
-        self.brokers.insert(node, Arc::new(broker));
+        self.brokers.insert(node, Arc::new(broker.clone()));
         Ok(())
     }
 
-    fn create_topic(&mut self, new: NewTopic) -> Result<Arc<Topic>, CatalogError> {
-        self.check_new_topic(&new)?;
+    fn create_topic(&mut self, new: &NewTopic) -> Result<Arc<Topic>, CatalogError> {
+        self.check_new_topic(new)?;
         let partitions = self.place_all(&new.partitions);
         let topic = Arc::new(Topic {
-            name: Arc::from(new.name),
+            name: Arc::from(new.name.as_str()),
             id: new.id,
             internal: new.internal,
             partitions,
             settings: TopicSettings::from_configs(&new.configs),
-            configs: new.configs,
+            configs: new.configs.clone(),
         });
         self.insert_topic(Arc::clone(&topic));
         Ok(topic)
     }
 
-    fn delete_topic(&mut self, topic: TopicRef) -> Result<DeletedTopic, CatalogError> {
-        let found = match &topic {
+    fn delete_topic(&mut self, topic: &TopicRef) -> Result<DeletedTopic, CatalogError> {
+        let found = match topic {
             TopicRef::Name(name) => self.topic_names.get(name.as_str()),
             TopicRef::Id(id) => self.topics.get(id),
         };
         let Some(found) = found.cloned() else {
-            return Err(CatalogError::UnknownTopic { topic });
+            return Err(CatalogError::UnknownTopic { topic: topic.clone() });
         };
         if found.internal {
             return Err(CatalogError::ReservedTopicName { name: found.name.to_string() });
@@ -153,16 +153,17 @@ impl Catalog {
 
     fn create_partitions(
         &mut self,
-        name: String,
+        name: &str,
         added: &[NewPartition],
         total: u32,
     ) -> Result<Arc<Topic>, CatalogError> {
-        let Some(old) = self.topic_names.get(name.as_str()).cloned() else {
-            return Err(CatalogError::UnknownTopic { topic: TopicRef::Name(name) });
+        let Some(old) = self.topic_names.get(name).cloned() else {
+            return Err(unknown(name));
         };
         let partitions = old.partitions.len();
         self.check_partitions(partitions, added)?;
         if u32::try_from(partitions + added.len()) != Ok(total) {
+            let name = name.to_owned();
             return Err(CatalogError::PartitionCountChanged { name, partitions, total });
         }
         let mut changed = Topic::clone(&old);
@@ -172,17 +173,17 @@ impl Catalog {
 
     fn alter_topic_configs(
         &mut self,
-        name: String,
-        changes: BTreeMap<String, Option<String>>,
+        name: &str,
+        changes: &BTreeMap<String, Option<String>>,
     ) -> Result<Arc<Topic>, CatalogError> {
-        let Some(old) = self.topic_names.get(name.as_str()).cloned() else {
-            return Err(CatalogError::UnknownTopic { topic: TopicRef::Name(name) });
+        let Some(old) = self.topic_names.get(name).cloned() else {
+            return Err(unknown(name));
         };
         let mut changed = Topic::clone(&old);
         for (name, value) in changes {
             match value {
-                Some(value) => changed.configs.insert(name, value),
-                None => changed.configs.remove(&name),
+                Some(value) => changed.configs.insert(name.clone(), value.clone()),
+                None => changed.configs.remove(name),
             };
         }
         check_configs(&changed.configs)
@@ -277,4 +278,8 @@ impl Catalog {
         self.topic_names.insert(Arc::clone(&changed.name), Arc::clone(&changed));
         changed
     }
+}
+
+fn unknown(name: &str) -> CatalogError {
+    CatalogError::UnknownTopic { topic: TopicRef::Name(name.to_owned()) }
 }

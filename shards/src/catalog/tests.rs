@@ -37,7 +37,7 @@ fn create(topic: NewTopic) -> CatalogCommand {
 }
 
 fn create_one(catalog: &mut Catalog, topic: NewTopic) -> Result<Arc<Topic>, CatalogError> {
-    match catalog.apply(create(topic)) {
+    match catalog.apply(&create(topic)) {
         CommandOutcome::TopicsCreated(mut results) => {
             assert_eq!(results.len(), 1);
             results.remove(0)
@@ -48,7 +48,7 @@ fn create_one(catalog: &mut Catalog, topic: NewTopic) -> Result<Arc<Topic>, Cata
 
 fn one_broker(shards: u16) -> Catalog {
     let mut catalog = Catalog::new();
-    assert_eq!(catalog.apply(register(1, shards)), CommandOutcome::BrokerRegistered);
+    assert_eq!(catalog.apply(&register(1, shards)), CommandOutcome::BrokerRegistered);
     catalog
 }
 
@@ -72,8 +72,8 @@ fn given_a_broker_when_topics_are_created_then_partitions_go_round_its_shards() 
 #[test]
 fn given_three_brokers_when_a_topic_has_three_replicas_then_each_is_on_another_node() {
     let mut catalog = one_broker(2);
-    catalog.apply(register(2, 1));
-    catalog.apply(register(3, 2));
+    catalog.apply(&register(2, 1));
+    catalog.apply(&register(3, 2));
     let mut topic = new_topic("a", 1, 2);
     for partition in &mut topic.partitions {
         partition.replicas = vec![ReplicaId(1), ReplicaId(2), ReplicaId(3)];
@@ -121,7 +121,7 @@ fn given_a_deleted_topic_when_it_is_created_again_then_its_groups_are_new() {
     create_one(&mut catalog, new_topic("a", 1, 2)).unwrap();
     let by_id = TopicRef::Id(TopicId(Uuid::from_u128(1)));
     let outcome =
-        catalog.apply(CatalogCommand::DeleteTopics { topics: vec![by_id.clone(), by_id.clone()] });
+        catalog.apply(&CatalogCommand::DeleteTopics { topics: vec![by_id.clone(), by_id.clone()] });
     let CommandOutcome::TopicsDeleted(results) = outcome else { panic!("{outcome:?}") };
     assert_eq!(results[0].as_ref().unwrap().groups, [GroupId(1), GroupId(2)]);
     assert_eq!(results[1], Err(CatalogError::UnknownTopic { topic: by_id }));
@@ -133,7 +133,7 @@ fn given_a_deleted_topic_when_it_is_created_again_then_its_groups_are_new() {
 #[test]
 fn given_producer_ids_when_taken_then_no_range_overlaps() {
     let mut catalog = one_broker(1);
-    let mut take = |count| catalog.apply(CatalogCommand::AllocateProducerIds { count });
+    let mut take = |count| catalog.apply(&CatalogCommand::AllocateProducerIds { count });
     let range = |first, count| CommandOutcome::ProducerIds(ProducerIdRange { first, count });
     assert_eq!(take(1000), range(0, 1000));
     assert_eq!(take(1), range(1000, 1));
@@ -154,21 +154,21 @@ fn given_a_topic_when_its_configs_and_partitions_change_then_the_rest_stays() {
         name: "a".to_owned(),
         changes: changes.iter().cloned().collect(),
     };
-    let outcome = catalog.apply(alter(&changes));
+    let outcome = catalog.apply(&alter(&changes));
     let CommandOutcome::TopicChanged(changed) = outcome else { panic!("{outcome:?}") };
     assert_eq!(changed.settings.max_message_bytes(), 77);
     assert_eq!(changed.partitions, before.partitions);
-    let bad = catalog.apply(alter(&[("max.message.bytes".to_owned(), Some("x".to_owned()))]));
+    let bad = catalog.apply(&alter(&[("max.message.bytes".to_owned(), Some("x".to_owned()))]));
     assert!(matches!(bad, CommandOutcome::Refused(CatalogError::InvalidConfig { .. })));
     let add = |total| CatalogCommand::CreatePartitions {
         name: "a".to_owned(),
         partitions: vec![NewPartition { replicas: vec![ReplicaId(9)] }],
         total,
     };
-    let outcome = catalog.apply(add(2));
+    let outcome = catalog.apply(&add(2));
     let CommandOutcome::TopicChanged(changed) = outcome else { panic!("{outcome:?}") };
     assert_eq!(changed.partitions.len(), 2);
-    let late = catalog.apply(add(2));
+    let late = catalog.apply(&add(2));
     assert!(matches!(late, CommandOutcome::Refused(CatalogError::PartitionCountChanged { .. })));
     assert_eq!(catalog.partition_count(), 2);
 }
@@ -178,7 +178,7 @@ fn given_a_broker_of_another_cluster_when_it_registers_then_it_is_refused() {
     let mut catalog = one_broker(1);
     let CatalogCommand::RegisterBroker { broker, .. } = register(2, 1) else { unreachable!() };
     let cluster_id = ClusterId(Uuid::from_u128(0xC2));
-    let outcome = catalog.apply(CatalogCommand::RegisterBroker { cluster_id, broker });
+    let outcome = catalog.apply(&CatalogCommand::RegisterBroker { cluster_id, broker });
     assert!(matches!(outcome, CommandOutcome::Refused(CatalogError::OtherCluster { .. })));
     assert_eq!(catalog.brokers().len(), 1);
 }
@@ -224,7 +224,7 @@ fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
         let bytes = command.encode().unwrap();
         assert_eq!(CatalogCommand::decode(&bytes).unwrap(), command);
         lines.push(hex(&bytes));
-        catalog.apply(command);
+        catalog.apply(&command);
     }
     let bytes = catalog.encode().unwrap();
     assert_eq!(Catalog::decode(&bytes).unwrap(), catalog);
@@ -294,11 +294,11 @@ proptest! {
                 prop_assert_eq!(&restored, &whole);
             }
             let before = whole.clone();
-            let outcome = whole.apply(command.clone());
+            let outcome = whole.apply(&command);
             if step < at {
-                restored.apply(command);
+                restored.apply(&command);
             } else {
-                prop_assert_eq!(restored.apply(command), outcome.clone());
+                prop_assert_eq!(restored.apply(&command), outcome.clone());
             }
             match outcome {
                 CommandOutcome::Refused(_) => prop_assert_eq!(&whole, &before),

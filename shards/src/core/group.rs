@@ -1,0 +1,444 @@
+//! One group: Raft, the state machine that its log drives, and what its leader has in flight.
+//!
+//! - I1: while this replica leads, `in_flight` holds its proposals that are not applied, in the order of their indices;
+//!   else it is empty.
+//! - I2: a leader proposes only once everything before its own term is applied, so that the producers' state and the
+//!   entries in flight together are the whole log.
+//! - I3: of a group that is being deleted nothing is applied any more; it stays until the deletion is durable, because
+//!   until then checkpoints must name it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use chronik_engine::batch::{BatchHeader, TimestampType};
+use chronik_engine::ids::{GroupId, Offset, RaftIndex, Term};
+use chronik_engine::tail_cache::CachedBatch;
+use chronik_engine::wal::RecoveredGroup;
+use chronik_engine::wal::record::{EntryKind, GroupCheckpoint, GroupMeta, LogEntry};
+use chronik_replication::{GroupConfig, RaftGroup, RecoveredLog};
+
+use super::producers::{ProducerBatch, Producers};
+use super::{
+    Ack, Appended, CoreConfig, CoreError, PRODUCERS_PER_PARTITION_MAX, ProduceError, ProduceResult,
+    RequiredAcks, Shared, Token,
+};
+use crate::catalog::{Catalog, CatalogCommand};
+
+/// What a group's log drives.
+#[derive(Debug)]
+pub(super) enum Machine {
+    /// A partition: its records lie in the log, only its producers are state.
+    Partition(Producers),
+    /// The META group.
+    Catalog(Arc<Catalog>),
+}
+
+/// The term that this replica leads.
+#[derive(Debug, Clone, Copy)]
+struct Leadership {
+    term: Term,
+    /// The entry with which the term began.
+    first_index: RaftIndex,
+}
+
+/// Whether a group is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// Its creation is on its way to the disk.
+    Creating,
+    Live,
+    /// Its deletion is on its way to the disk; `created` tells whether its creation is durable.
+    Deleting { created: bool },
+}
+
+/// A proposal of this leader that is not applied.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) index: RaftIndex,
+    pub(super) base_offset: Offset,
+    /// Who waits for it; nobody any more once they are answered.
+    pub(super) waiting: Option<(Token, RequiredAcks)>,
+    /// Duplicates of it that came meanwhile.
+    pub(super) duplicates: Vec<(Token, RequiredAcks)>,
+    pub(super) bytes: usize,
+    /// What its bytes keep alive.
+    pub(super) retained_bytes: usize,
+    pub(super) log_append_time_ms: i64,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) id: GroupId,
+    pub(super) raft: RaftGroup,
+    pub(super) machine: Machine,
+    pub(super) log_start_offset: Offset,
+    pub(super) in_flight: VecDeque<InFlight>,
+    /// Whether the group is in the list of dirty ones.
+    pub(super) is_dirty: bool,
+    /// What was proposed and not handed out by Raft.
+    pub(super) unstaged_bytes: usize,
+    pub(super) unstaged_entries: usize,
+    led: Option<Leadership>,
+    life: Life,
+}
+
+impl Group {
+    fn new(id: GroupId, raft: RaftGroup, machine: Machine, life: Life) -> Group {
+        Group {
+            id,
+            raft,
+            machine,
+            log_start_offset: Offset(0),
+            in_flight: VecDeque::new(),
+            is_dirty: false,
+            unstaged_bytes: 0,
+            unstaged_entries: 0,
+            led: None,
+            life,
+        }
+    }
+
+    /// A new group with an empty log.
+    pub(super) fn create(
+        config: &CoreConfig,
+        id: GroupId,
+        meta: GroupMeta,
+    ) -> Result<Group, CoreError> {
+        let raft = RaftGroup::new(raft_config(config, id), RecoveredLog::created(meta))
+            .map_err(|source| CoreError::Group { group: id, source })?;
+        let machine = Machine::restore(id, &[], config, 0)?;
+        Ok(Group::new(id, raft, machine, Life::Creating))
+    }
+
+    /// A group as the log has it.
+    pub(super) fn recover(
+        config: &CoreConfig,
+        recovered: RecoveredGroup,
+        now_ms: i64,
+    ) -> Result<Group, CoreError> {
+        let RecoveredGroup { checkpoint, hard_state, entries, last, log_start, log_start_offset } =
+            recovered;
+        let id = checkpoint.group;
+        let machine = Machine::restore(id, &checkpoint.state, config, now_ms)?;
+        // What cannot be read is found now, and not when it is committed and every replica stops on it.
+        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Command) {
+            CatalogCommand::decode(&entry.payload)
+                .map_err(|source| CoreError::Catalog { group: id, source })?;
+        }
+        let log = RecoveredLog::from_checkpoint(&checkpoint, hard_state, log_start, entries, last);
+        let raft = RaftGroup::new(raft_config(config, id), log)
+            .map_err(|source| CoreError::Group { group: id, source })?;
+        Ok(Group { log_start_offset, ..Group::new(id, raft, machine, Life::Live) })
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        !matches!(self.life, Life::Deleting { .. })
+    }
+
+    /// Whether the log knows of it.
+    pub(super) fn is_created(&self) -> bool {
+        matches!(self.life, Life::Live | Life::Deleting { created: true })
+    }
+
+    pub(super) fn on_created(&mut self) {
+        self.life = match self.life {
+            Life::Creating => Life::Live,
+            Life::Deleting { .. } => Life::Deleting { created: true },
+            Life::Live => unreachable!("group {} is created once", self.id),
+        };
+    }
+
+    /// Ends the group for everybody but the log (I3).
+    pub(super) fn delete(&mut self, shared: &mut Shared) {
+        self.drop_in_flight(shared, ProduceError::UnknownPartition);
+        self.led = None;
+        self.life = Life::Deleting { created: self.is_created() };
+    }
+
+    pub(super) fn catalog(&self) -> Option<&Arc<Catalog>> {
+        match &self.machine {
+            Machine::Catalog(catalog) => Some(catalog),
+            Machine::Partition(_) => None,
+        }
+    }
+
+    /// Up to here readers may see. Only a leader that [`Group::is_ready`] knows where that really is.
+    pub(super) fn high_watermark(&self) -> Offset {
+        self.raft.applied_end_offset()
+    }
+
+    /// Whether this replica takes proposals (I2).
+    pub(super) fn can_propose(&self) -> bool {
+        self.led.is_some_and(|led| self.raft.applied().next() >= led.first_index)
+    }
+
+    /// Whether this replica leads and its high watermark is up to date.
+    pub(super) fn is_ready(&self) -> bool {
+        self.led.is_some_and(|led| self.raft.applied() >= led.first_index)
+    }
+
+    pub(super) fn campaign_if_alone(&mut self, shared: &mut Shared) {
+        if self.is_live() && self.raft.meta().voters == [self.raft.replica()] {
+            self.raft.campaign();
+            self.observe_leadership(shared);
+            self.pump(shared);
+        }
+    }
+
+    pub(super) fn tick(&mut self, shared: &mut Shared) {
+        if self.is_live() && self.raft.tick() {
+            self.observe_leadership(shared);
+            self.pump(shared);
+        }
+    }
+
+    /// To be called after everything that may change who leads, before anything is proposed.
+    fn observe_leadership(&mut self, shared: &mut Shared) {
+        let leads = self.raft.is_leader().then(|| self.raft.term());
+        if leads == self.led.map(|led| led.term) {
+            return;
+        }
+        self.drop_in_flight(shared, ProduceError::NotLeader);
+        shared.waiters.wake_all(self.id, &mut shared.effects.wakes);
+        let first_index = self.raft.last_index();
+        self.led = leads.map(|term| Leadership { term, first_index });
+        if let Some(term) = leads {
+            assert!(self.raft.term_at(first_index) == Some(term), "a term begins with an entry");
+        }
+    }
+
+    /// Answers whoever waits for an entry, and forgets what the leader assumed ahead of the log.
+    pub(super) fn drop_in_flight(&mut self, shared: &mut Shared, error: ProduceError) {
+        for entry in self.in_flight.drain(..) {
+            shared.in_flight_bytes -= entry.bytes;
+            let tokens = entry.waiting.into_iter().chain(entry.duplicates);
+            shared.effects.replies.extend(tokens.map(|(token, _)| (token, Err(error))));
+        }
+        if let Machine::Partition(producers) = &mut self.machine {
+            producers.roll_back();
+        }
+    }
+
+    /// Does what Raft wants done, until it wants nothing more.
+    pub(super) fn pump(&mut self, shared: &mut Shared) {
+        if !self.is_live() {
+            return;
+        }
+        while self.raft.has_ready() {
+            let first = shared.out.records.len();
+            let number = self.raft.ready(&mut shared.out);
+            self.unstaged_bytes = 0;
+            self.unstaged_entries = 0;
+            match number {
+                Some(number) => shared.stage_ready(self.id, number, first),
+                None => assert!(shared.out.records.len() == first, "records without a number"),
+            }
+            shared.out.role = None;
+            shared.effects.messages.append(&mut shared.out.messages);
+            self.observe_leadership(shared);
+            self.apply_committed(shared);
+        }
+    }
+
+    fn apply_committed(&mut self, shared: &mut Shared) {
+        let mut committed = std::mem::take(&mut shared.out.committed);
+        let Some(last) = committed.last().map(|entry| entry.index) else { return };
+        for entry in committed.drain(..) {
+            self.apply(entry, shared);
+        }
+        shared.out.committed = committed;
+        self.raft.advance_applied(last);
+        let high_watermark = self.high_watermark();
+        shared.waiters.wake(self.id, high_watermark, &mut shared.effects.wakes);
+    }
+
+    fn apply(&mut self, entry: LogEntry, shared: &mut Shared) {
+        let own = self.take_own(entry.index);
+        let mut ack = None;
+        match entry.kind {
+            EntryKind::Noop => {}
+            EntryKind::Batch => self.apply_batch(&entry, shared.now_ms),
+            EntryKind::Command => ack = Some(self.apply_command(&entry, shared)),
+            EntryKind::ConfChange => {
+                let applied = self.raft.apply_conf_change(&entry);
+                assert!(applied.is_ok(), "group {}: a committed change: {applied:?}", self.id);
+            }
+        }
+        if let Some(own) = &own {
+            assert!(own.base_offset == entry.base_offset, "an offset is given out once");
+            shared.in_flight_bytes -= own.bytes;
+            let ack = ack.unwrap_or_else(|| Ack::Appended(self.appended(own)));
+            let tokens = own.waiting.iter().chain(&own.duplicates);
+            shared.effects.replies.extend(tokens.map(|(token, _)| (*token, Ok(ack.clone()))));
+        }
+        if entry.kind == EntryKind::Batch && is_whole(&entry) {
+            let retained_bytes = own.map_or(0, |own| own.retained_bytes).max(entry.payload.len());
+            shared.tail.insert(self.id, cached(entry), retained_bytes);
+        }
+    }
+
+    /// The proposal of this leader that became the entry at `index`.
+    fn take_own(&mut self, index: RaftIndex) -> Option<InFlight> {
+        let front = self.in_flight.front()?.index;
+        assert!(front >= index, "I1: {front} was applied before {index}");
+        if front == index { self.in_flight.pop_front() } else { None }
+    }
+
+    fn apply_batch(&mut self, entry: &LogEntry, now_ms: i64) {
+        let Machine::Partition(producers) = &mut self.machine else {
+            unreachable!("group {}: a batch in the catalog's log", self.id)
+        };
+        let header = BatchHeader::read(&entry.payload);
+        assert!(header.is_some(), "group {}: entry {} is no batch", self.id, entry.index);
+        if let Some(batch) = header.as_ref().and_then(producer_batch) {
+            producers.apply(&batch, entry.base_offset, entry.index, now_ms);
+        }
+    }
+
+    fn apply_command(&mut self, entry: &LogEntry, shared: &mut Shared) -> Ack {
+        let Machine::Catalog(catalog) = &mut self.machine else {
+            unreachable!("group {}: a command in a partition's log", self.id)
+        };
+        let command = match CatalogCommand::decode(&entry.payload) {
+            Ok(command) => command,
+            // Ours were encoded by propose, recovered ones were read before.
+            Err(error) => unreachable!("group {}: entry {}: {error}", self.id, entry.index),
+        };
+        let outcome = Arc::make_mut(catalog).apply(&command);
+        shared.effects.catalog = Some(Arc::clone(catalog));
+        Ack::Command(outcome)
+    }
+
+    /// Answers those who wait for the leader's disk only.
+    pub(super) fn release_durable(&mut self, shared: &mut Shared) {
+        let durable = self.raft.last_durable().index;
+        for at in 0..self.in_flight.len() {
+            if self.in_flight[at].index > durable {
+                return;
+            }
+            let appended = self.appended(&self.in_flight[at]);
+            let own = &mut self.in_flight[at];
+            let is_done = |waiting: &(Token, RequiredAcks)| waiting.1 != RequiredAcks::All;
+            let mut reply = |(token, _): (Token, RequiredAcks)| {
+                shared.effects.replies.push((token, Ok(Ack::Appended(appended))));
+            };
+            own.waiting.take_if(|waiting| is_done(waiting)).map(&mut reply);
+            own.duplicates.extract_if(.., |waiting| is_done(waiting)).for_each(&mut reply);
+        }
+    }
+
+    /// What to tell whoever proposed this.
+    pub(super) fn appended(&self, own: &InFlight) -> Appended {
+        Appended {
+            base_offset: own.base_offset,
+            log_append_time_ms: own.log_append_time_ms,
+            log_start_offset: self.log_start_offset,
+            leader_epoch: self.raft.term(),
+        }
+    }
+
+    pub(super) fn producers(&self) -> usize {
+        match &self.machine {
+            Machine::Partition(producers) => producers.len(),
+            Machine::Catalog(_) => 0,
+        }
+    }
+
+    pub(super) fn expire_producers(&mut self, before_ms: i64, count_max: usize) {
+        if let Machine::Partition(producers) = &mut self.machine {
+            producers.expire(before_ms, count_max);
+        }
+    }
+
+    pub(super) fn checkpoint(&self) -> GroupCheckpoint {
+        let state = self.machine.encode();
+        self.raft.checkpoint_parts().into_checkpoint(self.log_start_offset, state)
+    }
+
+    pub(super) fn first_index_needed(&self) -> RaftIndex {
+        match self.machine {
+            // Records are read from the log.
+            Machine::Partition(_) => self.raft.log_start().index.next(),
+            // The catalog is in every checkpoint; its log only leads from one to the next.
+            Machine::Catalog(_) => self.raft.applied().next(),
+        }
+    }
+}
+
+impl Machine {
+    fn restore(
+        group: GroupId,
+        state: &[u8],
+        config: &CoreConfig,
+        now_ms: i64,
+    ) -> Result<Machine, CoreError> {
+        debug_assert!(config.producer_expiration_ms > 0, "producers are remembered for a while");
+        if group == GroupId::META {
+            let catalog =
+                Catalog::decode(state).map_err(|source| CoreError::Catalog { group, source })?;
+            return Ok(Machine::Catalog(Arc::new(catalog)));
+        }
+        Producers::decode(state, PRODUCERS_PER_PARTITION_MAX, now_ms)
+            .map(Machine::Partition)
+            .map_err(|source| CoreError::Producers { group, source })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Machine::Partition(producers) => producers.encode(),
+            Machine::Catalog(catalog) => match catalog.encode() {
+                Ok(state) => state,
+                Err(error) => unreachable!("encoding into memory does not fail: {error}"),
+            },
+        }
+    }
+}
+
+/// Replicas of a group must draw different timeouts, and one that starts again others than before: the node's seed and
+/// the group's number make them.
+fn raft_config(config: &CoreConfig, group: GroupId) -> GroupConfig {
+    GroupConfig::new(group, config.seed ^ group.0.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// What the state machine needs of a batch: nothing if no producer stands behind its sequence numbers.
+pub(super) fn producer_batch(header: &BatchHeader) -> Option<ProducerBatch> {
+    let named = header.producer_id >= 0 && header.base_sequence >= 0 && !header.is_control();
+    named.then(|| ProducerBatch {
+        producer_id: header.producer_id,
+        epoch: header.producer_epoch,
+        first_sequence: header.base_sequence,
+        record_count: header.record_count.unsigned_abs(),
+    })
+}
+
+/// The broker's time in a batch that bears it, else -1.
+pub(super) fn log_append_time_ms(header: &BatchHeader) -> i64 {
+    match header.timestamp_type() {
+        TimestampType::LogAppendTime => header.max_timestamp_ms,
+        TimestampType::CreateTime => -1,
+    }
+}
+
+/// Whether the entry has all of its batch: those recovered from the log have only the header.
+fn is_whole(entry: &LogEntry) -> bool {
+    BatchHeader::read(&entry.payload)
+        .and_then(|header| header.size().ok())
+        .is_some_and(|size| size == entry.payload.len())
+}
+
+fn cached(entry: LogEntry) -> CachedBatch {
+    CachedBatch {
+        base_offset: entry.base_offset,
+        offset_count: entry.offset_count,
+        epoch: entry.term,
+        max_timestamp_ms: entry.max_timestamp_ms,
+        bytes: entry.payload,
+    }
+}
+
+/// The result that a token of a batch gets.
+pub(super) fn acked(appended: Appended) -> ProduceResult {
+    Ok(Ack::Appended(appended))
+}
+

@@ -1,0 +1,366 @@
+//! The sans-I/O core of a shard: all that must be right, and nothing that is fast or slow.
+//!
+//! It holds the Raft groups of the shard's partitions, and on shard 0 the META group with the catalog; it gives out
+//! offsets, checks producers, knows what is committed and who waits for what. The shell feeds it with proposals, ticks
+//! and "this block is durable", and does what [`Effects`] says. It owns no clock, file, socket, lock or randomness: the
+//! same calls give the same answers, so a simulator can run it from a seed.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `group` | one group: Raft, its state machine, the leader's entries in flight |
+//! | `produce` | checks and proposals |
+//! | `commit` | blocks out, durability in, application of what is committed |
+//! | `read` | what may be read, and from where |
+//! | [`producers`] | sequence numbers of idempotent producers |
+//! | `waiters` | fetches that wait for data |
+//!
+//! Invariants:
+//! - I1: every token is answered exactly once, whatever becomes of its entry.
+//! - I2: an acknowledged entry is durable, and for acks=all committed.
+//! - I3: readers see only what is applied, which is committed and durable; never beyond.
+//! - I4: a leader answers readers and names a high watermark only once an entry of its own term is applied: before
+//!   that its commit index may lag behind what was acknowledged.
+//! - I5: checkpoints say only what is durable, of every group whose creation is durable and whose deletion is not.
+//! - I6: records leave for the log in the order in which they arose.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use chronik_engine::ids::{GroupId, NodeId, Offset, RaftIndex, ShardId, Term};
+use chronik_engine::tail_cache::TailCache;
+use chronik_engine::wal::RecoveredGroup;
+use chronik_engine::wal::record::{GroupCheckpoint, GroupMeta, WalRecord};
+use chronik_replication::{PeerMessage, ReadyOutput};
+
+mod commit;
+mod error;
+mod group;
+mod hash;
+mod produce;
+pub mod producers;
+mod read;
+mod waiters;
+
+pub use commit::PendingBlock;
+pub use error::{CoreError, FetchError, ProduceError};
+pub use read::{PartitionView, ReadPlan};
+
+use self::commit::Unit;
+use self::group::Group;
+use self::waiters::Waiters;
+use crate::catalog::{Catalog, CommandOutcome};
+
+/// Producers that one partition remembers; beyond that the one that was silent longest is forgotten. A client with
+/// a forgotten producer goes on as an unknown one.
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 5_000;
+
+/// Groups that one tick looks at for expired producers.
+const EXPIRY_GROUPS_PER_TICK: usize = 16;
+
+/// Producers of one group that one tick forgets.
+const EXPIRY_PRODUCERS_PER_GROUP: usize = 64;
+
+/// What a core is made for.
+#[derive(Debug, Clone)]
+pub struct CoreConfig {
+    /// The shard.
+    pub shard: ShardId,
+    /// The node it belongs to.
+    pub node: NodeId,
+    /// Where election timeouts come from.
+    pub seed: u64,
+    /// Bytes of produce requests that the tail cache may keep alive.
+    pub tail_cache_bytes: usize,
+    /// Bytes of batches that may be proposed and not applied. One batch is always let through.
+    pub in_flight_bytes_max: usize,
+    /// How long a producer is remembered after its last batch.
+    pub producer_expiration_ms: i64,
+}
+
+/// Names a produce or a command that waits for its fate. Given by the shell; comes back once in [`Effects::replies`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// Names a fetch that waits for data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaiterId(pub u64);
+
+/// What a producer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequiredAcks {
+    /// Nothing; its token comes back when the leader has the batch on disk.
+    None,
+    /// The leader has it on disk.
+    Leader,
+    /// A quorum has it on disk.
+    All,
+}
+
+impl RequiredAcks {
+    /// As a produce request has it.
+    #[must_use]
+    pub fn from_wire(acks: i16) -> Option<RequiredAcks> {
+        match acks {
+            0 => Some(RequiredAcks::None),
+            1 => Some(RequiredAcks::Leader),
+            -1 => Some(RequiredAcks::All),
+            _ => None,
+        }
+    }
+}
+
+/// Where a batch went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of its first record; of a duplicate, the one that it got the first time.
+    pub base_offset: Offset,
+    /// The broker's time if the batch bears it, else -1.
+    pub log_append_time_ms: i64,
+    /// The first offset of the partition.
+    pub log_start_offset: Offset,
+    /// The epoch of the leader that took it.
+    pub leader_epoch: Term,
+}
+
+/// The good end of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ack {
+    /// Of a batch.
+    Appended(Appended),
+    /// Of a command.
+    Command(CommandOutcome),
+}
+
+/// The end of a token.
+pub type ProduceResult = Result<Ack, ProduceError>;
+
+/// What the shell must do.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Tokens that have found their end. Those of one group are in the order of its log.
+    pub replies: Vec<(Token, ProduceResult)>,
+    /// Fetches that should look again.
+    pub wakes: Vec<WaiterId>,
+    /// The catalog, if it has changed.
+    pub catalog: Option<Arc<Catalog>>,
+    /// Messages for other replicas.
+    pub messages: Vec<PeerMessage>,
+}
+
+/// What groups share.
+#[derive(Debug)]
+struct Shared {
+    config: CoreConfig,
+    now_ms: i64,
+    tail: TailCache,
+    waiters: Waiters,
+    effects: Effects,
+    in_flight_bytes: usize,
+    /// Records that wait for a block, and where they come from.
+    out: ReadyOutput,
+    units: VecDeque<Unit>,
+    unit_bytes: usize,
+    /// An empty vector with capacity, for the next block.
+    spare_records: Vec<WalRecord>,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct ShardCore {
+    shared: Shared,
+    groups: BTreeMap<GroupId, Group>,
+    /// Groups with proposals that Raft has not handed out, each once.
+    dirty: VecDeque<GroupId>,
+    is_storage_full: bool,
+    is_stopped: bool,
+    expiry_cursor: GroupId,
+}
+
+impl ShardCore {
+    /// Goes on where the log says the shard stopped. What is known to be committed is applied; nothing is led before
+    /// [`ShardCore::start`].
+    ///
+    /// # Errors
+    /// If what was recovered is not coherent.
+    pub fn new(
+        config: CoreConfig,
+        recovered: Vec<RecoveredGroup>,
+        now_ms: i64,
+    ) -> Result<ShardCore, CoreError> {
+        let tail = TailCache::new(config.tail_cache_bytes);
+        let mut core = ShardCore {
+            shared: Shared {
+                config,
+                now_ms,
+                tail,
+                waiters: Waiters::default(),
+                effects: Effects::default(),
+                in_flight_bytes: 0,
+                out: ReadyOutput::default(),
+                units: VecDeque::new(),
+                unit_bytes: 0,
+                spare_records: Vec::new(),
+            },
+            groups: BTreeMap::new(),
+            dirty: VecDeque::new(),
+            is_storage_full: false,
+            is_stopped: false,
+            expiry_cursor: GroupId::META,
+        };
+        for recovered in recovered {
+            let id = recovered.checkpoint.group;
+            let group = Group::recover(&core.shared.config, recovered, now_ms)?;
+            if core.groups.insert(id, group).is_some() {
+                return Err(CoreError::DuplicateGroup { group: id });
+            }
+        }
+        for group in core.groups.values_mut() {
+            group.pump(&mut core.shared);
+        }
+        Ok(core)
+    }
+
+    /// Lets groups that have no other voter elect themselves, now and not after an election timeout.
+    pub fn start(&mut self) {
+        for group in self.groups.values_mut() {
+            group.campaign_if_alone(&mut self.shared);
+        }
+    }
+
+    /// Places a group here. If it is its only voter, this replica leads it at once.
+    ///
+    /// # Errors
+    /// If the placement makes no sense.
+    pub fn try_create_group(&mut self, id: GroupId, meta: GroupMeta) -> Result<(), CoreError> {
+        if self.groups.contains_key(&id) {
+            return Err(CoreError::DuplicateGroup { group: id });
+        }
+        let record = WalRecord::GroupCreated { group: id, meta: meta.clone() };
+        let mut group = Group::create(&self.shared.config, id, meta)?;
+        self.shared.stage(Unit::created(id), record);
+        group.campaign_if_alone(&mut self.shared);
+        self.groups.insert(id, group);
+        Ok(())
+    }
+
+    /// As [`ShardCore::try_create_group`], for a placement that the catalog names: it is coherent.
+    pub fn create_group(&mut self, id: GroupId, meta: GroupMeta) {
+        let created = self.try_create_group(id, meta);
+        assert!(created.is_ok(), "{created:?}");
+    }
+
+    /// Removes a group with its log. Whoever waits for one of its entries or for its data is told now.
+    pub fn delete_group(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else { return };
+        group.delete(&mut self.shared);
+        self.shared.stage(Unit::deleted(id), WalRecord::GroupDeleted { group: id });
+        self.shared.tail.remove_group(id);
+        self.shared.waiters.wake_all(id, &mut self.shared.effects.wakes);
+    }
+
+    /// The groups that are placed here.
+    pub fn group_ids(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.iter().filter(|(_, group)| group.is_live()).map(|(id, _)| *id)
+    }
+
+    /// Time has passed; `now_ms` is the wall clock.
+    pub fn tick(&mut self, now_ms: i64) {
+        self.shared.now_ms = now_ms;
+        for group in self.groups.values_mut() {
+            group.tick(&mut self.shared);
+        }
+        self.expire_producers();
+    }
+
+    /// Looks at a few groups each time, so that a tick costs the same however many there are.
+    fn expire_producers(&mut self) {
+        let before_ms =
+            self.shared.now_ms.saturating_sub(self.shared.config.producer_expiration_ms);
+        let from = (Bound::Excluded(self.expiry_cursor), Bound::Unbounded);
+        let mut last = GroupId::META;
+        for (looked, (id, group)) in self.groups.range_mut(from).enumerate() {
+            if looked == EXPIRY_GROUPS_PER_TICK {
+                break;
+            }
+            group.expire_producers(before_ms, EXPIRY_PRODUCERS_PER_GROUP);
+            last = *id;
+        }
+        let at_end = self.groups.last_key_value().is_none_or(|(id, _)| *id == last);
+        self.expiry_cursor = if at_end { GroupId::META } else { last };
+    }
+
+    /// What every group of the log needs so that the log before may be forgotten (I5).
+    #[must_use]
+    pub fn checkpoints(&self) -> Vec<GroupCheckpoint> {
+        let durable = self.groups.values().filter(|group| group.is_created());
+        durable.map(Group::checkpoint).collect()
+    }
+
+    /// The first entry of a group that readers or its state machine still need; `None` if nothing of it is.
+    #[must_use]
+    pub fn first_index_needed(&self, group: GroupId) -> Option<RaftIndex> {
+        self.live(group).map(Group::first_index_needed)
+    }
+
+    /// The catalog, on the shard that has the META group.
+    #[must_use]
+    pub fn catalog(&self) -> Option<Arc<Catalog>> {
+        self.live(GroupId::META).and_then(Group::catalog).map(Arc::clone)
+    }
+
+    /// Whether there is room for the log to grow. While there is not, batches and commands are refused.
+    pub fn set_storage_full(&mut self, is_full: bool) {
+        self.is_storage_full = is_full;
+    }
+
+    /// Whether batches are refused for want of room.
+    #[must_use]
+    pub fn storage_full(&self) -> bool {
+        self.is_storage_full
+    }
+
+    /// Answers every token and wakes every waiter; nothing is proposed any more. What is in flight may still become
+    /// durable.
+    pub fn abort_all(&mut self) {
+        self.is_stopped = true;
+        for group in self.groups.values_mut() {
+            group.drop_in_flight(&mut self.shared, ProduceError::ShuttingDown);
+        }
+        self.shared.waiters.drain(&mut self.shared.effects.wakes);
+    }
+
+    /// What there is to do. To be called after every other call.
+    pub fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.shared.effects)
+    }
+
+    /// Bytes of batches that are proposed and not applied.
+    #[must_use]
+    pub fn in_flight_bytes(&self) -> usize {
+        self.shared.in_flight_bytes
+    }
+
+    /// Bytes of produce requests that the tail cache keeps alive.
+    #[must_use]
+    pub fn tail_cache_bytes(&self) -> usize {
+        self.shared.tail.bytes_retained()
+    }
+
+    /// Fetches that wait for data.
+    #[must_use]
+    pub fn waiting_fetches(&self) -> usize {
+        self.shared.waiters.len()
+    }
+
+    fn live(&self, group: GroupId) -> Option<&Group> {
+        self.groups.get(&group).filter(|group| group.is_live())
+    }
+
+    fn live_mut(&mut self, group: GroupId) -> Option<&mut Group> {
+        self.groups.get_mut(&group).filter(|group| group.is_live())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! Proposals: the checks before an entry gets its place in a log, and the place itself.
+
+use chronik_engine::batch::RecordBatch;
+use chronik_engine::ids::GroupId;
+use chronik_engine::wal::record::EntryKind;
+use chronik_replication::{ProposeError, ProposedEntry};
+
+use super::commit::{UNIT_BYTES_MAX, UNIT_ENTRIES_MAX};
+use super::group::{Group, InFlight, Machine, acked, log_append_time_ms, producer_batch};
+use super::producers::{ProducerBatch, Verdict};
+use super::{Appended, ProduceError, RequiredAcks, Shared, ShardCore, Token};
+use crate::catalog::CatalogCommand;
+
+impl ShardCore {
+    /// Appends a batch to a partition in memory. On return its place against all other batches of the partition is
+    /// fixed; `token` comes back once with its fate. `retained_bytes` is what the batch keeps alive: the frame it came
+    /// in. After an error the token does not come back.
+    ///
+    /// # Errors
+    /// Why the batch is not taken.
+    pub fn propose_batch(
+        &mut self,
+        group: GroupId,
+        batch: RecordBatch,
+        acks: RequiredAcks,
+        retained_bytes: usize,
+        token: Token,
+    ) -> Result<(), ProduceError> {
+        self.check_open()?;
+        let is_storage_full = self.is_storage_full;
+        let Some(target) = self.groups.get_mut(&group).filter(|group| group.is_live()) else {
+            return Err(ProduceError::UnknownPartition);
+        };
+        if !target.can_propose() {
+            return Err(ProduceError::NotLeader);
+        }
+        let producer = check_kind(&batch)?;
+        if let Some(producer) = &producer
+            && target.answer_duplicate(producer, (token, acks), &mut self.shared)?
+        {
+            return Ok(());
+        }
+        if is_storage_full {
+            return Err(ProduceError::StorageFull);
+        }
+        self.shared.check_in_flight(batch.size())?;
+        let waiting = Waiting { token, acks, retained_bytes };
+        target.propose_batch(batch, producer, waiting, &mut self.shared)?;
+        self.after_proposal(group);
+        Ok(())
+    }
+
+    /// Appends a change to the catalog's log, on the shard that has it. As [`ShardCore::propose_batch`].
+    ///
+    /// # Errors
+    /// Why the command is not taken.
+    pub fn propose_command(
+        &mut self,
+        command: &CatalogCommand,
+        token: Token,
+    ) -> Result<(), ProduceError> {
+        self.check_open()?;
+        let is_storage_full = self.is_storage_full;
+        let target = self.live_mut(GroupId::META).ok_or(ProduceError::UnknownPartition)?;
+        if !target.can_propose() {
+            return Err(ProduceError::NotLeader);
+        }
+        if is_storage_full {
+            return Err(ProduceError::StorageFull);
+        }
+        let payload = match command.encode() {
+            Ok(payload) => payload,
+            Err(error) => unreachable!("encoding into memory does not fail: {error}"),
+        };
+        let Some(target) = self.groups.get_mut(&GroupId::META) else {
+            return Err(ProduceError::UnknownPartition);
+        };
+        self.shared.check_in_flight(payload.len())?;
+        let bytes = payload.len();
+        let entry = ProposedEntry {
+            kind: EntryKind::Command,
+            offset_count: 0,
+            max_timestamp_ms: -1,
+            payload: payload.into(),
+        };
+        let waiting = Waiting { token, acks: RequiredAcks::All, retained_bytes: bytes };
+        target.propose(entry, -1, waiting, &mut self.shared)?;
+        self.after_proposal(GroupId::META);
+        Ok(())
+    }
+
+    fn check_open(&self) -> Result<(), ProduceError> {
+        if self.is_stopped { Err(ProduceError::ShuttingDown) } else { Ok(()) }
+    }
+
+    /// Sees to it that the next block takes the proposal in.
+    fn after_proposal(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if group.unstaged_bytes >= UNIT_BYTES_MAX || group.unstaged_entries >= UNIT_ENTRIES_MAX {
+            group.pump(&mut self.shared);
+        } else if !group.is_dirty {
+            group.is_dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+}
+
+/// Refuses what clients may not append, and finds the producer.
+fn check_kind(batch: &RecordBatch) -> Result<Option<ProducerBatch>, ProduceError> {
+    if batch.is_control() {
+        return Err(ProduceError::ControlBatch);
+    }
+    if batch.is_transactional() {
+        return Err(ProduceError::TransactionalBatch);
+    }
+    let producer = producer_batch(batch.header());
+    if producer.is_none() && batch.producer_id() >= 0 {
+        return Err(ProduceError::NoSequence { producer_id: batch.producer_id() });
+    }
+    Ok(producer)
+}
+
+/// Who waits for a proposal.
+struct Waiting {
+    token: Token,
+    acks: RequiredAcks,
+    retained_bytes: usize,
+}
+
+impl Shared {
+    fn check_in_flight(&self, bytes: usize) -> Result<(), ProduceError> {
+        let fits = self.in_flight_bytes + bytes <= self.config.in_flight_bytes_max;
+        if fits || self.in_flight_bytes == 0 { Ok(()) } else { Err(ProduceError::Overloaded) }
+    }
+}
+
+impl Group {
+    /// Checks the sequence. A duplicate is answered with the first one's fate: now, or when that is known. Says
+    /// whether it was one.
+    fn answer_duplicate(
+        &mut self,
+        batch: &ProducerBatch,
+        waiting: (Token, RequiredAcks),
+        shared: &mut Shared,
+    ) -> Result<bool, ProduceError> {
+        let Machine::Partition(producers) = &self.machine else {
+            return Err(ProduceError::UnknownPartition);
+        };
+        let Verdict::Duplicate { base_offset } = producers.check(batch)? else {
+            return Ok(false);
+        };
+        let at = self.in_flight.partition_point(|own| own.base_offset < base_offset);
+        let durable = self.raft.last_durable().index;
+        let original = self.in_flight.get_mut(at).filter(|own| own.base_offset == base_offset);
+        match original {
+            Some(own) if waiting.1 == RequiredAcks::All || own.index > durable => {
+                own.duplicates.push(waiting);
+            }
+            Some(_) | None => {
+                let appended = Appended {
+                    base_offset,
+                    log_append_time_ms: -1,
+                    log_start_offset: self.log_start_offset,
+                    leader_epoch: self.raft.term(),
+                };
+                shared.effects.replies.push((waiting.0, acked(appended)));
+            }
+        }
+        Ok(true)
+    }
+
+    fn propose_batch(
+        &mut self,
+        batch: RecordBatch,
+        producer: Option<ProducerBatch>,
+        waiting: Waiting,
+        shared: &mut Shared,
+    ) -> Result<(), ProduceError> {
+        if !matches!(self.machine, Machine::Partition(_)) {
+            return Err(ProduceError::UnknownPartition);
+        }
+        let log_append_time_ms = log_append_time_ms(batch.header());
+        let entry = ProposedEntry {
+            kind: EntryKind::Batch,
+            offset_count: batch.offset_count(),
+            max_timestamp_ms: batch.max_timestamp_ms(),
+            payload: batch.into_bytes(),
+        };
+        self.propose(entry, log_append_time_ms, waiting, shared)?;
+        let base_offset = self.in_flight.back().map(|own| own.base_offset);
+        if let (Some(producer), Some(base_offset), Machine::Partition(producers)) =
+            (producer, base_offset, &mut self.machine)
+        {
+            producers.propose(&producer, base_offset);
+        }
+        Ok(())
+    }
+
+    /// Gives an entry its index and its offset.
+    fn propose(
+        &mut self,
+        entry: ProposedEntry,
+        log_append_time_ms: i64,
+        waiting: Waiting,
+        shared: &mut Shared,
+    ) -> Result<(), ProduceError> {
+        let bytes = entry.payload.len();
+        let (index, base_offset) = self.raft.propose(entry).map_err(|error| match error {
+            ProposeError::Backlogged { .. } => ProduceError::Overloaded,
+            _ => ProduceError::NotLeader,
+        })?;
+        let in_order = self.in_flight.back().is_none_or(|last| last.index < index);
+        assert!(in_order, "entries in flight are in the order of their indices");
+        let Waiting { token, acks, retained_bytes } = waiting;
+        self.in_flight.push_back(InFlight {
+            index,
+            base_offset,
+            waiting: Some((token, acks)),
+            duplicates: Vec::new(),
+            bytes,
+            retained_bytes,
+            log_append_time_ms,
+        });
+        shared.in_flight_bytes += bytes;
+        self.unstaged_bytes += bytes;
+        self.unstaged_entries += 1;
+        Ok(())
+    }
+}

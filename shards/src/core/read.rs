@@ -1,0 +1,192 @@
+//! What may be read of a partition, and where it is found.
+
+use std::ops::Range;
+
+use chronik_engine::batch::leader_epoch;
+use chronik_engine::ids::{GroupId, Offset, Term};
+use chronik_engine::tail_cache::CachedBatch;
+use chronik_engine::wal::record::EpochStart;
+
+use super::group::Group;
+use super::{FetchError, ShardCore, WaiterId};
+
+/// Kafka's "no epoch" and "no offset".
+const UNDEFINED: (i32, Offset) = (-1, Offset(-1));
+
+/// A partition as this replica knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionView {
+    /// Whether this replica leads it.
+    pub is_leader: bool,
+    /// Whether it leads and its high watermark is up to date: whether it can be read.
+    pub is_ready: bool,
+    /// The current term.
+    pub leader_epoch: Term,
+    /// The first offset there is.
+    pub log_start_offset: Offset,
+    /// The offset after the last that may be read.
+    pub high_watermark: Offset,
+    /// The offset after the last record in the log, committed or not.
+    pub end_offset: Offset,
+    /// Producers that are remembered.
+    pub producers: usize,
+    epochs: Vec<EpochStart>,
+}
+
+impl PartitionView {
+    /// The epoch in which the record at `offset` was or will be appended; `None` for an empty log.
+    #[must_use]
+    pub fn epoch_of(&self, offset: Offset) -> Option<Term> {
+        let begun = self.epochs.partition_point(|start| start.offset <= offset);
+        begun.checked_sub(1).and_then(|at| self.epochs.get(at)).map(|start| start.epoch)
+    }
+}
+
+/// Where the answer to a fetch is.
+#[derive(Debug, Default)]
+pub struct ReadPlan {
+    /// The offset after the last that may be read.
+    pub high_watermark: Offset,
+    /// The first offset there is.
+    pub log_start_offset: Offset,
+    /// Batches in memory, the first of which holds the offset asked for. Their bytes are as the producer sent them.
+    pub batches: Vec<CachedBatch>,
+    /// If there are none: what to read from the log on disk, and no further.
+    pub disk: Option<Range<Offset>>,
+}
+
+impl ShardCore {
+    /// A partition, led here or not; `None` if it is not placed here.
+    #[must_use]
+    pub fn partition(&self, group: GroupId) -> Option<PartitionView> {
+        self.live(group).map(Group::view)
+    }
+
+    /// A partition for a client that believes in `current_leader_epoch` (-1: in none).
+    ///
+    /// # Errors
+    /// If it is not here, not led from here, or the client's epoch is another.
+    pub fn leader_view(
+        &self,
+        group: GroupId,
+        current_leader_epoch: i32,
+    ) -> Result<PartitionView, FetchError> {
+        self.leader(group, current_leader_epoch).map(Group::view)
+    }
+
+    /// Finds out what a fetch from `offset` gets, whole batches, about `bytes_max` of them. An offset between the high
+    /// watermark and the end of the log gets nothing yet, as in Kafka.
+    ///
+    /// # Errors
+    /// As [`ShardCore::leader_view`], or if there is no such offset.
+    pub fn plan_read(
+        &mut self,
+        group: GroupId,
+        offset: Offset,
+        bytes_max: usize,
+        current_leader_epoch: i32,
+    ) -> Result<ReadPlan, FetchError> {
+        let leader = self.leader(group, current_leader_epoch)?;
+        let high_watermark = leader.high_watermark();
+        let log_start_offset = leader.log_start_offset;
+        let end_offset = leader.raft.end_offset();
+        assert!(high_watermark <= end_offset, "what is committed is in the log");
+        if offset < log_start_offset || offset > end_offset {
+            return Err(FetchError::OffsetOutOfRange { offset, log_start_offset, end_offset });
+        }
+        let mut plan = ReadPlan { high_watermark, log_start_offset, ..ReadPlan::default() };
+        if offset >= high_watermark {
+            return Ok(plan);
+        }
+        let mut bytes = 0;
+        for batch in self.shared.tail.get(group, offset) {
+            bytes += batch.bytes.len();
+            let fits = bytes <= bytes_max || plan.batches.is_empty();
+            if !fits || batch.base_offset >= high_watermark {
+                break;
+            }
+            plan.batches.push(batch.clone());
+        }
+        if plan.batches.is_empty() {
+            plan.disk = Some(offset..high_watermark);
+        }
+        Ok(plan)
+    }
+
+    /// Lets a fetch wait until the partition has data at or after `beyond`, or something happens to it. It is woken at
+    /// once if that is so already.
+    pub fn wait_for_data(&mut self, group: GroupId, beyond: Offset, waiter: WaiterId) {
+        let waits = self.live(group).is_some_and(|g| g.is_ready() && g.high_watermark() <= beyond);
+        if !waits || self.is_stopped || !self.shared.waiters.add(group, beyond, waiter) {
+            self.shared.waiters.forget(waiter);
+            self.shared.effects.wakes.push(waiter);
+        }
+    }
+
+    /// Forgets a fetch that waits no longer.
+    pub fn forget_waiter(&mut self, waiter: WaiterId) {
+        self.shared.waiters.forget(waiter);
+    }
+
+    /// Where `epoch`, or the last one with records before it, ends: Kafka's `LeaderEpochFileCache.endOffsetFor`.
+    ///
+    /// # Errors
+    /// As [`ShardCore::leader_view`].
+    pub fn end_offset_for_epoch(
+        &self,
+        group: GroupId,
+        epoch: i32,
+        current_leader_epoch: i32,
+    ) -> Result<(i32, Offset), FetchError> {
+        let leader = self.leader(group, current_leader_epoch)?;
+        if epoch < 0 {
+            return Ok(UNDEFINED);
+        }
+        if epoch == leader_epoch(leader.raft.term()) {
+            return Ok((epoch, leader.raft.end_offset()));
+        }
+        // Kafka drops an epoch without records when the next one begins.
+        let epochs = leader.raft.epochs();
+        let nexts = epochs.iter().skip(1).map(Some).chain([None]);
+        let mut floor = None;
+        for (start, next) in epochs.iter().zip(nexts) {
+            let is_empty = next.is_some_and(|next| next.offset == start.offset);
+            if leader_epoch(start.epoch) > epoch {
+                if !is_empty {
+                    return Ok((floor.unwrap_or(epoch), start.offset));
+                }
+            } else if !is_empty {
+                floor = Some(leader_epoch(start.epoch));
+            }
+        }
+        Ok(UNDEFINED)
+    }
+
+    /// Kafka's order of checks: the epoch first, so that a client learns that its metadata is old.
+    fn leader(&self, group: GroupId, current_leader_epoch: i32) -> Result<&Group, FetchError> {
+        let leader = self.live(group).ok_or(FetchError::UnknownPartition)?;
+        let (epoch, current) = (current_leader_epoch, leader_epoch(leader.raft.term()));
+        if epoch >= 0 && epoch < current {
+            return Err(FetchError::FencedLeaderEpoch { epoch, current });
+        }
+        if epoch > current {
+            return Err(FetchError::UnknownLeaderEpoch { epoch, current });
+        }
+        if leader.is_ready() { Ok(leader) } else { Err(FetchError::NotLeader) }
+    }
+}
+
+impl Group {
+    fn view(&self) -> PartitionView {
+        PartitionView {
+            is_leader: self.can_propose(),
+            is_ready: self.is_ready(),
+            leader_epoch: self.raft.term(),
+            log_start_offset: self.log_start_offset,
+            high_watermark: self.high_watermark(),
+            end_offset: self.raft.end_offset(),
+            producers: self.producers(),
+            epochs: self.raft.epochs().to_vec(),
+        }
+    }
+}
