@@ -1,4 +1,6 @@
 //! The storage engine: what a record batch is, how it becomes durable, and how it is read back.
+pub mod batch;
+pub mod compression;
 pub mod disk;
 #[cfg(feature = "glommio")]
 pub mod disk_glommio;
@@ -6,4 +8,6 @@ pub mod disk_sim;
 pub mod disk_std;
 pub mod ids;
 pub mod limits;
+pub mod log_index;
+pub mod tail_cache;
 pub mod wal;

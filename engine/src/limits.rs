@@ -41,7 +41,7 @@ pub const TAIL_CACHE_BYTES_DEFAULT: usize = 64 * MIB;
 pub const IN_FLIGHT_BYTES_DEFAULT: usize = 64 * MIB;
 
 /// The smallest record batch: its header and one empty record.
-pub const BATCH_BYTES_MIN: usize = 61 + RECORD_BYTES_MIN;
+pub const BATCH_BYTES_MIN: usize = crate::batch::HEADER_BYTES + RECORD_BYTES_MIN;
 
 /// The smallest record: its length, attributes, two deltas, two absent fields and a count of no headers.
 pub const RECORD_BYTES_MIN: usize = 7;

@@ -1,6 +1,7 @@
 //! The production disk on real files. Scratch files lie under the build directory, as tmpfs would hide alignment
 //! errors: glommio turns direct I/O off there.
 #![cfg(feature = "glommio")]
+#![allow(clippy::unwrap_used)]
 
 use std::io::ErrorKind;
 use std::path::Path;
