@@ -1,0 +1,119 @@
+//! The command line of chronik-server: its grammar, and what the commands that need no running shards do.
+//!
+//! Never done here: reading variables other than through [`Environment`], starting shards.
+
+mod failure;
+mod grammar;
+mod latency;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+pub use failure::Failure;
+pub use grammar::{Cli, Command, ConfigCommand, LatencyArgs, ServerArgs};
+
+use crate::config::{self, ConfigError, ConfigErrors, FlagValue, Inputs, Loaded};
+
+/// The variables of the process, as text.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    /// What the process was started with. Bytes that are no text are replaced, which no known setting survives.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+        Environment(std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
+    }
+
+    /// The value of a variable.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What to do after the command line is understood.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The command was carried out.
+    Done,
+    /// Run the broker with these settings.
+    Serve(Box<Loaded>),
+}
+
+/// Carries out the command, or loads the settings to serve with.
+///
+/// # Errors
+/// What went wrong, with its exit code.
+pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure> {
+    let server = cli.server;
+    let load = |args: ServerArgs| load_settings(server.clone().overridden_by(args), environment);
+    match cli.command {
+        None => Ok(Outcome::Serve(Box::new(load(ServerArgs::default())?))),
+        Some(Command::Standalone(args)) => Ok(Outcome::Serve(Box::new(load(args)?))),
+        Some(Command::Config { command: ConfigCommand::Check(args) }) => {
+            let loaded = load(args)?;
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            print(&config::render_effective(&loaded.effective))
+        }
+        Some(Command::Config { command: ConfigCommand::Reference }) => {
+            let defaults = config::load(&Inputs::default())?;
+            print(&config::render_reference(&defaults.effective))
+        }
+        Some(Command::Latency(args)) => {
+            let address = match args.admin {
+                Some(address) => address,
+                None => load(args.server)?.config.admin_addr,
+            };
+            let format = latency::Format::of(args.json, args.hgrm);
+            print(&latency::fetch(address, &format)?)
+        }
+        Some(Command::Version) => print(&format!("chronik-server {}\n", *grammar::VERSION)),
+    }
+}
+
+/// Loads the settings from the file, the variables and these flags.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn load_settings(args: ServerArgs, environment: &Environment) -> Result<Loaded, ConfigErrors> {
+    let refused: Vec<ConfigError> = [
+        ("bootstrap", args.bootstrap),
+        ("join", args.join.is_some()),
+        ("take-over", args.take_over),
+    ]
+    .into_iter()
+    .filter(|(_, given)| *given)
+    .map(|(flag, _)| ConfigError::ClusterFlagNotAvailable { flag })
+    .collect();
+    if !refused.is_empty() {
+        return Err(ConfigErrors(refused));
+    }
+    let variable = environment.get("CHRONIK_CONFIG").filter(|value| !value.is_empty());
+    let file = args.config.clone().or_else(|| variable.map(PathBuf::from));
+    let flags = [
+        ("data_dir", "data-dir", args.data_dir),
+        ("node_id", "node-id", args.node_id),
+        ("kafka_port", "kafka-port", args.kafka_port),
+        ("advertised_addr", "advertised-addr", args.advertised_addr),
+        ("raft_addr", "raft-addr", args.raft_addr),
+    ];
+    let flags = flags
+        .into_iter()
+        .filter_map(|(key, flag, value)| Some(FlagValue { key, flag, value: value? }))
+        .collect();
+    config::load(&Inputs { file, environment: environment.0.clone(), flags })
+}
+
+/// Prints to standard output. A reader that has gone away (`| head`) is no failure.
+fn print(text: &str) -> Result<Outcome, Failure> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Output { source })
+        }
+        _ => Ok(Outcome::Done),
+    }
+}

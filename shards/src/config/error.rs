@@ -1,0 +1,168 @@
+//! What can be wrong with settings. Every message says where, what, and what to write instead.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use chronik_engine::ids::NodeId;
+use thiserror::Error;
+
+use super::given::Source;
+use super::kind::HostPort;
+
+/// One problem with the settings.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("{}: cannot read the configuration file: {source}; check --config", path.display())]
+    FileUnreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{}:{line}: not valid TOML: {problem}", path.display())]
+    FileSyntax { path: PathBuf, line: usize, problem: String },
+    #[error("{place}: unknown setting `{key}`{}", DidYouMean(hint))]
+    UnknownKey { place: Source, key: String, hint: Option<String> },
+    #[error("{place}: `{key}` ({feature}) is not available in this version; remove the setting")]
+    NotAvailable { place: Source, key: String, feature: &'static str },
+    #[error("{place}: `{section}` is a table of settings; write [{section}] and keys below it")]
+    SectionIsNotATable { place: Source, section: &'static str },
+    #[error("{place}: `{key}` = {value}: {problem}")]
+    BadValue { place: Source, key: &'static str, value: String, problem: ValueProblem },
+    #[error(
+        "kafka_addr listens on every interface ({kafka_addr}), which is no address that clients can connect to; \
+         set advertised_addr to the host name or address they use (--advertised-addr HOST:PORT or \
+         CHRONIK_ADVERTISED_ADDR)"
+    )]
+    AdvertisedAddressMissing { kafka_addr: std::net::SocketAddr },
+    #[error(
+        "kafka_port {kafka_port} + {distance} is beyond 65535, so `{key}` has no default; set `{key}`"
+    )]
+    DefaultPortBeyondRange { key: &'static str, kafka_port: u16, distance: u16 },
+    #[error("`{first}` and `{second}` are both port {port}; give each its own")]
+    PortUsedTwice { first: &'static str, second: &'static str, port: u16 },
+    #[error(
+        "cluster.nodes lists {nodes} nodes, but clustering is not available in this version; \
+         leave cluster.nodes out to run a single node"
+    )]
+    ClusteringNotAvailable { nodes: usize },
+    #[error(
+        "flag --{flag}: clustering is not available in this version; leave it out to run a single node"
+    )]
+    ClusterFlagNotAvailable { flag: &'static str },
+    #[error(
+        "cluster.nodes does not list this node (node_id = {node_id}); add it or correct node_id"
+    )]
+    NodeNotListed { node_id: NodeId },
+    #[error("cluster.nodes lists node {node_id} twice; ids are unique")]
+    NodeListedTwice { node_id: NodeId },
+    #[error("cluster.nodes uses the address {address} twice; every address is unique")]
+    NodeAddressTwice { address: HostPort },
+    #[error(
+        "cluster.nodes says clients reach node {node_id} at {listed}, but advertised_addr is {advertised}; \
+         make them the same"
+    )]
+    NodeAddressDiffers { node_id: NodeId, listed: HostPort, advertised: HostPort },
+    #[error(
+        "kafka.default_replication_factor = {factor}, but there is {nodes} node; it can be at most {nodes}"
+    )]
+    ReplicationFactorTooHigh { factor: u16, nodes: usize },
+    #[error(
+        "kafka.message_max_bytes = {message_max_bytes} does not fit a request of \
+         kafka.socket_request_max_bytes = {request_max_bytes}; lower the first or raise the second"
+    )]
+    MessageLargerThanRequest { message_max_bytes: usize, request_max_bytes: usize },
+}
+
+/// All problems of one load, in the order found.
+#[derive(Debug)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, error) in self.0.iter().enumerate() {
+            if position > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Something odd that does not keep the broker from starting.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConfigWarning {
+    #[error(
+        "OBJECT_STORE_BACKEND=local has no effect in this version: records stay in the write-ahead log"
+    )]
+    ObjectStoreIgnored,
+    #[error(
+        "environment variable {name} looks like one that Kubernetes makes for a service; ignored"
+    )]
+    ServiceVariableIgnored { name: String },
+}
+
+/// Why a value cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ValueProblem {
+    #[error("must be {expected}, not {found}")]
+    WrongType { expected: &'static str, found: &'static str },
+    #[error("must be a whole number{}, written without a unit", InUnit(*unit))]
+    NotAnInteger { unit: Option<&'static str> },
+    #[error("must be between {min} and {max}{}", InUnit(*unit))]
+    OutOfRange { min: u64, max: u64, unit: Option<&'static str> },
+    #[error("must be true or false")]
+    NotABoolean,
+    #[error("must not be empty")]
+    Empty,
+    #[error(
+        "must be an IP address and a port, such as 127.0.0.1:9092, 0.0.0.0:9092 or [::1]:9092; \
+         the name that clients use belongs into advertised_addr"
+    )]
+    NotAListenAddress,
+    #[error("must be a host and a port, such as broker1.example.net:9092")]
+    NotAHostPort,
+    #[error("must name its port, as in {host}:9092")]
+    PortMissing { host: String },
+    #[error("port 0 is not possible here; give a port between 1 and 65535")]
+    PortZero,
+    #[error(
+        "is an address to listen on, not one that clients can connect to; give a host name or address"
+    )]
+    AdvertisedUnspecified,
+    #[error("must be a list of tables {{ id, kafka_addr, raft_addr }}")]
+    NotANodeList,
+    #[error("node entry {entry} has no `{field}`")]
+    NodeFieldMissing { entry: usize, field: &'static str },
+    #[error("node entry {entry} has an unknown field `{field}`; known are id, kafka_addr, raft_addr")]
+    NodeFieldUnknown { entry: usize, field: String },
+    #[error(
+        "looks like the variable that Kubernetes makes for a service; set enableServiceLinks: false in the pod, \
+         or give the port as a number"
+    )]
+    ServiceLink,
+}
+
+struct DidYouMean<'a>(&'a Option<String>);
+
+impl fmt::Display for DidYouMean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(hint) => write!(f, "; did you mean `{hint}`?"),
+            None => f.write_str("; `chronik-server config reference` lists all settings"),
+        }
+    }
+}
+
+struct InUnit(Option<&'static str>);
+
+impl fmt::Display for InUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(unit) => write!(f, " ({unit})"),
+            None => Ok(()),
+        }
+    }
+}

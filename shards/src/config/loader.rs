@@ -1,0 +1,254 @@
+//! Turns what was given into a [`Config`]: takes each setting's value or default, checks ranges, then checks what
+//! settings must satisfy together.
+
+use std::collections::BTreeMap;
+
+use super::error::{ConfigError, ConfigErrors, ConfigWarning, ValueProblem};
+use super::given::{Given, Inputs, Source, collect};
+use super::kind::{HostPort, SettingType, written};
+use super::settings::{ADMIN_PORT_DISTANCE, Config, RAFT_PORT_DISTANCE};
+
+/// The values a numeric setting may have, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    pub min: u64,
+    pub max: u64,
+}
+
+/// One declared setting.
+#[derive(Debug, Clone, Copy)]
+pub struct SettingInfo {
+    /// The TOML key with its table: `wal.file_bytes`.
+    pub key: &'static str,
+    pub type_name: &'static str,
+    pub range: Option<Range>,
+    pub doc: &'static [&'static str],
+}
+
+impl SettingInfo {
+    /// The unit, which the name says.
+    #[must_use]
+    pub fn unit(&self) -> Option<&'static str> {
+        if self.key.ends_with("_ms") {
+            Some("milliseconds")
+        } else if self.key.ends_with("_bytes") {
+            Some("bytes")
+        } else {
+            None
+        }
+    }
+}
+
+/// A setting's value as it holds, in TOML, and where it comes from.
+#[derive(Debug, Clone)]
+pub struct Effective {
+    pub info: SettingInfo,
+    pub value: String,
+    pub source: Source,
+}
+
+/// The result of loading.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub effective: Vec<Effective>,
+    pub warnings: Vec<ConfigWarning>,
+}
+
+pub(super) struct Loader {
+    given: BTreeMap<&'static str, Given>,
+    effective: Vec<Effective>,
+    errors: Vec<ConfigError>,
+}
+
+/// Loads the settings from all sources.
+///
+/// # Errors
+/// All problems found, never only the first.
+pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
+    let mut collected = collect(inputs);
+    settle_kafka_port(&mut collected.given);
+    let mut loader =
+        Loader { given: collected.given, effective: Vec::new(), errors: collected.errors };
+    let mut config = Config::take(&mut loader);
+    loader.complete_addresses(&mut config);
+    loader.check_together(&config);
+    if !loader.errors.is_empty() {
+        return Err(ConfigErrors(loader.errors));
+    }
+    Ok(Loaded { config, effective: loader.effective, warnings: collected.warnings })
+}
+
+/// `kafka_port` stands for the port within `kafka_addr`: of the two the later source counts, and within one source
+/// the port, since it is the more particular of the two.
+fn settle_kafka_port(given: &mut BTreeMap<&'static str, Given>) {
+    let rank = |key: &str| given.get(key).map(|given| given.source.rank());
+    if rank("kafka_addr") > rank("kafka_port") {
+        given.remove("kafka_port");
+    }
+}
+
+impl Loader {
+    pub(super) fn setting<T: SettingType>(&mut self, info: SettingInfo, default: T) -> T {
+        let (value, source) = match self.given.remove(info.key) {
+            None => (default, Source::Default),
+            Some(Given { raw, source }) => match checked::<T>(&info, T::from_raw(&raw)) {
+                Ok(value) => (value, source),
+                Err(problem) => {
+                    let value = written(&raw);
+                    let place = source.clone();
+                    self.errors.push(ConfigError::BadValue {
+                        place,
+                        key: info.key,
+                        value,
+                        problem,
+                    });
+                    (default, source)
+                }
+            },
+        };
+        self.effective.push(Effective { info, value: value.to_toml(), source });
+        value
+    }
+
+    fn source(&self, key: &str) -> Source {
+        self.effective
+            .iter()
+            .find(|effective| effective.info.key == key)
+            .map_or(Source::Default, |effective| effective.source.clone())
+    }
+
+    fn replace<T: SettingType>(&mut self, key: &str, value: &T) {
+        let found = self.effective.iter_mut().find(|effective| effective.info.key == key);
+        if let Some(effective) = found {
+            effective.value = value.to_toml();
+        }
+    }
+
+    fn complete_addresses(&mut self, config: &mut Config) {
+        config.kafka_addr.set_port(config.kafka_port);
+        self.replace("kafka_addr", &config.kafka_addr);
+        if config.advertised_addr.port == 0 {
+            config.advertised_addr.port = config.kafka_port;
+            self.replace("advertised_addr", &config.advertised_addr);
+        }
+        if self.source("advertised_addr") == Source::Default {
+            config.advertised_addr = HostPort::from(config.kafka_addr);
+            self.replace("advertised_addr", &config.advertised_addr);
+        }
+    }
+
+    fn check_together(&mut self, config: &Config) {
+        // A value that was refused stands at its default here; what follows from it would only confuse.
+        if self.errors.iter().any(|error| matches!(error, ConfigError::BadValue { .. })) {
+            return;
+        }
+        self.check_addresses(config);
+        self.check_cluster(config);
+        let nodes = config.cluster.nodes.len().max(1);
+        let factor = config.kafka.default_replication_factor;
+        if usize::from(factor) > nodes {
+            self.errors.push(ConfigError::ReplicationFactorTooHigh { factor, nodes });
+        }
+        let message_max_bytes = config.kafka.message_max_bytes;
+        let request_max_bytes = config.kafka.socket_request_max_bytes;
+        if message_max_bytes > request_max_bytes {
+            self.errors
+                .push(ConfigError::MessageLargerThanRequest { message_max_bytes, request_max_bytes });
+        }
+    }
+
+    fn check_addresses(&mut self, config: &Config) {
+        let advertised_source = self.source("advertised_addr");
+        if config.advertised_addr.is_unspecified() {
+            self.errors.push(match advertised_source {
+                Source::Default => {
+                    ConfigError::AdvertisedAddressMissing { kafka_addr: config.kafka_addr }
+                }
+                place => ConfigError::BadValue {
+                    place,
+                    key: "advertised_addr",
+                    value: config.advertised_addr.to_toml(),
+                    problem: ValueProblem::AdvertisedUnspecified,
+                },
+            });
+        }
+        let kafka_port = config.kafka_port;
+        let defaulted = [
+            ("raft_addr", config.raft_addr, RAFT_PORT_DISTANCE),
+            ("admin_addr", config.admin_addr, ADMIN_PORT_DISTANCE),
+        ];
+        for (key, _, distance) in defaulted.iter().filter(|(_, address, _)| address.port() == 0) {
+            let distance = *distance;
+            self.errors.push(ConfigError::DefaultPortBeyondRange { key, kafka_port, distance });
+        }
+        let pairs = [
+            (("kafka_addr", config.kafka_addr), ("raft_addr", config.raft_addr)),
+            (("kafka_addr", config.kafka_addr), ("admin_addr", config.admin_addr)),
+            (("raft_addr", config.raft_addr), ("admin_addr", config.admin_addr)),
+        ];
+        for ((first, one), (second, other)) in pairs {
+            let same_interface =
+                one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+            if one.port() == other.port() && one.port() != 0 && same_interface {
+                self.errors.push(ConfigError::PortUsedTwice { first, second, port: one.port() });
+            }
+        }
+    }
+
+    fn check_cluster(&mut self, config: &Config) {
+        let nodes = &config.cluster.nodes;
+        for (at, node) in nodes.iter().enumerate() {
+            let before = &nodes[..at];
+            if before.iter().any(|other| other.id == node.id) {
+                self.errors.push(ConfigError::NodeListedTwice { node_id: node.id });
+            }
+            let taken = |address: &HostPort| {
+                before.iter().any(|other| other.kafka_addr == *address || other.raft_addr == *address)
+            };
+            for address in [&node.kafka_addr, &node.raft_addr] {
+                if taken(address) || (node.kafka_addr == node.raft_addr) {
+                    self.errors.push(ConfigError::NodeAddressTwice { address: address.clone() });
+                    break;
+                }
+            }
+        }
+        let Some(own) = nodes.iter().find(|node| node.id == config.node_id) else {
+            if !nodes.is_empty() {
+                self.errors.push(ConfigError::NodeNotListed { node_id: config.node_id });
+            }
+            return;
+        };
+        if nodes.len() > 1 {
+            self.errors.push(ConfigError::ClusteringNotAvailable { nodes: nodes.len() });
+        } else if own.kafka_addr != config.advertised_addr {
+            self.errors.push(ConfigError::NodeAddressDiffers {
+                node_id: own.id,
+                listed: own.kafka_addr.clone(),
+                advertised: config.advertised_addr.clone(),
+            });
+        }
+    }
+}
+
+/// Puts the setting's own range and unit into what the type alone could say.
+fn checked<T: SettingType>(
+    info: &SettingInfo,
+    value: Result<T, ValueProblem>,
+) -> Result<T, ValueProblem> {
+    let unit = info.unit();
+    let out_of_range = |range: Range| ValueProblem::OutOfRange { min: range.min, max: range.max, unit };
+    match value {
+        Ok(value) => match (value.number(), info.range) {
+            (Some(number), Some(range)) if number < range.min || number > range.max => {
+                Err(out_of_range(range))
+            }
+            _ => Ok(value),
+        },
+        Err(ValueProblem::NotAnInteger { .. }) => Err(ValueProblem::NotAnInteger { unit }),
+        Err(ValueProblem::OutOfRange { min, max, .. }) => {
+            Err(out_of_range(info.range.unwrap_or(Range { min, max })))
+        }
+        Err(problem) => Err(problem),
+    }
+}

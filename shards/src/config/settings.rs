@@ -1,0 +1,196 @@
+//! The declaration of every setting: name, type, range, default, and what it is for.
+//!
+//! This is the only place a setting is named. A default may use the settings declared above it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use chronik_engine::ids::NodeId;
+
+use super::kind::{ClusterNode, HostPort, SettingType};
+use super::loader::{Loader, Range, SettingInfo};
+
+/// The Raft port's distance from the Kafka port, unless `raft_addr` is given.
+pub(super) const RAFT_PORT_DISTANCE: u16 = 100;
+/// The admin port's distance from the Kafka port, unless `admin_addr` is given.
+pub(super) const ADMIN_PORT_DISTANCE: u16 = 200;
+
+const MIB: u64 = 1024 * 1024;
+const GIB: u64 = 1024 * MIB;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+macro_rules! settings {
+    (@range) => { None };
+    (@range $min:expr, $max:expr) => { Some(Range { min: $min, max: $max }) };
+
+    (@info $key:expr, $type:ty, [$($range:tt)*], [$($doc:literal),+]) => {
+        SettingInfo {
+            key: $key,
+            type_name: <$type as SettingType>::NAME,
+            range: settings!(@range $($range)*),
+            doc: &[$($doc),+],
+        }
+    };
+
+    (
+        $(#[doc = $root_doc:literal])+
+        $Root:ident {
+            $($(#[doc = $doc:literal])+ $field:ident: $type:ty $([$($range:tt)*])? = $default:expr;)*
+        }
+        $(
+            $(#[doc = $section_doc:literal])+
+            $section:ident: $Section:ident {
+                $($(#[doc = $inner_doc:literal])+
+                $inner:ident: $inner_type:ty $([$($inner_range:tt)*])? = $inner_default:expr;)*
+            }
+        )*
+    ) => {
+        $(#[doc = $root_doc])+
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $Root {
+            $($(#[doc = $doc])+ pub $field: $type,)*
+            $($(#[doc = $section_doc])+ pub $section: $Section,)*
+        }
+
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub struct $Section {
+                $($(#[doc = $inner_doc])+ pub $inner: $inner_type,)*
+            }
+        )*
+
+        /// Every setting, in the order of the reference.
+        pub static SETTINGS: &[SettingInfo] = &[
+            $(settings!(@info stringify!($field), $type, [$($($range)*)?], [$($doc),+]),)*
+            $($(settings!(
+                @info concat!(stringify!($section), ".", stringify!($inner)),
+                $inner_type, [$($($inner_range)*)?], [$($inner_doc),+]
+            ),)*)*
+        ];
+
+        /// The tables of the TOML file.
+        pub(super) static SECTIONS: &[&str] = &[$(stringify!($section)),*];
+
+        /// What a table of the TOML file is about.
+        #[must_use]
+        pub fn section_doc(section: &str) -> &'static [&'static str] {
+            match section {
+                $(stringify!($section) => &[$($section_doc),+],)*
+                _ => &[$($root_doc),+],
+            }
+        }
+
+        impl $Root {
+            /// Takes every setting from the loader, in order.
+            pub(super) fn take(loader: &mut Loader) -> $Root {
+                $(let $field: $type = loader.setting(
+                    settings!(@info stringify!($field), $type, [$($($range)*)?], [$($doc),+]),
+                    $default,
+                );)*
+                $(let $section = {
+                    $(let $inner: $inner_type = loader.setting(
+                        settings!(
+                            @info concat!(stringify!($section), ".", stringify!($inner)),
+                            $inner_type, [$($($inner_range)*)?], [$($inner_doc),+]
+                        ),
+                        $inner_default,
+                    );)*
+                    $Section { $($inner),* }
+                };)*
+                $Root { $($field,)* $($section),* }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Settings of this node.
+    Config {
+        /// This node's id: the broker id that Kafka clients see. Written into the data directory at first start.
+        node_id: NodeId [0, 2_147_483_647] = NodeId(1);
+        /// The directory that holds everything this node stores. One broker uses it at a time.
+        data_dir: PathBuf = PathBuf::from("./data");
+        /// Where Kafka clients connect. Without authentication, so the default is this machine only.
+        kafka_addr: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9092));
+        /// The port within kafka_addr, for when only the port is to change.
+        kafka_port: u16 [1, 65_535] = kafka_addr.port();
+        /// The address that clients are told to connect to; without a port, the Kafka port. Default: kafka_addr.
+        advertised_addr: HostPort = HostPort::from(kafka_addr);
+        /// Where other nodes connect. Default: the Kafka port + 100 on the address of kafka_addr.
+        raft_addr: SocketAddr = beside(kafka_addr.ip(), kafka_port, RAFT_PORT_DISTANCE);
+        /// Where /metrics, /health and /debug are served, without authentication. Default: the Kafka port + 200 on
+        /// this machine only.
+        admin_addr: SocketAddr = beside(LOOPBACK, kafka_port, ADMIN_PORT_DISTANCE);
+        /// The number of shards, each with a thread, a log and its partitions; 0 takes the number of cores. Fixed
+        /// when the data directory is made.
+        shards: u16 [0, 1024] = 0;
+    }
+
+    /// The write-ahead log, one per shard.
+    wal: WalConfig {
+        /// The size of a log file.
+        file_bytes: u64 [MIB, 16 * GIB] = 256 * MIB;
+        /// Space kept aside on the disk, given back when it is full so that the broker can still clean up.
+        ballast_bytes: u64 [0, 16 * GIB] = 64 * MIB;
+    }
+
+    /// Memory and limits of each shard.
+    shard: ShardConfig {
+        /// Memory for the newest records of each shard, from which consumers that keep up are served.
+        tail_cache_bytes: usize [MIB, 256 * GIB] = 64 * 1024 * 1024;
+        /// Requests in flight per shard; beyond it connections are not read until earlier ones are answered.
+        in_flight_bytes: usize [MIB, 256 * GIB] = 64 * 1024 * 1024;
+        /// How many partitions this node takes in all.
+        partitions_max: u32 [1, 1_000_000] = 20_000;
+    }
+
+    /// The nodes that form a cluster; the same list on every node.
+    cluster: ClusterConfig {
+        /// Each node's id, the address its clients use and the address other nodes use.
+        nodes: Vec<ClusterNode> = Vec::new();
+    }
+
+    /// What Kafka clients see; named as in Kafka, with underscores for dots.
+    kafka: KafkaConfig {
+        /// The largest request. A client that announces more is disconnected.
+        socket_request_max_bytes: usize [1024, 2_147_483_647] = 104_857_600;
+        /// How many connections this node takes.
+        connections_max: u32 [1, 1_000_000] = 10_000;
+        /// A connection without a request for this long is closed.
+        connections_idle_ms: u64 [1000, 30 * DAY_MS] = 600_000;
+        /// A request must have arrived completely this long after its first byte.
+        request_receive_timeout_ms: u64 [100, DAY_MS] = 30_000;
+        /// Whether a topic is created when a client asks for one that does not exist.
+        auto_create_topics_enable: bool = true;
+        /// Partitions of a topic whose creator does not say.
+        num_partitions: u32 [1, 10_000] = 1;
+        /// Replicas of a partition whose creator does not say. Default: 3, or the number of nodes if lower.
+        default_replication_factor: u16 [1, 32_767] = replicas_by_default(cluster.nodes.len());
+        /// The largest record batch, unless the topic says otherwise.
+        message_max_bytes: usize [64, 104_857_600] = 1_048_588;
+        /// An idempotent producer that is silent for this long is forgotten.
+        producer_id_expiration_ms: i64 [1000, 365 * DAY_MS] = 86_400_000;
+        /// How many topics there may be.
+        topics_max: u32 [1, 1_000_000] = 10_000;
+        /// The largest answer to a fetch, whatever the client asks for.
+        fetch_max_bytes: usize [1024, 2_147_483_647] = 57_671_680;
+        /// How many fetch sessions are remembered.
+        fetch_session_slots: usize [0, 1_000_000] = 1000;
+    }
+}
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The address `distance` ports above the Kafka port; port 0 where there is none, which the check refuses.
+fn beside(address: IpAddr, kafka_port: u16, distance: u16) -> SocketAddr {
+    SocketAddr::new(address, kafka_port.checked_add(distance).unwrap_or(0))
+}
+
+fn replicas_by_default(nodes: usize) -> u16 {
+    match nodes {
+        0 | 1 => 1,
+        2 => 2,
+        _ => 3,
+    }
+}

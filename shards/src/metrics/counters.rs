@@ -1,0 +1,127 @@
+//! The declaration of every counter and gauge of a shard.
+
+/// How the shards' values become the node's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Merge {
+    Sum,
+    Max,
+}
+
+/// Prometheus' metric types, of those that are used here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MetricType {
+    Counter,
+    Gauge,
+}
+
+/// Which labels a metric's samples carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// One sample per shard, labelled `shard`.
+    Shard,
+    /// One sample for the node, labelled `node_id`.
+    Node,
+}
+
+/// One declared metric.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MetricInfo {
+    pub name: &'static str,
+    pub metric_type: MetricType,
+    pub scope: Scope,
+    pub help: &'static str,
+    pub value: fn(&Counters) -> u64,
+}
+
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $field:ident: $name:literal $type:ident $merge:ident $scope:ident;)*) => {
+        /// The plain numbers of a shard. Counters only grow; gauges are set.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[doc = $help])+ pub $field: u64,)*
+        }
+
+        pub(super) static METRICS: &[MetricInfo] = &[
+            $(MetricInfo {
+                name: $name,
+                metric_type: MetricType::$type,
+                scope: Scope::$scope,
+                help: concat!($($help),+),
+                value: |counters| counters.$field,
+            },)*
+        ];
+
+        impl Counters {
+            /// Takes another shard's numbers in, each as its declaration says.
+            pub fn merge(&mut self, other: &Counters) {
+                $(self.$field = merged(Merge::$merge, self.$field, other.$field);)*
+            }
+        }
+    };
+}
+
+fn merged(how: Merge, one: u64, other: u64) -> u64 {
+    match how {
+        Merge::Sum => one.saturating_add(other),
+        Merge::Max => one.max(other),
+    }
+}
+
+counters! {
+    /// Produce requests answered, successful or not.
+    produce_requests: "chronik_produce_requests_total" Counter Sum Shard;
+    /// Bytes of record batches appended for producers.
+    produce_bytes: "chronik_produce_bytes_total" Counter Sum Shard;
+    /// Record batches appended for producers.
+    produce_batches: "chronik_produce_batches_total" Counter Sum Shard;
+    /// Fetch requests answered, successful or not.
+    fetch_requests: "chronik_fetch_requests_total" Counter Sum Shard;
+    /// Bytes of record batches sent to consumers.
+    fetch_bytes: "chronik_fetch_bytes_total" Counter Sum Shard;
+    /// Connections open now.
+    connections: "chronik_connections" Gauge Sum Shard;
+    /// Connections accepted.
+    connections_accepted: "chronik_connections_accepted_total" Counter Sum Shard;
+    /// Connections refused because of connections_max.
+    connections_refused: "chronik_connections_refused_total" Counter Sum Shard;
+    /// Bytes written to the write-ahead log, padding included.
+    wal_bytes: "chronik_wal_bytes_written_total" Counter Sum Shard;
+    /// Blocks written to the write-ahead log; each is one group commit.
+    wal_blocks: "chronik_wal_blocks_written_total" Counter Sum Shard;
+    /// Syncs of the write-ahead log.
+    wal_syncs: "chronik_wal_syncs_total" Counter Sum Shard;
+    /// Position in the active file of the write-ahead log, in bytes.
+    wal_position_bytes: "chronik_wal_position_bytes" Gauge Sum Shard;
+    /// Files of the write-ahead log.
+    wal_files: "chronik_wal_files" Gauge Sum Shard;
+    /// Memory of the tail cache.
+    tail_cache_bytes: "chronik_tail_cache_bytes" Gauge Sum Shard;
+    /// Fetches of a partition served from the tail cache.
+    tail_cache_hits: "chronik_tail_cache_hits_total" Counter Sum Shard;
+    /// Fetches of a partition that had to read the log.
+    tail_cache_misses: "chronik_tail_cache_misses_total" Counter Sum Shard;
+    /// Bytes of requests in flight.
+    in_flight_bytes: "chronik_in_flight_bytes" Gauge Sum Shard;
+    /// Entries that wait for the write in flight to end.
+    queue_depth: "chronik_commit_queue_depth" Gauge Sum Shard;
+    /// Fetches that wait for records.
+    fetch_waiters: "chronik_fetch_waiters" Gauge Sum Shard;
+    /// Partitions of the shard, and the catalog on shard 0.
+    partitions: "chronik_partitions" Gauge Sum Shard;
+    /// Whether produce is refused because the disk is full.
+    storage_full: "chronik_storage_full" Gauge Max Shard;
+    /// Elections this node's replicas have won.
+    raft_leader_elections: "raft_leader_elections_total" Counter Sum Node;
+    /// Appends of entries to Raft logs.
+    raft_append_entries: "raft_append_entries_total" Counter Sum Node;
+    /// Vote requests sent.
+    raft_vote_requests: "raft_vote_requests_total" Counter Sum Node;
+    /// Heartbeats sent.
+    raft_heartbeats: "raft_heartbeats_total" Counter Sum Node;
+    /// Entries held in the Raft logs of all partitions.
+    raft_log_entries: "raft_log_entries" Gauge Sum Node;
+    /// The highest term of any partition.
+    raft_current_term: "raft_current_term" Gauge Max Node;
+    /// The highest commit index of any partition.
+    raft_commit_index: "raft_commit_index" Gauge Max Node;
+}

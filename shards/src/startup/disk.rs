@@ -1,0 +1,89 @@
+//! Whether the data directory's filesystem takes what the WAL does: O_DIRECT writes of aligned blocks.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::StartupError;
+
+const ALIGNMENT: usize = 4096;
+const PROBE_FILE: &str = "probe.tmp";
+
+/// Writes one aligned block with O_DIRECT into the directory and removes it again.
+///
+/// # Errors
+/// The directory cannot be written, or its filesystem refuses O_DIRECT.
+pub fn check_data_dir(path: &Path) -> Result<(), StartupError> {
+    let probe = path.join(PROBE_FILE);
+    let not_writable =
+        |source| StartupError::DataDirNotWritable { path: path.to_path_buf(), source };
+    let plain = fs::OpenOptions::new().write(true).create(true).truncate(true).open(&probe);
+    drop(plain.map_err(not_writable)?);
+    let outcome = write_direct(&probe);
+    fs::remove_file(&probe).map_err(not_writable)?;
+    match outcome {
+        Ok(()) => Ok(()),
+        // A full disk is not a reason to stay down: reads go on, and space may come back.
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            tracing::warn!("data directory {}: the disk is full", path.display());
+            Ok(())
+        }
+        Err(source) if source.raw_os_error() == Some(libc::EINVAL) => {
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+            let absolute = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+            let filesystem = filesystem_of(&mounts, &absolute).unwrap_or("unknown").to_owned();
+            Err(StartupError::NoDirectIo { path: path.to_path_buf(), filesystem, source })
+        }
+        Err(source) => Err(not_writable(source)),
+    }
+}
+
+fn write_direct(path: &Path) -> std::io::Result<()> {
+    let file = fs::OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path)?;
+    let memory = vec![0_u8; 2 * ALIGNMENT];
+    let start = memory.as_ptr().align_offset(ALIGNMENT);
+    assert!(start < ALIGNMENT, "an aligned block lies within twice its size");
+    file.write_all_at(&memory[start..start + ALIGNMENT], 0)?;
+    file.sync_data()
+}
+
+/// The type of the filesystem that holds `path`: the mount with the longest prefix, the last one of equals.
+fn filesystem_of<'a>(mounts: &'a str, path: &Path) -> Option<&'a str> {
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            Some((fields.next()?, fields.next()?))
+        })
+        .filter(|(mount_point, _)| path.starts_with(mount_point))
+        .max_by_key(|(mount_point, _)| mount_point.len())
+        .map(|(_, filesystem)| filesystem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_nested_mounts_when_looked_up_then_the_innermost_counts() {
+        let mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /data tmpfs rw 0 0\n/dev/vdb /data/disk xfs rw 0 0\n";
+        assert_eq!(filesystem_of(mounts, Path::new("/data/disk/chronik")), Some("xfs"));
+        assert_eq!(filesystem_of(mounts, Path::new("/data/diskette")), Some("tmpfs"));
+        assert_eq!(filesystem_of(mounts, Path::new("/srv")), Some("ext4"));
+    }
+
+    #[test]
+    fn given_a_writable_directory_when_checked_then_nothing_is_left_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        check_data_dir(directory.path()).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn given_a_missing_directory_when_checked_then_the_error_names_it() {
+        let refused = check_data_dir(Path::new("/nonexistent/chronik")).unwrap_err();
+        assert_eq!(refused.exit_code(), super::super::exit_code::DATA_DIR);
+        assert!(refused.to_string().contains("/nonexistent/chronik"));
+    }
+}

@@ -1,0 +1,338 @@
+//! Settings: precedence of sources, what is refused and in which words.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use chronik_shards::config::{
+    Config, ConfigErrors, ConfigWarning, FlagValue, HostPort, Inputs, Loaded, SETTINGS, Source,
+    environment_name, load, render_effective, render_reference,
+};
+
+struct Given {
+    inputs: Inputs,
+    directory: tempfile::TempDir,
+}
+
+fn given() -> Given {
+    Given { inputs: Inputs::default(), directory: tempfile::tempdir().unwrap() }
+}
+
+impl Given {
+    fn file(mut self, text: &str) -> Self {
+        let path = self.directory.path().join("chronik.toml");
+        std::fs::write(&path, text).unwrap();
+        self.inputs.file = Some(path);
+        self
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.inputs.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn flag(mut self, key: &'static str, flag: &'static str, value: &str) -> Self {
+        self.inputs.flags.push(FlagValue { key, flag, value: value.to_owned() });
+        self
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigErrors> {
+        load(&self.inputs)
+    }
+
+    fn config(&self) -> Config {
+        self.load().unwrap().config
+    }
+
+    /// The problems' texts, the directory left out of paths.
+    fn problems(&self) -> Vec<String> {
+        let directory = format!("{}/", self.directory.path().display());
+        let errors = self.load().unwrap_err();
+        errors.0.iter().map(|error| error.to_string().replace(&directory, "")).collect()
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn given_nothing_when_loaded_then_defaults_hold() {
+    let config = given().config();
+    assert_eq!(config.node_id.0, 1);
+    assert_eq!(config.kafka_addr, address("127.0.0.1:9092"));
+    assert_eq!(config.raft_addr, address("127.0.0.1:9192"));
+    assert_eq!(config.admin_addr, address("127.0.0.1:9292"));
+    assert_eq!(config.advertised_addr.to_string(), "127.0.0.1:9092");
+    assert_eq!(config.wal.file_bytes, 256 * 1024 * 1024);
+    assert_eq!(config.wal.ballast_bytes, 64 * 1024 * 1024);
+    assert_eq!(config.shard.tail_cache_bytes, 64 * 1024 * 1024);
+    assert_eq!(config.kafka.default_replication_factor, 1);
+    assert_eq!(config.kafka.message_max_bytes, 1_048_588);
+    assert_eq!(config.kafka.producer_id_expiration_ms, 86_400_000);
+    assert!(config.kafka.auto_create_topics_enable);
+}
+
+#[test]
+fn given_every_source_when_loaded_then_the_later_wins_and_is_named() {
+    let file = "node_id = 2\nkafka_port = 1000\n[kafka]\nnum_partitions = 2\nconnections_max = 2\n";
+    let loaded = given()
+        .file(file)
+        .variable("CHRONIK_NODE_ID", "3")
+        .variable("CHRONIK_KAFKA_NUM_PARTITIONS", "3")
+        .flag("node_id", "node-id", "4")
+        .load()
+        .unwrap();
+    assert_eq!(loaded.config.node_id.0, 4);
+    assert_eq!(loaded.config.kafka.num_partitions, 3);
+    assert_eq!(loaded.config.kafka.connections_max, 2);
+    let source = |key: &str| {
+        loaded.effective.iter().find(|setting| setting.info.key == key).unwrap().source.clone()
+    };
+    assert_eq!(source("node_id"), Source::Flag { name: "node-id" });
+    assert_eq!(source("kafka.num_partitions").to_string(), "environment variable CHRONIK_KAFKA_NUM_PARTITIONS");
+    assert!(source("kafka.connections_max").to_string().ends_with("chronik.toml:5"));
+    assert_eq!(source("wal.file_bytes"), Source::Default);
+}
+
+#[test]
+fn given_address_and_port_when_loaded_then_the_later_source_decides_the_port() {
+    let cases: [(&str, Option<&str>, Option<&str>, &str); 5] = [
+        ("", Some("CHRONIK_KAFKA_PORT"), Some("7000"), "127.0.0.1:7000"),
+        ("kafka_addr = \"0.0.0.0:1000\"", Some("CHRONIK_KAFKA_PORT"), Some("7000"), "0.0.0.0:7000"),
+        ("kafka_port = 1000", Some("CHRONIK_KAFKA_ADDR"), Some("[::1]:7000"), "[::1]:7000"),
+        ("kafka_addr = \"127.0.0.2:1000\"\nkafka_port = 2000", None, None, "127.0.0.2:2000"),
+        ("kafka_addr = \"localhost:1000\"", None, None, "127.0.0.1:1000"),
+    ];
+    for (file, name, value, expected) in cases {
+        let mut case = given().file(file).variable("CHRONIK_ADVERTISED_ADDR", "broker");
+        if let (Some(name), Some(value)) = (name, value) {
+            case = case.variable(name, value);
+        }
+        let config = case.config();
+        let expected = address(expected);
+        assert_eq!(config.kafka_addr, expected, "{file}");
+        assert_eq!(config.kafka_port, expected.port());
+        assert_eq!(config.raft_addr.port(), expected.port() + 100);
+        assert_eq!(config.admin_addr.port(), expected.port() + 200);
+        assert!(config.admin_addr.ip().is_loopback(), "the admin port is for this machine");
+        let advertised = HostPort { host: "broker".to_owned(), port: expected.port() };
+        assert_eq!(config.advertised_addr, advertised, "the port left out is the Kafka port");
+    }
+}
+
+#[test]
+fn given_a_wrong_value_when_loaded_then_the_error_says_where_what_and_what_instead() {
+    let cases: [(Given, &str); 16] = [
+        (
+            given().file("\n[wal]\nfile_bytes = 1000\n"),
+            "chronik.toml:3: `wal.file_bytes` = 1000: must be between 1048576 and 17179869184 (bytes)",
+        ),
+        (
+            given().variable("CHRONIK_WAL_FILE_BYTES", "64MiB"),
+            "environment variable CHRONIK_WAL_FILE_BYTES: `wal.file_bytes` = \"64MiB\": must be a whole number (bytes), written without a unit",
+        ),
+        (
+            given().flag("node_id", "node-id", "-1"),
+            "flag --node-id: `node_id` = \"-1\": must be between 0 and 2147483647",
+        ),
+        (
+            given().file("node_id = \"one\""),
+            "chronik.toml:1: `node_id` = \"one\": must be an integer, not text",
+        ),
+        (
+            given().file("[kafka]\nnum_partitions = 1.5"),
+            "chronik.toml:2: `kafka.num_partitions` = (a number with a fraction): must be an integer, not a number with a fraction",
+        ),
+        (
+            given().file("[kafka]\nauto_create_topics_enable = \"perhaps\""),
+            "chronik.toml:2: `kafka.auto_create_topics_enable` = \"perhaps\": must be true or false",
+        ),
+        (
+            given().variable("CHRONIK_DATA_DIR", " "),
+            "environment variable CHRONIK_DATA_DIR: `data_dir` = \" \": must not be empty",
+        ),
+        (
+            given().file("kafka_addr = \"broker1:9092\""),
+            "chronik.toml:1: `kafka_addr` = \"broker1:9092\": must be an IP address and a port, such as 127.0.0.1:9092, 0.0.0.0:9092 or [::1]:9092; the name that clients use belongs into advertised_addr",
+        ),
+        (
+            given().file("kafka_addr = \"0.0.0.0:9092\""),
+            "kafka_addr listens on every interface (0.0.0.0:9092), which is no address that clients can connect to; set advertised_addr to the host name or address they use (--advertised-addr HOST:PORT or CHRONIK_ADVERTISED_ADDR)",
+        ),
+        (
+            given().variable("CHRONIK_ADVERTISED_ADDR", "0.0.0.0:9092"),
+            "environment variable CHRONIK_ADVERTISED_ADDR: `advertised_addr` = \"0.0.0.0:9092\": is an address to listen on, not one that clients can connect to; give a host name or address",
+        ),
+        (
+            given().variable("CHRONIK_KAFKA_PORT", "tcp://10.0.0.1:9092"),
+            "environment variable CHRONIK_KAFKA_PORT: `kafka_port` = \"tcp://10.0.0.1:9092\": looks like the variable that Kubernetes makes for a service; set enableServiceLinks: false in the pod, or give the port as a number",
+        ),
+        (
+            given().variable("CHRONIK_KAFKA_PORT", "65400"),
+            "kafka_port 65400 + 200 is beyond 65535, so `admin_addr` has no default; set `admin_addr`",
+        ),
+        (
+            given().file("admin_addr = \"127.0.0.1:9092\""),
+            "`kafka_addr` and `admin_addr` are both port 9092; give each its own",
+        ),
+        (
+            given().file("[kafka]\ndefault_replication_factor = 3"),
+            "kafka.default_replication_factor = 3, but there is 1 node; it can be at most 1",
+        ),
+        (
+            given().file("node_id = 1\nnode_id = 2\n"),
+            "chronik.toml:2: not valid TOML: duplicate key",
+        ),
+        (given().file("wal = 5"), "chronik.toml:1: `wal` is a table of settings; write [wal] and keys below it"),
+    ];
+    for (case, expected) in cases {
+        assert_eq!(case.problems(), vec![expected.to_owned()]);
+    }
+}
+
+#[test]
+fn given_an_unknown_key_when_loaded_then_the_nearest_is_suggested() {
+    let cases: [(Given, &str); 8] = [
+        (
+            given().file("nodeid = 1"),
+            "chronik.toml:1: unknown setting `nodeid`; did you mean `node_id`?",
+        ),
+        (
+            given().file("[wal]\nfile_byte = 1"),
+            "chronik.toml:2: unknown setting `wal.file_byte`; did you mean `wal.file_bytes`?",
+        ),
+        (
+            given().file("num_partitions = 1"),
+            "chronik.toml:1: unknown setting `num_partitions`; did you mean `kafka.num_partitions`?",
+        ),
+        (
+            given().file("[kafak]\nnum_partitions = 1"),
+            "chronik.toml:1: unknown setting `kafak`; did you mean `kafka`?",
+        ),
+        (
+            given().file("zebra = 1"),
+            "chronik.toml:1: unknown setting `zebra`; `chronik-server config reference` lists all settings",
+        ),
+        (
+            given().variable("CHRONIK_KAFKA_PROT", "1"),
+            "environment variable CHRONIK_KAFKA_PROT: unknown setting `CHRONIK_KAFKA_PROT`; did you mean `CHRONIK_KAFKA_PORT`?",
+        ),
+        (
+            given().file("[snapshot]\nenabled = true"),
+            "chronik.toml:1: `snapshot` (snapshots) is not available in this version; remove the setting",
+        ),
+        (
+            given().variable("CHRONIK_WAL_INDEXING_INTERVAL", "30"),
+            "environment variable CHRONIK_WAL_INDEXING_INTERVAL: `CHRONIK_WAL_INDEXING_INTERVAL` (tiering to an object store) is not available in this version; remove the setting",
+        ),
+    ];
+    for (case, expected) in cases {
+        assert_eq!(case.problems(), vec![expected.to_owned()]);
+    }
+}
+
+#[test]
+fn given_several_mistakes_when_loaded_then_all_are_reported_at_once() {
+    let problems = given()
+        .file("nodeid = 1\n[wal]\nfile_bytes = 0\n")
+        .variable("CHRONIK_SHARDS", "many")
+        .variable("OBJECT_STORE_BACKEND", "s3")
+        .problems();
+    assert_eq!(problems.len(), 4, "{problems:#?}");
+}
+
+#[test]
+fn given_cluster_lists_when_loaded_then_only_one_that_names_this_node_alone_passes() {
+    let node = |id: u32, port: u16| {
+        format!("{{ id = {id}, kafka_addr = \"127.0.0.1:{port}\", raft_addr = \"127.0.0.1:{}\" }}", port + 100)
+    };
+    let list = |nodes: &[String]| format!("[cluster]\nnodes = [{}]", nodes.join(", "));
+    assert_eq!(given().file(&list(&[node(1, 9092)])).config().cluster.nodes.len(), 1);
+    let cases = [
+        (list(&[node(1, 9092), node(2, 9093)]), "clustering is not available in this version"),
+        (list(&[node(2, 9092)]), "does not list this node (node_id = 1)"),
+        (list(&[node(1, 9092), node(1, 9093)]), "lists node 1 twice"),
+        (list(&[node(1, 9092), node(2, 9092)]), "uses the address 127.0.0.1:9092 twice"),
+        (list(&[node(1, 9093)]), "clients reach node 1 at 127.0.0.1:9093, but advertised_addr is 127.0.0.1:9092"),
+        ("[cluster]\nnodes = [{ id = 1 }]".to_owned(), "node entry 1 has no `kafka_addr`"),
+        ("[cluster]\nnodes = [{ id = 1, kafka = \"a:1\" }]".to_owned(), "node entry 1 has an unknown field `kafka`"),
+        ("[cluster]\nnodes = [{ id = 1, kafka_addr = \"a\", raft_addr = \"a:1\" }]".to_owned(), "must name its port, as in a:9092"),
+        ("[cluster]\nnodes = \"a,b\"".to_owned(), "must be a list of tables"),
+    ];
+    for (file, expected) in cases {
+        let problems = given().file(&file).problems();
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{file}\n{problems:#?}");
+    }
+}
+
+#[test]
+fn given_variables_that_kubernetes_makes_when_loaded_then_they_are_passed_over_with_a_warning() {
+    let loaded = given()
+        .variable("CHRONIK_SERVICE_HOST", "10.0.0.1")
+        .variable("CHRONIK_SERVICE_PORT_KAFKA", "9092")
+        .variable("CHRONIK_PORT", "tcp://10.0.0.1:9092")
+        .variable("CHRONIK_PORT_9092_TCP_ADDR", "10.0.0.1")
+        .load()
+        .unwrap();
+    assert_eq!(loaded.warnings.len(), 4);
+    assert_eq!(loaded.config.kafka_port, 9092);
+}
+
+#[test]
+fn given_the_local_object_store_when_loaded_then_a_warning_says_that_it_does_nothing() {
+    let loaded = given().variable("OBJECT_STORE_BACKEND", "local").load().unwrap();
+    assert_eq!(loaded.warnings, vec![ConfigWarning::ObjectStoreIgnored]);
+}
+
+#[test]
+fn given_a_missing_file_when_loaded_then_its_path_is_in_the_error() {
+    let inputs = Inputs { file: Some("/nonexistent/chronik.toml".into()), ..Inputs::default() };
+    let errors = load(&inputs).unwrap_err();
+    assert!(errors.to_string().starts_with("/nonexistent/chronik.toml: cannot read"), "{errors}");
+}
+
+#[test]
+fn given_effective_settings_when_printed_and_read_again_then_they_are_the_same() {
+    let first = given()
+        .file("data_dir = 'C:\\odd \"path\"'\nshards = 3\n")
+        .variable("CHRONIK_WAL_FILE_BYTES", "1048576")
+        .load()
+        .unwrap();
+    let text = render_effective(&first.effective);
+    assert!(text.contains("# environment variable CHRONIK_WAL_FILE_BYTES"), "{text}");
+    let again = given().file(&text).load().unwrap();
+    assert_eq!(again.config, first.config);
+}
+
+#[test]
+fn given_the_reference_when_its_settings_are_uncommented_then_it_is_the_default_file() {
+    let defaults = load(&Inputs::default()).unwrap();
+    let reference = render_reference(&defaults.effective);
+    let file: String = reference
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert_eq!(given().file(&file).config(), defaults.config);
+    for setting in SETTINGS {
+        assert!(reference.contains(&environment_name(setting.key)), "{}", setting.key);
+    }
+}
+
+#[test]
+fn given_all_settings_when_listed_then_names_are_unique_and_ranges_hold_their_defaults() {
+    let keys: BTreeSet<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
+    let names: BTreeSet<String> =
+        SETTINGS.iter().map(|setting| environment_name(setting.key)).collect();
+    assert_eq!(keys.len(), SETTINGS.len());
+    assert_eq!(names.len(), SETTINGS.len(), "two keys would share a variable");
+    for setting in load(&Inputs::default()).unwrap().effective {
+        assert!(!setting.info.doc.is_empty());
+        if let Some(range) = setting.info.range {
+            let value: u64 = setting.value.parse().unwrap();
+            assert!(range.min <= value && value <= range.max, "{}", setting.info.key);
+        }
+    }
+}
