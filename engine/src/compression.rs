@@ -3,8 +3,9 @@
 //! What a client compressed is stored and served as it came; it is undone only where records must be looked at. Never
 //! on a core's hot path for anything large.
 //!
-//! - I1: no input makes [`decompress`] hold more than twice `output_max` bytes or panic: output is produced as a
-//!   stream that stops at the bound, and a length that the input states is never trusted for an allocation beyond it.
+//! - I1: no input makes [`decompress`] panic, or hold more than twice `output_max` bytes beside the codec's own window
+//!   (which zstd bounds at 128 MiB, and fills only with what it has decoded): output is produced as a stream that stops
+//!   at the bound, and a length that the input states is never trusted for an allocation beyond it.
 
 use std::fmt;
 use std::io::{self, Read, Write};

@@ -47,7 +47,7 @@ pub trait Disk: Clone + 'static {
     /// The regular files of a directory, in no particular order.
     fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<DirEntry>>>;
 
-    /// Makes a directory and those above it; no error where it exists.
+    /// Makes a directory and those above it, durable on return; no error where it exists.
     fn create_dir_all(&self, dir: &Path) -> impl Future<Output = io::Result<()>>;
 
     /// Removes a file.
