@@ -20,10 +20,8 @@ use bytes::{Bytes, BytesMut};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 
 use crate::disk::{DISK_ALIGN, DirEntry, Disk, DiskFile};
-use crate::disk_std::{self, assert_aligned, assert_transfer, check_within};
+use crate::disk_std::{self, PROBE_NAME, assert_aligned, assert_transfer, check_within};
 use crate::limits::DISK_IO_BYTES_MAX;
-
-const PROBE_NAME: &str = ".io-probe";
 
 /// The file system under one directory, as seen from one executor.
 #[derive(Debug, Clone)]
@@ -33,12 +31,17 @@ pub struct GlommioDisk {
 }
 
 impl GlommioDisk {
-    /// Probes the device that holds `dir` from this executor's thread, with a small file `.io-probe` that stays there.
+    /// Probes the device that holds `dir` from this executor's thread, with a small file `.io-probe` that stays there
+    /// and is never listed; makes the directory where it is missing.
     /// Must come before any other file is opened on this executor; every path used later must lie on that device.
     pub async fn new(dir: &Path) -> io::Result<GlommioDisk> {
         let path = dir.join(PROBE_NAME);
-        let probe_path = path.clone();
-        blocking(move || write_probe(&probe_path)).await?;
+        let (probe_dir, probe_path) = (dir.to_path_buf(), path.clone());
+        blocking(move || {
+            disk_std::create_dir_all_durable(&probe_dir)?;
+            write_probe(&probe_path)
+        })
+        .await?;
         let probe = OpenOptions::new().read(true).dma_open(&path).await.map_err(io::Error::from)?;
         let read = probe.read_at_aligned(0, DISK_ALIGN).await.map_err(io::Error::from)?;
         if read.len() != DISK_ALIGN {

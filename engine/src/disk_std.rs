@@ -14,6 +14,10 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::disk::{DISK_ALIGN, DirEntry, Disk, DiskFile};
 use crate::limits::DISK_IO_BYTES_MAX;
 
+/// What the production disk leaves in a directory for its own use. Hidden from listings, as the log refuses to work
+/// beside files that it does not know.
+pub(crate) const PROBE_NAME: &str = ".io-probe";
+
 /// The file system of this machine.
 #[derive(Debug, Clone, Default)]
 pub struct StdDisk;
@@ -146,7 +150,9 @@ pub(crate) fn list(dir: &Path) -> io::Result<Vec<DirEntry>> {
         let entry = entry?;
         let metadata = entry.metadata()?;
         // A name that is not UTF-8 was never given by this program.
-        if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+        if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string())
+            && name != PROBE_NAME
+        {
             entries.push(DirEntry { name, len: metadata.len() });
         }
     }

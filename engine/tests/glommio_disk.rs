@@ -32,7 +32,9 @@ fn given_new_executor_when_first_files_are_empty_then_reads_work_after_probe() {
     let dir = scratch();
     let path = dir.path().to_path_buf();
     on_executor(move || async move {
+        let path = path.join("not/there/yet");
         let disk = GlommioDisk::new(&path).await.unwrap();
+        assert!(disk.list(&path).await.unwrap().is_empty(), "the probe is not listed");
         disk.create(&path.join("empty"), 0).await.unwrap();
         let file = disk.create(&path.join("f"), 1 << 16).await.unwrap();
         write_filled(&file, 7, DISK_ALIGN, 8192).await;
