@@ -231,6 +231,16 @@ impl<D: Disk> Wal<D> {
         Some(self.state.borrow().index.group(group)?.last)
     }
 
+    /// The greatest timestamp of a group's records; `None` if there is no record.
+    #[must_use]
+    pub fn max_timestamp_ms(&self, group: GroupId) -> Option<i64> {
+        let state = self.state.borrow();
+        let sealed = state.index.group(group)?.ranges.iter().map(|range| range.max_timestamp_ms);
+        let part = state.index.active().groups.get(&group);
+        let active = part.iter().flat_map(|part| &part.extents).map(|e| e.max_timestamp_ms);
+        sealed.chain(active).filter(|timestamp_ms| *timestamp_ms >= 0).max()
+    }
+
     /// The first offset of a group that can be read here; `None` if there is no entry. Retention may have set the
     /// partition's log start higher.
     #[must_use]

@@ -21,7 +21,7 @@ use super::file::{BALLAST_NAME, FileName, spare_path, wal_path, write_zeros};
 use super::read_cache::{FooterCache, ReadCache};
 use super::record::{GroupCheckpoint, HardState, LogEntry, LogPosition};
 use super::replay::{GroupReplay, Replay, ReplayError};
-use super::scan::{Found, Later, Scanner};
+use super::scan::{Found, Scanner};
 use super::spare::{Spare, Spares};
 use super::writer::checkpoint_plans;
 use super::{Active, Sealed, State, Wal, WalOptions, footer};
@@ -315,11 +315,10 @@ pub(super) async fn read_start<F: DiskFile>(
             Found::End => BlockFault::Short,
         };
         let first_block = blocks.first().map(|block| block.header().place.sequence);
-        // A data block behind it, or one in its place, shows that the file was in use.
-        let at_least = BlockSeq(expected.unwrap_or(0));
-        let later = scanner.find_later(position, at_least).await;
+        // Any later block shows that the file was in use.
+        let later = scanner.find_later(position, BlockSeq(expected.unwrap_or(0))).await;
         return match later.map_err(WalError::io(IoOp::Read, path))? {
-            Some(later) => Err(damaged(path, seq, position, seq, later.position, fault)),
+            Some(later) => Err(damaged(path, seq, position, seq, later, fault)),
             None => Ok(Start::Unstarted { first_block }),
         };
     }
@@ -679,9 +678,8 @@ impl<D: Disk> Recovery<'_, D> {
     ) -> Result<(), WalError> {
         let (seq, position) = (state.active.seq, state.active.position);
         let next_block = state.active.next_block;
-        let later = scanner.find_later(position, BlockSeq(next_block.0 + 1)).await;
-        let later = later.map_err(WalError::io(IoOp::Read, path))?;
-        if let Some(Later { position: later, .. }) = later {
+        let later = scanner.find_later(position, next_block).await;
+        if let Some(later) = later.map_err(WalError::io(IoOp::Read, path))? {
             return Err(damaged(path, seq, position, seq, later, fault));
         }
         if let Some((later, block)) = proof

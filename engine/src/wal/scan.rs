@@ -41,13 +41,6 @@ pub(super) enum Found {
     End,
 }
 
-/// A header behind an invalid block: its table is whole and it belongs where it stands.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Later {
-    pub position: u64,
-    pub sequence: BlockSeq,
-}
-
 /// Reads one file from some position on, through one large window.
 #[derive(Debug)]
 pub(super) struct Scanner<'a, F> {
@@ -117,30 +110,40 @@ impl<'a, F: DiskFile> Scanner<'a, F> {
         }
     }
 
-    /// The first header behind `position` whose sequence is at least `at_least`. A header with a whole table is proof
-    /// enough: it was only written once everything before it was durable, whatever became of its own payloads.
+    /// The first header at `position` or behind it that proves that all blocks below `above` were durable: one of this
+    /// file with a greater number. A whole table is proof enough, whatever became of the payloads behind it, and so is
+    /// a block in a wrong place: it was not written at all before those it proves. Only for a checkpoint block the
+    /// place counts, and that it is not the invalid block itself: a torn or misdirected one is all that there is of a file
+    /// that never came into use.
     pub async fn find_later(
         &mut self,
         position: u64,
-        at_least: BlockSeq,
-    ) -> io::Result<Option<Later>> {
-        let mut at = position + DISK_ALIGN as u64;
+        above: BlockSeq,
+    ) -> io::Result<Option<u64>> {
+        let mut at = position;
         while at < self.end {
             let bytes = self.at(at, DISK_ALIGN).await?;
             if let Ok(header) = BlockHeader::decode(&bytes)
-                && header.check_place(self.shard, self.seq, at).is_ok()
-                && header.kind != BlockKind::Footer
-                && header.place.sequence >= at_least
+                && self.is_proof(&header, position, at)
+                && header.place.sequence > above
                 && header.table_end() <= self.end - at
             {
                 let bytes = self.at(at, to_usize(header.table_end())).await?;
                 if header.check_table(&bytes).is_ok() {
-                    let sequence = header.place.sequence;
-                    return Ok(Some(Later { position: at, sequence }));
+                    return Ok(Some(at));
                 }
             }
             at += DISK_ALIGN as u64;
         }
         Ok(None)
+    }
+
+    fn is_proof(&self, header: &BlockHeader, from: u64, at: u64) -> bool {
+        let ours = header.place.shard == self.shard && header.place.file == self.seq;
+        match header.kind {
+            BlockKind::Footer => false,
+            BlockKind::Checkpoint => ours && header.place.position == at && at > from,
+            _ => ours,
+        }
     }
 }
