@@ -140,20 +140,6 @@ impl Identity {
         u16::try_from(self.shard_uuids.len()).unwrap_or(u16::MAX)
     }
 
-    /// The cluster's uuid as Kafka writes cluster ids: 22 letters of URL-safe base64.
-    #[must_use]
-    pub fn kafka_cluster_id(&self) -> String {
-        const LETTERS: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        // 128 bits are 21 letters of 6 bits and one letter with the last 2 bits, zeros below them.
-        let bits = self.cluster_uuid.as_u128();
-        let letter = |at: u32| {
-            let shifted = if at < 21 { bits >> (122 - 6 * at) } else { bits << 4 };
-            char::from(LETTERS[usize::try_from(shifted & 63).unwrap_or(0)])
-        };
-        (0..22).map(letter).collect()
-    }
-
     /// The file's text, checksum included.
     #[must_use]
     pub fn to_text(&self) -> String {
@@ -352,18 +338,4 @@ fn write_new(directory: &Path, text: &str) -> std::io::Result<()> {
         other => other?,
     }
     handle.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn given_a_cluster_uuid_when_written_for_kafka_then_it_is_url_safe_base64() {
-        let mut identity = Identity::generate(NodeId(1), 1);
-        identity.cluster_uuid = Uuid::from_bytes([0xff; 16]);
-        assert_eq!(identity.kafka_cluster_id(), "_____________________w");
-        identity.cluster_uuid = Uuid::from_bytes(*b"chronik cluster!");
-        assert_eq!(identity.kafka_cluster_id(), "Y2hyb25payBjbHVzdGVyIQ");
-    }
 }

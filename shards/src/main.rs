@@ -1,11 +1,13 @@
 //! chronik-server: reads the command line and either does an offline command or runs the broker.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use chronik_shards::cli::{self, Cli, Environment, Failure, Outcome};
 use chronik_shards::config::Loaded;
+use chronik_shards::shell::shard::NodeInfo;
 use chronik_shards::startup::Prepared;
-use chronik_shards::{logging, startup};
+use chronik_shards::{logging, shell, startup};
 use clap::Parser;
 
 /// Small blocks are allocated on every request; mimalloc keeps them on the core that frees them.
@@ -16,7 +18,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            eprintln!("{}", failure.story());
             ExitCode::from(u8::try_from(failure.exit_code()).unwrap_or(1))
         }
     }
@@ -32,13 +34,24 @@ fn run() -> Result<(), Failure> {
                 tracing::warn!("{warning}");
             }
             let prepared = startup::prepare(&loaded.config)?;
-            serve(*loaded, prepared)
+            serve(*loaded, &prepared)
         }
     }
 }
 
-/// Runs the shards until the process is told to stop.
-fn serve(loaded: Loaded, prepared: Prepared) -> Result<(), Failure> {
-    drop((loaded, prepared));
-    Err(Failure::ShardsNotLinked)
+/// Runs the shards until the process is told to stop. The data directory stays locked until then.
+fn serve(loaded: Loaded, prepared: &Prepared) -> Result<(), Failure> {
+    let identity = &prepared.data_dir.identity;
+    let node = NodeInfo::new(loaded.config, identity);
+    tracing::info!(
+        node_id = node.config.node_id.0,
+        shards = node.shards,
+        kafka_addr = %node.config.kafka_addr,
+        advertised_addr = %node.config.advertised_addr,
+        admin_addr = %node.config.admin_addr,
+        data_dir = %prepared.data_dir.path.display(),
+        "starting"
+    );
+    shell::run::run(&Arc::new(node), identity, &prepared.environment)?;
+    Ok(())
 }

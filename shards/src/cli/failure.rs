@@ -1,11 +1,15 @@
-//! Why the program ends without having done what it was asked for, and with which exit code.
+//! Why the program ends without having done what it was asked for: in which words, and with which exit code.
 
+use std::error::Error;
+
+use chronik_engine::wal::WalError;
 use thiserror::Error;
 
 use super::latency::LatencyError;
 use crate::config::ConfigErrors;
 use crate::identity::IdentityError;
 use crate::logging::LoggingError;
+use crate::shell::run::RunError;
 use crate::startup::{StartupError, exit_code};
 
 /// Anything that ends the program early.
@@ -21,13 +25,13 @@ pub enum Failure {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Latency(#[from] LatencyError),
+    #[error(transparent)]
+    Run(#[from] RunError),
     #[error("cannot write to standard output: {source}")]
     Output {
         #[source]
         source: std::io::Error,
     },
-    #[error("this build has no shards to run")]
-    ShardsNotLinked,
 }
 
 impl Failure {
@@ -38,7 +42,53 @@ impl Failure {
             Failure::Config(_) | Failure::Logging(_) => exit_code::CONFIG,
             Failure::Startup(error) => error.exit_code(),
             Failure::Identity(_) => exit_code::DATA_DIR,
-            Failure::Latency(_) | Failure::Output { .. } | Failure::ShardsNotLinked => 1,
+            Failure::Run(RunError::Wal { error, .. }) => wal_exit_code(error),
+            Failure::Run(RunError::Core { .. }) => exit_code::WAL_DAMAGED,
+            Failure::Run(RunError::Disk { .. }) => exit_code::DATA_DIR,
+            Failure::Run(RunError::Executor { .. }) => exit_code::ENVIRONMENT,
+            Failure::Run(RunError::Listen { .. }) => exit_code::PORT_IN_USE,
+            Failure::Run(_) | Failure::Latency(_) | Failure::Output { .. } => 1,
         }
+    }
+
+    /// The whole story for the user: the error, its causes, and what can be done about it.
+    #[must_use]
+    pub fn story(&self) -> String {
+        let mut story = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Many errors say their cause in their own words.
+            if !story.contains(&text) {
+                story = format!("{story}: {text}");
+            }
+            cause = error.source();
+        }
+        if self.exit_code() == exit_code::WAL_DAMAGED {
+            story.push_str(
+                "\nNothing was changed. `chronik-server wal verify DATA_DIR` shows the damage; if there is no other copy, \
+                 `chronik-server wal repair --accept-loss DATA_DIR` gives up what is damaged and keeps the rest.",
+            );
+        }
+        story
+    }
+}
+
+fn wal_exit_code(error: &WalError) -> i32 {
+    match error {
+        WalError::Damaged { .. }
+        | WalError::FileMissing { .. }
+        | WalError::EntriesMissing { .. }
+        | WalError::Contradiction { .. }
+        | WalError::Entries { .. } => exit_code::WAL_DAMAGED,
+        WalError::Io { .. }
+        | WalError::StorageFull { .. }
+        | WalError::ForeignShard { .. }
+        | WalError::ForeignFile { .. }
+        | WalError::UnsupportedVersion { .. } => exit_code::DATA_DIR,
+        WalError::Poisoned
+        | WalError::Closed
+        | WalError::FileFull { .. }
+        | WalError::Plan { .. } => exit_code::WAL_FAILED,
     }
 }
