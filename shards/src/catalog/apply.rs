@@ -36,9 +36,9 @@ impl Catalog {
             CatalogCommand::AlterTopicConfigs { name, changes } => self
                 .alter_topic_configs(name, changes)
                 .map_or_else(refused, CommandOutcome::TopicChanged),
-            CatalogCommand::AllocateProducerIds { count } => self
-                .allocate_producer_ids(*count)
-                .map_or_else(refused, CommandOutcome::ProducerIds),
+            CatalogCommand::AllocateProducerIds { count } => {
+                self.allocate_producer_ids(*count).map_or_else(refused, CommandOutcome::ProducerIds)
+            }
         }
     }
 

@@ -137,7 +137,9 @@ pub enum CatalogError {
         name: String,
     },
     /// INVALID_TOPIC_EXCEPTION
-    #[error("topic {name:?} collides with the existing topic {existing:?}: '.' and '_' count as the same")]
+    #[error(
+        "topic {name:?} collides with the existing topic {existing:?}: '.' and '_' count as the same"
+    )]
     TopicNameCollides {
         /// The name.
         name: String,

@@ -120,11 +120,7 @@ pub struct TopicSettings {
     pub durability: Durability,
 }
 
-const fn define(
-    name: &'static str,
-    kind: ConfigType,
-    default: &'static str,
-) -> ConfigDefinition {
+const fn define(name: &'static str, kind: ConfigType, default: &'static str) -> ConfigDefinition {
     ConfigDefinition { name, kind, default }
 }
 
@@ -212,11 +208,7 @@ impl ConfigDefinition {
             ConfigType::ListOf(words) => list(trimmed).all(|word| words.contains(&word)),
             ConfigType::FreeList => true,
         };
-        if valid {
-            Ok(())
-        } else {
-            Err(ConfigProblem::InvalidValue { value: value.to_owned() })
-        }
+        if valid { Ok(()) } else { Err(ConfigProblem::InvalidValue { value: value.to_owned() }) }
     }
 }
 

@@ -10,7 +10,7 @@ use chronik_engine::limits::{WAL_BLOCK_BYTES_MAX, WAL_BLOCK_RECORDS_MAX};
 use chronik_engine::wal::record::WalRecord;
 use chronik_replication::ReadyNumber;
 
-use super::{Shared, ShardCore};
+use super::{ShardCore, Shared};
 
 /// Proposals of one group that become a unit though nobody asks for a block.
 pub(super) const UNIT_ENTRIES_MAX: usize = WAL_BLOCK_RECORDS_MAX / 8;

@@ -48,7 +48,9 @@ enum Life {
     Creating,
     Live,
     /// Its deletion is on its way to the disk; `created` tells whether its creation is durable.
-    Deleting { created: bool },
+    Deleting {
+        created: bool,
+    },
 }
 
 /// A proposal of this leader that is not applied.
@@ -204,6 +206,7 @@ impl Group {
         let first_index = self.raft.last_index();
         self.led = leads.map(|term| Leadership { term, first_index });
         if let Some(term) = leads {
+            shared.elections_won += 1;
             assert!(self.raft.term_at(first_index) == Some(term), "a term begins with an entry");
         }
     }
@@ -305,6 +308,8 @@ impl Group {
             // Ours were encoded by propose, recovered ones were read before.
             Err(error) => unreachable!("group {}: entry {}: {error}", self.id, entry.index),
         };
+        // Of several commands only the last image is wanted: without this each would copy the catalog.
+        shared.effects.catalog = None;
         let outcome = Arc::make_mut(catalog).apply(&command);
         shared.effects.catalog = Some(Arc::clone(catalog));
         Ack::Command(outcome)
@@ -441,4 +446,3 @@ fn cached(entry: LogEntry) -> CachedBatch {
 pub(super) fn acked(appended: Appended) -> ProduceResult {
     Ok(Ack::Appended(appended))
 }
-

@@ -35,6 +35,7 @@ use chronik_replication::{PeerMessage, ReadyOutput};
 
 mod commit;
 mod error;
+mod figures;
 mod group;
 mod hash;
 mod produce;
@@ -44,6 +45,7 @@ mod waiters;
 
 pub use commit::PendingBlock;
 pub use error::{CoreError, FetchError, ProduceError};
+pub use figures::Figures;
 pub use read::{PartitionView, ReadPlan};
 
 use self::commit::Unit;
@@ -157,6 +159,7 @@ struct Shared {
     waiters: Waiters,
     effects: Effects,
     in_flight_bytes: usize,
+    elections_won: u64,
     /// Records that wait for a block, and where they come from.
     out: ReadyOutput,
     units: VecDeque<Unit>,
@@ -197,6 +200,7 @@ impl ShardCore {
                 waiters: Waiters::default(),
                 effects: Effects::default(),
                 in_flight_bytes: 0,
+                elections_won: 0,
                 out: ReadyOutput::default(),
                 units: VecDeque::new(),
                 unit_bytes: 0,
@@ -355,10 +359,6 @@ impl ShardCore {
 
     fn live(&self, group: GroupId) -> Option<&Group> {
         self.groups.get(&group).filter(|group| group.is_live())
-    }
-
-    fn live_mut(&mut self, group: GroupId) -> Option<&mut Group> {
-        self.groups.get_mut(&group).filter(|group| group.is_live())
     }
 }
 

@@ -8,7 +8,7 @@ use chronik_replication::{ProposeError, ProposedEntry};
 use super::commit::{UNIT_BYTES_MAX, UNIT_ENTRIES_MAX};
 use super::group::{Group, InFlight, Machine, acked, log_append_time_ms, producer_batch};
 use super::producers::{ProducerBatch, Verdict};
-use super::{Appended, ProduceError, RequiredAcks, Shared, ShardCore, Token};
+use super::{Appended, ProduceError, RequiredAcks, ShardCore, Shared, Token};
 use crate::catalog::CatalogCommand;
 
 impl ShardCore {
@@ -61,19 +61,18 @@ impl ShardCore {
     ) -> Result<(), ProduceError> {
         self.check_open()?;
         let is_storage_full = self.is_storage_full;
-        let target = self.live_mut(GroupId::META).ok_or(ProduceError::UnknownPartition)?;
+        let meta = self.groups.get_mut(&GroupId::META).filter(|group| group.is_live());
+        let target = meta.ok_or(ProduceError::UnknownPartition)?;
         if !target.can_propose() {
             return Err(ProduceError::NotLeader);
         }
-        if is_storage_full {
+        // Deleting is how an operator makes room; the log keeps some in reserve for it.
+        if is_storage_full && !matches!(command, CatalogCommand::DeleteTopics { .. }) {
             return Err(ProduceError::StorageFull);
         }
         let payload = match command.encode() {
             Ok(payload) => payload,
             Err(error) => unreachable!("encoding into memory does not fail: {error}"),
-        };
-        let Some(target) = self.groups.get_mut(&GroupId::META) else {
-            return Err(ProduceError::UnknownPartition);
         };
         self.shared.check_in_flight(payload.len())?;
         let bytes = payload.len();

@@ -177,9 +177,7 @@ impl Producer {
         if epoch > self.epoch {
             return match sequence {
                 0 => Ok(Verdict::Append),
-                _ => {
-                    Err(SequenceError::OutOfOrderSequence { producer_id, sequence, last: None })
-                }
+                _ => Err(SequenceError::OutOfOrderSequence { producer_id, sequence, last: None }),
             };
         }
         let last_sequence = batch.last_sequence();
@@ -356,7 +354,10 @@ impl Producers {
                 .filter_map(|id| self.applied.get(id).map(|producer| producer.image(*id)))
                 .collect(),
         };
-        assert!(image.producers.len() == self.applied.len(), "I3: a producer is not in the age list");
+        assert!(
+            image.producers.len() == self.applied.len(),
+            "I3: a producer is not in the age list"
+        );
         image.encode()
     }
 
@@ -378,7 +379,8 @@ impl Producers {
         for image in image.producers.into_iter().skip(surplus) {
             let id = image.producer_id;
             let producer = Producer::restore(&image, now_ms)?;
-            let rising = producers.by_age.last_key_value().is_none_or(|(last, _)| *last < image.last_index);
+            let rising =
+                producers.by_age.last_key_value().is_none_or(|(last, _)| *last < image.last_index);
             if !rising {
                 return Err(ProducerStateError::Inconsistent { producer_id: id });
             }

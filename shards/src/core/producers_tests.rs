@@ -158,7 +158,10 @@ fn given_bytes_that_are_no_state_when_decoded_then_an_error_says_why() {
     assert!(Producers::decode(&[], 1, 0).unwrap().is_empty());
     let decode = |bytes: &[u8]| Producers::decode(bytes, 1, 0).unwrap_err();
     assert!(matches!(decode(&[9]), ProducerStateError::Version { version: Some(9) }));
-    assert!(matches!(decode(&[1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 1]), ProducerStateError::Malformed { .. }));
+    assert!(matches!(
+        decode(&[1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 1]),
+        ProducerStateError::Malformed { .. }
+    ));
     assert!(matches!(decode(&[1, 0, 0]), ProducerStateError::Trailing { bytes: 1 }));
     let image = ProducerImage {
         producer_id: 1,
