@@ -39,14 +39,19 @@ fn find_or_build() -> Result<PathBuf> {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
-    let status = Command::new(cargo)
+    let built = Command::new(cargo)
         .args(["build", "--quiet", "--bin", "chronik-server", "--profile", profile])
         .arg("--target-dir")
         .arg(target_dir()?)
         .current_dir(workspace)
-        .status()
+        .output()
         .context("running cargo build")?;
-    ensure!(status.success(), "cargo build --bin chronik-server failed: {status}");
+    ensure!(
+        built.status.success(),
+        "cargo build --bin chronik-server failed: {}\n{}",
+        built.status,
+        String::from_utf8_lossy(&built.stderr)
+    );
     Ok(directory.join("chronik-server"))
 }
 

@@ -148,9 +148,7 @@ pub struct Health {
 /// Produces and reads back one record after the other, over one connection that must never break, until `stop`.
 pub fn stay_healthy(addr: SocketAddr, topic: &str, stop: &AtomicBool) -> Result<Health> {
     let mut connection = RawConnection::open(addr)?;
-    let created = connection.metadata(topic, true)?;
-    let code = created.topics.first().context("no topic in the answer")?.error_code;
-    ensure!(code == 0, "creating {topic}: error {code}");
+    connection.ensure_topic(topic)?;
     let mut health = Health { records: 0, slowest: Duration::ZERO };
     while !stop.load(Ordering::Relaxed) || health.records == 0 {
         let started = Instant::now();

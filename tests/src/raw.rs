@@ -15,11 +15,13 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, BrokerId, FetchRequest, FetchResponse, MetadataRequest, MetadataResponse,
-    ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+    ApiKey, BrokerId, FetchRequest, FetchResponse, InitProducerIdRequest, MetadataRequest,
+    MetadataResponse, ProduceRequest, ProducerId, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use uuid::Uuid;
+
+use crate::scratch::wait_for;
 
 /// How long an answer may take.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
@@ -266,14 +268,39 @@ impl RawConnection {
         self.call(11, &fetch_request(topic, partition, offset, 5_000))
     }
 
-    /// Fetches from the start of a topic's first partition without waiting for anything.
-    pub fn fetch_now(&mut self, topic: &str) -> Result<FetchResponse> {
-        self.call(11, &fetch_request(topic, 0, 0, 0))
-    }
-
     /// Metadata of one topic, created by that where `auto_create` says so.
     pub fn metadata(&mut self, topic: &str, auto_create: bool) -> Result<MetadataResponse> {
         self.call(12, &metadata_request(topic, auto_create))
+    }
+
+    /// Makes a topic by asking for it, and waits until its first partition can be read, as any client does.
+    pub fn ensure_topic(&mut self, topic: &str) -> Result<()> {
+        wait_for(&format!("topic {topic} is ready"), ANSWER_DEADLINE, || {
+            self.topic_is_ready(topic).transpose()
+        })?
+    }
+
+    fn topic_is_ready(&mut self, topic: &str) -> Result<Option<()>> {
+        let metadata = self.metadata(topic, true)?;
+        let found = metadata.topics.first().context("no topic in the answer")?;
+        if found.error_code != 0 {
+            return Ok(None);
+        }
+        let fetched = self.call(11, &fetch_request(topic, 0, 0, 0))?;
+        let partition = fetched.responses.first().and_then(|topic| topic.partitions.first());
+        Ok(partition.is_some_and(|partition| partition.error_code == 0).then_some(()))
+    }
+
+    /// The id and epoch of a new idempotent producer.
+    pub fn init_producer(&mut self) -> Result<(i64, i16)> {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1);
+        let response = self.call(4, &request)?;
+        ensure!(response.error_code == 0, "InitProducerId: error {}", response.error_code);
+        Ok((response.producer_id.0, response.producer_epoch))
     }
 
     /// The id of a topic that is there.

@@ -21,6 +21,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::checker::{Ledger, PartitionLog, ReadRecord};
+use crate::scratch::wait_for;
 
 /// Run, partition and sequence in front of a value.
 const HEADER_BYTES: usize = 8 + 4 + 8;
@@ -268,9 +269,7 @@ pub fn read_topic(
     let mut open = 0;
     for (index, log) in logs.iter_mut().enumerate() {
         let partition = i32::try_from(index)?;
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, Duration::from_secs(20))
-            .with_context(|| format!("watermarks of {topic}-{partition}"))?;
+        let (low, high) = watermarks(&consumer, topic, partition, deadline)?;
         ensure!(low == 0, "{topic}-{partition} starts at {low}");
         log.high_watermark = high;
         if high > 0 {
@@ -302,6 +301,30 @@ pub fn read_topic(
         }
     }
     Ok(logs)
+}
+
+/// Lowest offset and high watermark; asked again while the broker says that it is not (yet) the leader, as any client does.
+fn watermarks(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+    deadline: Duration,
+) -> Result<(i64, i64)> {
+    let found =
+        wait_for(&format!("{topic}-{partition} has a leader"), deadline, || {
+            match consumer.fetch_watermarks(topic, partition, deadline) {
+                Err(error) if is_retriable(&error) => None,
+                other => Some(other),
+            }
+        })?;
+    found.with_context(|| format!("watermarks of {topic}-{partition}"))
+}
+
+fn is_retriable(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
+    )
 }
 
 fn progress(logs: &[PartitionLog]) -> String {

@@ -74,7 +74,7 @@ impl Drop for StopOnDrop<'_> {
 fn world(addr: SocketAddr) -> World {
     let mut connection = RawConnection::open(addr).unwrap();
     let topic = fresh_name("poked");
-    assert_eq!(connection.metadata(&topic, true).unwrap().topics[0].error_code, 0);
+    connection.ensure_topic(&topic).unwrap();
     let topic_id = connection.topic_id(&topic).unwrap();
     World { topic, topic_id, other_topic: "poked-other".to_owned() }
 }
@@ -242,7 +242,7 @@ fn given_bad_batches_when_produced_then_each_is_refused_and_the_partition_goes_o
     let broker = Broker::start(Settings::new()).unwrap();
     let mut connection = RawConnection::open(addr(&broker)).unwrap();
     let topic = fresh_name("batches");
-    assert_eq!(connection.metadata(&topic, true).unwrap().topics[0].error_code, 0);
+    connection.ensure_topic(&topic).unwrap();
     let big_key = BatchBuilder::new().record(Some(vec![1; 3 << 20].into()), None).build();
     let mut flipped = BytesMut::from(&BatchBuilder::of_value("x").build()[..]);
     flipped[batch::CRC_AT] ^= 0x10;
@@ -308,7 +308,7 @@ fn given_a_client_that_asks_and_never_reads_when_another_works_beside_then_memor
     let mut broker = Broker::start(Settings::new()).unwrap();
     let topic = fresh_name("unread");
     let mut connection = RawConnection::open(addr(&broker)).unwrap();
-    connection.metadata(&topic, true).unwrap();
+    connection.ensure_topic(&topic).unwrap();
     for _ in 0..8 {
         let batch = BatchBuilder::of_value(vec![7; 900_000]).build();
         assert_eq!(connection.produce(&topic, 0, batch).unwrap().error_code, 0);

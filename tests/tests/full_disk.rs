@@ -99,7 +99,7 @@ fn given_a_disk_that_fills_up_when_produced_to_then_it_is_refused_reads_go_on_an
     .unwrap();
     let topic = fresh_name("full");
     let mut connection = connect(&broker);
-    assert_eq!(connection.metadata(&topic, true).unwrap().topics[0].error_code, 0);
+    connection.ensure_topic(&topic).unwrap();
 
     let mut acked = Vec::new();
     let mut refused = None;

@@ -63,7 +63,7 @@ fn given_records_produced_when_the_metrics_are_read_again_then_they_have_moved_o
     let (kafka, admin) = (broker.ports().kafka_addr(), broker.ports().admin_addr());
     let topic = fresh_name("counted");
     let mut connection = RawConnection::open(kafka).unwrap();
-    connection.metadata(&topic, true).unwrap();
+    connection.ensure_topic(&topic).unwrap();
     let before = metrics(admin);
     for _ in 0..50 {
         let batch = BatchBuilder::of_value(vec![1; 1_000]).build();

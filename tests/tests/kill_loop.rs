@@ -14,8 +14,8 @@ use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{Produced, RawConnection, topic_name};
 use chronik_tests::scratch::{count_from_env, seed_from_env};
 use chronik_tests::workload::{Load, read_topic};
+use kafka_protocol::messages::CreateTopicsRequest;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
-use kafka_protocol::messages::{CreateTopicsRequest, InitProducerIdRequest, ProducerId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -121,15 +121,7 @@ fn create_topic(broker: &Broker, name: &str, partitions: i32) -> Result<()> {
 }
 
 fn init_producer(broker: &Broker) -> (i64, i16) {
-    let request = InitProducerIdRequest::default()
-        .with_transactional_id(None)
-        .with_transaction_timeout_ms(60_000)
-        .with_producer_id(ProducerId(-1))
-        .with_producer_epoch(-1);
-    let mut connection = RawConnection::open(broker.ports().kafka_addr()).unwrap();
-    let response = connection.call(4, &request).unwrap();
-    assert_eq!(response.error_code, 0);
-    (response.producer_id.0, response.producer_epoch)
+    RawConnection::open(broker.ports().kafka_addr()).unwrap().init_producer().unwrap()
 }
 
 #[test]

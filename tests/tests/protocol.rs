@@ -22,8 +22,8 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::{
-    ApiVersionsRequest, BrokerId, FetchRequest, FetchResponse, InitProducerIdRequest,
-    MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest, ProducerId,
+    ApiVersionsRequest, BrokerId, FetchRequest, FetchResponse, MetadataRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::records::RecordBatchDecoder;
 
@@ -49,15 +49,7 @@ fn connect(served: &Served) -> RawConnection {
 /// A topic of one partition, ready for use.
 fn new_topic(connection: &mut RawConnection, prefix: &str) -> String {
     let topic = fresh_name(prefix);
-    let until = Instant::now() + Duration::from_secs(30);
-    // Apache Kafka needs a moment between a topic's creation and its first leader.
-    let ready = |connection: &mut RawConnection| {
-        connection.metadata(&topic, true).unwrap().topics[0].error_code == 0
-            && connection.fetch_now(&topic).unwrap().responses[0].partitions[0].error_code == 0
-    };
-    while !ready(connection) {
-        assert!(Instant::now() < until, "{topic} has no leader");
-    }
+    connection.ensure_topic(&topic).unwrap();
     topic
 }
 
@@ -229,24 +221,13 @@ fn given_a_produce_that_cannot_be_when_sent_then_the_error_says_why() {
     assert_eq!(partition.error_code, INVALID_REQUIRED_ACKS);
 }
 
-fn init_producer(connection: &mut RawConnection) -> (i64, i16) {
-    let request = InitProducerIdRequest::default()
-        .with_transactional_id(None)
-        .with_transaction_timeout_ms(60_000)
-        .with_producer_id(ProducerId(-1))
-        .with_producer_epoch(-1);
-    let response = connection.call(4, &request).unwrap();
-    assert_eq!(response.error_code, 0);
-    (response.producer_id.0, response.producer_epoch)
-}
-
 #[test]
 fn given_an_idempotent_producer_when_it_repeats_skips_or_is_old_then_each_is_answered_as_kafka_does()
  {
     let served = Served::new().unwrap();
     let mut connection = connect(&served);
     let topic = new_topic(&mut connection, "sequence");
-    let (id, epoch) = init_producer(&mut connection);
+    let (id, epoch) = connection.init_producer().unwrap();
     let batch = |epoch: i16, sequence: i32| {
         BatchBuilder::of_value(format!("{sequence}")).producer(id, epoch, sequence).build()
     };

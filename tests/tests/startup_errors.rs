@@ -80,7 +80,7 @@ fn assert_unchanged(before: &BTreeMap<PathBuf, Vec<u8>>, dir: &Path) {
 fn killed_with_records(topic: &str, count: usize) -> Broker {
     let mut broker = Broker::start(Settings { shards: 1, ..Settings::new() }).unwrap();
     let mut connection = RawConnection::open(broker.ports().kafka_addr()).unwrap();
-    assert_eq!(connection.metadata(topic, true).unwrap().topics[0].error_code, 0);
+    connection.ensure_topic(topic).unwrap();
     for n in 0..count {
         let batch = BatchBuilder::of_value(marker(n)).build();
         assert_eq!(connection.produce(topic, 0, batch).unwrap().error_code, 0);
@@ -150,6 +150,7 @@ fn given_a_port_in_use_when_started_then_the_message_names_it_and_no_data_is_mad
         let _listener = TcpListener::bind(taken).unwrap();
         let refused = start_with(&Settings::new().to_toml(&data_dir, &ports));
         assert_refused(&refused, &[setting, &taken.to_string()]);
+        assert!(!data_dir.join("shards").exists(), "data was made");
     }
 }
 
@@ -332,7 +333,7 @@ fn given_sigterm_when_the_broker_leaves_then_its_exit_code_is_0_and_the_wal_says
     let mut broker = Broker::start(Settings { shards: 1, ..Settings::new() }).unwrap();
     let topic = fresh_name("clean");
     let mut connection = RawConnection::open(broker.ports().kafka_addr()).unwrap();
-    connection.metadata(&topic, true).unwrap();
+    connection.ensure_topic(&topic).unwrap();
     for n in 0..10 {
         connection.produce(&topic, 0, BatchBuilder::of_value(marker(n)).build()).unwrap();
     }
