@@ -689,6 +689,12 @@ impl<'a> BlockPlan<'a> {
         Ok(self)
     }
 
+    /// The encoded payload of the only record, or of the first that has one.
+    #[must_use]
+    pub fn encoded_payload(mut self) -> Vec<u8> {
+        if self.encoded.is_empty() { Vec::new() } else { self.encoded.swap_remove(0) }
+    }
+
     /// How many rows the table will have.
     #[must_use]
     pub fn count(&self) -> usize {

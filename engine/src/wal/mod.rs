@@ -41,14 +41,17 @@ pub mod block;
 mod error;
 mod file;
 pub mod footer;
+pub mod inspect;
 mod read_cache;
 mod reader;
 mod reclaim;
 pub mod record;
 mod recovery;
+pub mod repair;
 mod replay;
 mod scan;
 mod spare;
+mod walk;
 mod writer;
 
 use std::cell::{Cell, RefCell};

@@ -528,6 +528,9 @@ impl<D: Disk> Recovery<'_, D> {
         let mut replay = Replay::default();
         let mut applied = BTreeMap::new();
         for row in newest.blocks.iter().flat_map(Block::rows) {
+            if row.descriptor.kind == SlotKind::Padding {
+                continue; // a checkpoint that `wal repair` rebuilt
+            }
             let record = row.descriptor.record(&row.payload);
             let Some(super::record::WalRecord::Checkpoint(checkpoint)) = record else {
                 let fault = BlockFault::Record { slot: row.slot };

@@ -115,11 +115,7 @@ impl<'a, F: DiskFile> Scanner<'a, F> {
     /// a block in a wrong place: it was not written at all before those it proves. Only for a checkpoint block the
     /// place counts, and that it is not the invalid block itself: a torn or misdirected one is all that there is of a file
     /// that never came into use.
-    pub async fn find_later(
-        &mut self,
-        position: u64,
-        above: BlockSeq,
-    ) -> io::Result<Option<u64>> {
+    pub async fn find_later(&mut self, position: u64, above: BlockSeq) -> io::Result<Option<u64>> {
         let mut at = position;
         while at < self.end {
             let bytes = self.at(at, DISK_ALIGN).await?;
@@ -131,6 +127,31 @@ impl<'a, F: DiskFile> Scanner<'a, F> {
                 let bytes = self.at(at, to_usize(header.table_end())).await?;
                 if header.check_table(&bytes).is_ok() {
                     return Ok(Some(at));
+                }
+            }
+            at += DISK_ALIGN as u64;
+        }
+        Ok(None)
+    }
+
+    /// The next header behind `position` that is in its place and has a number above `above`, with that number.
+    pub async fn find_block(
+        &mut self,
+        position: u64,
+        above: BlockSeq,
+    ) -> io::Result<Option<(u64, BlockSeq)>> {
+        let mut at = position + DISK_ALIGN as u64;
+        while at < self.end {
+            let bytes = self.at(at, DISK_ALIGN).await?;
+            if let Ok(header) = BlockHeader::decode(&bytes)
+                && header.check_place(self.shard, self.seq, at).is_ok()
+                && header.kind != BlockKind::Footer
+                && header.place.sequence > above
+                && header.padded_len() <= self.end - at
+            {
+                let bytes = self.at(at, to_usize(header.table_end())).await?;
+                if header.check_table(&bytes).is_ok() {
+                    return Ok(Some((at, header.place.sequence)));
                 }
             }
             at += DISK_ALIGN as u64;
