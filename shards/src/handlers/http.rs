@@ -1,0 +1,80 @@
+//! What the broker says over HTTP: metrics, health, readiness, latencies. The same on the admin port and, as far as it
+//! is for everybody, on the Kafka port.
+
+use std::rc::Rc;
+
+use chronik_engine::ids::ShardId;
+use chronik_net::{HttpMethod, HttpRequest, HttpResponse, ListenerKind};
+use futures_util::future::join_all;
+
+use crate::metrics::{self, ShardSnapshot};
+use crate::shell::shard::Shard;
+
+/// Serves one HTTP request.
+pub async fn http(shard: Rc<Shard>, listener: ListenerKind, request: HttpRequest) -> HttpResponse {
+    if request.method == HttpMethod::Post {
+        return HttpResponse::text(405, "only GET and HEAD are served here\n");
+    }
+    let admin = listener == ListenerKind::Http;
+    match request.path.as_str() {
+        "/health" => HttpResponse::text(200, "ok\n"),
+        "/metrics" => {
+            let shards = snapshots(&shard).await;
+            HttpResponse {
+                status: 200,
+                content_type: "text/plain; version=0.0.4; charset=utf-8",
+                body: metrics::render_prometheus(&shards, shard.node.config.node_id).into(),
+            }
+        }
+        "/ready" if admin => ready(&shard).await,
+        "/debug/latency" if admin => {
+            let shards = snapshots(&shard).await;
+            if request.query.as_deref() == Some("format=json") {
+                HttpResponse {
+                    status: 200,
+                    content_type: "application/json",
+                    body: metrics::render_latency_json(&shards).into(),
+                }
+            } else {
+                HttpResponse::text(200, metrics::render_latency_text(&shards))
+            }
+        }
+        "/debug/latency.hgrm" if admin => {
+            let stage = request.query.as_deref().and_then(|query| query.strip_prefix("stage="));
+            let shards = snapshots(&shard).await;
+            match stage.and_then(|stage| metrics::render_hgrm(&shards, stage)) {
+                Some(text) => HttpResponse::text(200, text),
+                None => HttpResponse::text(400, metrics::hgrm_usage()),
+            }
+        }
+        _ => HttpResponse::text(404, "not found; there are /metrics, /health, /ready, /debug/latency\n"),
+    }
+}
+
+async fn ready(shard: &Rc<Shard>) -> HttpResponse {
+    let all = (0..shard.node.shards).map(ShardId);
+    let answers = join_all(all.map(|id| {
+        shard.on(id, |there| {
+            let ready = there.is_ready();
+            async move { ready }
+        })
+    }))
+    .await;
+    if answers.iter().all(|answer| *answer == Ok(true)) {
+        HttpResponse::text(200, "ready\n")
+    } else {
+        HttpResponse::text(503, "not ready: starting, stopping, or without room on the disk\n")
+    }
+}
+
+/// The figures of every shard, as of now.
+async fn snapshots(shard: &Rc<Shard>) -> Vec<ShardSnapshot> {
+    let all = (0..shard.node.shards).map(ShardId);
+    let asked = all.map(|id| {
+        shard.on(id, |there| {
+            let snapshot = there.snapshot();
+            async move { snapshot }
+        })
+    });
+    join_all(asked).await.into_iter().filter_map(Result::ok).collect()
+}

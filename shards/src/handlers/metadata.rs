@@ -1,0 +1,211 @@
+//! Metadata: the brokers, the topics and who leads their partitions; topics asked for by name are made on the way where
+//! that is allowed.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use chronik_engine::ids::{GroupId, ShardId};
+use futures_util::future::join_all;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
+use kafka_protocol::protocol::StrBytes;
+
+use super::topics::{self, TopicWanted};
+use crate::catalog::{Catalog, Topic, TopicId, topic_name_problem};
+use crate::shell::read::kafka_epoch;
+use crate::shell::shard::Shard;
+
+/// What Kafka answers for the operations that a client is authorised to: "not asked for".
+const OPERATIONS_UNKNOWN: i32 = i32::MIN;
+
+/// One topic of the answer: known, or an error in its place.
+enum Found {
+    Topic(std::sync::Arc<Topic>),
+    Error { name: Option<StrBytes>, id: uuid::Uuid, error: ResponseError },
+}
+
+/// Serves Metadata. Cancel-safe; a topic whose creation has begun is made.
+pub async fn metadata(shard: Rc<Shard>, version: i16, request: MetadataRequest) -> MetadataResponse {
+    let found = find(&shard, version, request).await;
+    let catalog = shard.catalog();
+    let epochs = leader_epochs(&shard, &found).await;
+    let topics = found.into_iter().map(|found| describe(&shard, found, &epochs)).collect();
+    let brokers = catalog
+        .brokers()
+        .map(|broker| {
+            MetadataResponseBroker::default()
+                .with_node_id(broker_id(broker.node.0))
+                .with_host(StrBytes::from_string(broker.host.clone()))
+                .with_port(i32::from(broker.port))
+                .with_rack(broker.rack.clone().map(StrBytes::from_string))
+        })
+        .collect();
+    MetadataResponse::default()
+        .with_brokers(brokers)
+        .with_cluster_id(Some(StrBytes::from_string(shard.node.cluster_id.clone())))
+        .with_controller_id(broker_id(shard.node.config.node_id.0))
+        .with_topics(topics)
+        .with_cluster_authorized_operations(OPERATIONS_UNKNOWN)
+}
+
+fn broker_id(node: u32) -> BrokerId {
+    BrokerId(i32::try_from(node).unwrap_or(-1))
+}
+
+/// The topics that the request names, or all of them.
+async fn find(shard: &Rc<Shard>, version: i16, request: MetadataRequest) -> Vec<Found> {
+    let catalog = shard.catalog();
+    let named = match request.topics {
+        // In version 0 an empty list asks for all; from 1 on that is what null means.
+        None => return catalog.topics().cloned().map(Found::Topic).collect(),
+        Some(topics) if topics.is_empty() && version == 0 => {
+            return catalog.topics().cloned().map(Found::Topic).collect();
+        }
+        Some(topics) => topics,
+    };
+    let may_create = shard.node.config.kafka.auto_create_topics_enable
+        && (version < 4 || request.allow_auto_topic_creation);
+    let mut found: Vec<Found> =
+        named.into_iter().map(|topic| find_one(&catalog, topic)).collect();
+    if may_create {
+        create_missing(shard, &mut found).await;
+    }
+    found
+}
+
+fn find_one(catalog: &Catalog, asked: MetadataRequestTopic) -> Found {
+    let id = asked.topic_id;
+    match asked.name {
+        Some(name) => match catalog.topic(&name) {
+            Some(topic) => Found::Topic(std::sync::Arc::clone(topic)),
+            None if topic_name_problem(&name).is_some() => {
+                Found::Error { name: Some(name.0), id, error: ResponseError::InvalidTopicException }
+            }
+            None => Found::Error {
+                name: Some(name.0),
+                id,
+                error: ResponseError::UnknownTopicOrPartition,
+            },
+        },
+        None => match catalog.topic_by_id(TopicId(id)) {
+            Some(topic) => Found::Topic(std::sync::Arc::clone(topic)),
+            None => Found::Error { name: None, id, error: ResponseError::UnknownTopicId },
+        },
+    }
+}
+
+/// Makes the topics that were asked for by name and are not there.
+async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
+    let mut missing: Vec<(usize, String)> = Vec::new();
+    for (at, topic) in found.iter().enumerate() {
+        if let Found::Error {
+            name: Some(name),
+            error: ResponseError::UnknownTopicOrPartition,
+            ..
+        } = topic
+        {
+            missing.push((at, name.to_string()));
+        }
+    }
+    if missing.is_empty() {
+        return;
+    }
+    let wanted = missing.iter().map(|(_, name)| TopicWanted::with_defaults(name.clone())).collect();
+    let created = topics::create(shard, wanted).await;
+    for ((at, name), result) in missing.into_iter().zip(created) {
+        let catalog = shard.catalog();
+        found[at] = match (catalog.topic(&name), result) {
+            // Somebody else may have made it at the same time: there it is.
+            (Some(topic), _) => Found::Topic(std::sync::Arc::clone(topic)),
+            (None, Ok(_)) => Found::Error {
+                name: Some(StrBytes::from_string(name)),
+                id: uuid::Uuid::nil(),
+                error: ResponseError::LeaderNotAvailable,
+            },
+            (None, Err(refused)) => Found::Error {
+                name: Some(StrBytes::from_string(name)),
+                id: uuid::Uuid::nil(),
+                error: refused.response_error(),
+            },
+        };
+    }
+}
+
+/// The leader epochs of all partitions found, asked of their shards.
+async fn leader_epochs(shard: &Rc<Shard>, found: &[Found]) -> BTreeMap<GroupId, i32> {
+    let node = shard.node.config.node_id;
+    let mut by_shard: BTreeMap<ShardId, Vec<GroupId>> = BTreeMap::new();
+    for topic in found {
+        let Found::Topic(topic) = topic else { continue };
+        for partition in &topic.partitions {
+            if let Some(placement) = partition.placement_on(node) {
+                by_shard.entry(placement.shard).or_default().push(partition.group);
+            }
+        }
+    }
+    let asked = by_shard.into_iter().map(|(target, groups)| {
+        shard.on(target, move |there| {
+            let epochs: Vec<(GroupId, i32)> = there.with_core(|core| {
+                groups
+                    .into_iter()
+                    .filter_map(|group| Some((group, core.partition(group)?)))
+                    .filter(|(_, view)| view.is_leader)
+                    .map(|(group, view)| (group, kafka_epoch(view.leader_epoch)))
+                    .collect()
+            });
+            async move { epochs }
+        })
+    });
+    join_all(asked).await.into_iter().filter_map(Result::ok).flatten().collect()
+}
+
+fn describe(
+    shard: &Shard,
+    found: Found,
+    epochs: &BTreeMap<GroupId, i32>,
+) -> MetadataResponseTopic {
+    match found {
+        Found::Error { name, id, error } => MetadataResponseTopic::default()
+            .with_error_code(error.code())
+            .with_name(Some(name.unwrap_or_default().into()))
+            .with_topic_id(id)
+            .with_topic_authorized_operations(OPERATIONS_UNKNOWN),
+        Found::Topic(topic) => MetadataResponseTopic::default()
+            .with_name(Some(StrBytes::from_string(topic.name.to_string()).into()))
+            .with_topic_id(topic.id.0)
+            .with_is_internal(topic.internal)
+            .with_partitions(describe_partitions(shard, &topic, epochs))
+            .with_topic_authorized_operations(OPERATIONS_UNKNOWN),
+    }
+}
+
+fn describe_partitions(
+    shard: &Shard,
+    topic: &Topic,
+    epochs: &BTreeMap<GroupId, i32>,
+) -> Vec<MetadataResponsePartition> {
+    (0..)
+        .zip(&topic.partitions)
+        .map(|(number, partition)| {
+            let replicas: Vec<BrokerId> =
+                partition.replicas.iter().map(|replica| broker_id(replica.node.0)).collect();
+            let described = MetadataResponsePartition::default()
+                .with_partition_index(number)
+                .with_replica_nodes(replicas.clone())
+                .with_isr_nodes(replicas);
+            match epochs.get(&partition.group) {
+                Some(epoch) => described
+                    .with_leader_id(broker_id(shard.node.config.node_id.0))
+                    .with_leader_epoch(*epoch),
+                None => described
+                    .with_leader_id(BrokerId(-1))
+                    .with_leader_epoch(-1)
+                    .with_error_code(ResponseError::LeaderNotAvailable.code()),
+            }
+        })
+        .collect()
+}

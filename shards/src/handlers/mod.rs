@@ -1,0 +1,99 @@
+//! The Kafka APIs: each request from its decoded form to its answer.
+//!
+//! A handler runs on the core of the connection and goes to the shard of a partition over the mesh. Only Produce does
+//! its work when it is enqueued; all others do it when their turn to be answered comes.
+
+pub mod error_code;
+pub mod fetch;
+pub mod fetch_session;
+pub mod http;
+pub mod metadata;
+pub mod offsets;
+pub mod produce;
+pub mod producer_id;
+pub mod routing;
+pub mod topics;
+
+use std::rc::Rc;
+
+use chronik_net::{
+    ConnectionContext, Enqueued, Finished, HttpRequest, HttpResponse, Request, RequestHandler,
+    RequestKind, ResponseBody,
+};
+
+use crate::metrics::Stage;
+use crate::shell::shard::Shard;
+
+/// Serves the connections of one core.
+#[derive(Debug, Clone)]
+pub struct Handlers {
+    shard: Rc<Shard>,
+}
+
+impl Handlers {
+    /// For the connections of this shard's core.
+    #[must_use]
+    pub fn new(shard: Rc<Shard>) -> Handlers {
+        Handlers { shard }
+    }
+}
+
+/// The answer is what `answer` resolves to; how long it took from here is recorded.
+fn timed<F>(shard: &Rc<Shard>, stage: Stage, answer: F) -> Enqueued
+where
+    F: Future<Output = Finished> + 'static,
+{
+    let shard = Rc::clone(shard);
+    let begun_ns = shard.clock.now_ns();
+    Enqueued::finish_with(async move {
+        let finished = answer.await;
+        let took_ns = shard.clock.now_ns().saturating_sub(begun_ns);
+        shard.metrics.borrow_mut().record(stage, took_ns);
+        finished
+    })
+}
+
+fn finished(body: impl Into<ResponseBody>) -> Finished {
+    Finished::Response(body.into())
+}
+
+impl RequestHandler for Handlers {
+    async fn enqueue(&self, _: &ConnectionContext, request: Request) -> Enqueued {
+        let shard = &self.shard;
+        let version = request.api_version;
+        let here = Rc::clone(shard);
+        match request.body {
+            RequestKind::Produce(body) => {
+                let answer = produce::enqueue(shard, version, body, request.retained_bytes);
+                timed(shard, Stage::ProduceTotal, async move {
+                    answer.await.map_or(Finished::NoResponse, finished)
+                })
+            }
+            RequestKind::Fetch(body) => timed(shard, Stage::FetchTotal, async move {
+                finished(fetch::fetch(here, version, body).await)
+            }),
+            RequestKind::ListOffsets(body) => Enqueued::finish_with(async move {
+                finished(offsets::list_offsets(here, body).await)
+            }),
+            RequestKind::OffsetForLeaderEpoch(body) => Enqueued::finish_with(async move {
+                finished(offsets::offset_for_leader_epoch(here, body).await)
+            }),
+            RequestKind::Metadata(body) => Enqueued::finish_with(async move {
+                finished(metadata::metadata(here, version, body).await)
+            }),
+            RequestKind::CreateTopics(body) => Enqueued::finish_with(async move {
+                finished(topics::create_topics(here, version, body).await)
+            }),
+            RequestKind::DeleteTopics(body) => Enqueued::finish_with(async move {
+                finished(topics::delete_topics(here, version, body).await)
+            }),
+            RequestKind::InitProducerId(body) => Enqueued::finish_with(async move {
+                finished(producer_id::init_producer_id(here, body).await)
+            }),
+        }
+    }
+
+    async fn http(&self, connection: &ConnectionContext, request: HttpRequest) -> HttpResponse {
+        http::http(Rc::clone(&self.shard), connection.listener, request).await
+    }
+}

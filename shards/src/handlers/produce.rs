@@ -1,0 +1,240 @@
+//! Produce: from the request to the log of each partition, and back.
+//!
+//! In two steps, as the connection needs them. [`enqueue`] checks each batch and proposes it to its partition's shard;
+//! when it returns, the order of this request's records against those of the next one is fixed. The future that it
+//! returns resolves once every partition has answered.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chronik_engine::batch::{BatchError, RecordBatch};
+use chronik_engine::compression::Codec;
+use chronik_engine::ids::ShardId;
+use futures_channel::oneshot;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::produce_response::{
+    LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
+};
+use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
+use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::ResponseError;
+
+use super::error_code::produce_error;
+use super::routing::{Route, resolve_topic};
+use crate::catalog::{Catalog, Topic};
+use crate::core::{Ack, ProduceResult, RequiredAcks};
+use crate::shell::shard::Shard;
+
+/// The first version that may carry zstd (KIP-110).
+const ZSTD_VERSION_MIN: i16 = 7;
+
+/// The shortest time that a client can give us.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// A partition's answer, there or on its way.
+enum Outcome {
+    Known(PartitionProduceResponse),
+    Waiting { index: i32, answer: oneshot::Receiver<ProduceResult> },
+}
+
+struct TopicOutcomes {
+    topic: TopicProduceResponse,
+    partitions: Vec<Outcome>,
+}
+
+/// Proposes every batch of the request and returns the future of the answer; `None` for acks=0, which has none.
+/// Does not wait.
+pub fn enqueue(
+    shard: &Rc<Shard>,
+    version: i16,
+    request: ProduceRequest,
+    retained_bytes: usize,
+) -> impl Future<Output = Option<ProduceResponse>> + use<> {
+    let acks = RequiredAcks::from_wire(request.acks);
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let catalog = shard.catalog();
+    let proposer = Proposer {
+        shard,
+        catalog: &catalog,
+        version,
+        acks,
+        transactional: request.transactional_id.is_some(),
+        retained_bytes,
+    };
+    let topics: Vec<TopicOutcomes> =
+        request.topic_data.into_iter().map(|topic| proposer.topic(topic)).collect();
+    let answered = answer(topics, timeout);
+    let shard = Rc::clone(shard);
+    async move {
+        let response = answered.await;
+        count(&shard, &response);
+        (acks != Some(RequiredAcks::None)).then_some(response)
+    }
+}
+
+fn count(shard: &Shard, response: &ProduceResponse) {
+    let mut metrics = shard.metrics.borrow_mut();
+    metrics.counters.produce_requests += 1;
+    for partition in response.responses.iter().flat_map(|topic| &topic.partition_responses) {
+        metrics.produce_errors.record(partition.error_code);
+    }
+}
+
+struct Proposer<'a> {
+    shard: &'a Rc<Shard>,
+    catalog: &'a Catalog,
+    version: i16,
+    acks: Option<RequiredAcks>,
+    transactional: bool,
+    retained_bytes: usize,
+}
+
+impl Proposer<'_> {
+    fn topic(&self, data: TopicProduceData) -> TopicOutcomes {
+        let resolved = resolve_topic(self.catalog, &data.name, data.topic_id, self.version >= 13);
+        let partitions = data
+            .partition_data
+            .into_iter()
+            .map(|partition| match &resolved {
+                Ok(topic) => self.partition(topic, partition),
+                Err(error) => refused(partition.index, error.response_error(), None),
+            })
+            .collect();
+        let topic = TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
+        TopicOutcomes { topic, partitions }
+    }
+
+    fn partition(&self, topic: &Topic, data: PartitionProduceData) -> Outcome {
+        let index = data.index;
+        let Some(acks) = self.acks else {
+            return refused(index, ResponseError::InvalidRequiredAcks, None);
+        };
+        let route = match Route::of(topic, index, self.shard.node.config.node_id) {
+            Ok(route) => route,
+            Err(error) => return refused(index, error.response_error(), None),
+        };
+        match self.checked_batch(topic, data.records) {
+            Ok(batch) => self.propose(route, index, batch, acks),
+            Err((error, why)) => refused(index, error, Some(why)),
+        }
+    }
+
+    /// What the broker demands of a batch before it may take an offset.
+    fn checked_batch(
+        &self,
+        topic: &Topic,
+        records: Option<Bytes>,
+    ) -> Result<RecordBatch, (ResponseError, String)> {
+        let records = records.unwrap_or_default();
+        let bytes_max = topic.settings.max_message_bytes();
+        if records.len() > bytes_max {
+            let why = format!(
+                "a batch of {} bytes is larger than the topic's max.message.bytes of {bytes_max}",
+                records.len()
+            );
+            return Err((ResponseError::MessageTooLarge, why));
+        }
+        let batch = RecordBatch::parse(records).map_err(|e| (batch_error(&e), e.to_string()))?;
+        if batch.codec() == Codec::Zstd && self.version < ZSTD_VERSION_MIN {
+            let why = "zstd needs Produce version 7 or later".to_owned();
+            return Err((ResponseError::UnsupportedCompressionType, why));
+        }
+        if batch.is_control() {
+            let why = "a client may not write control batches".to_owned();
+            return Err((ResponseError::InvalidRecord, why));
+        }
+        if batch.is_transactional() || self.transactional {
+            let why = "transactions are not available in this version".to_owned();
+            return Err((ResponseError::InvalidTxnState, why));
+        }
+        Ok(batch)
+    }
+
+    fn propose(&self, route: Route, index: i32, batch: RecordBatch, acks: RequiredAcks) -> Outcome {
+        let (done, answer) = oneshot::channel();
+        let retained_bytes = self.retained_bytes;
+        let Route { shard: target, group } = route;
+        let posted = self.shard.post(target, move |there| {
+            there.propose_batch(group, batch, acks, retained_bytes, done);
+        });
+        match posted {
+            Ok(()) => Outcome::Waiting { index, answer },
+            Err(_) => refused(index, ResponseError::NotLeaderOrFollower, Some(busy(target))),
+        }
+    }
+}
+
+fn busy(target: ShardId) -> String {
+    format!("shard {target} has too many requests queued; try again")
+}
+
+fn batch_error(error: &BatchError) -> ResponseError {
+    match error {
+        BatchError::ChecksumMismatch { .. } => ResponseError::CorruptMessage,
+        BatchError::UnknownCodec { .. } => ResponseError::UnsupportedCompressionType,
+        _ => ResponseError::InvalidRecord,
+    }
+}
+
+fn refused(index: i32, error: ResponseError, why: Option<String>) -> Outcome {
+    Outcome::Known(failure(index, error, why))
+}
+
+fn failure(index: i32, error: ResponseError, why: Option<String>) -> PartitionProduceResponse {
+    PartitionProduceResponse::default()
+        .with_index(index)
+        .with_error_code(error.code())
+        .with_error_message(why.map(StrBytes::from_string))
+        .with_base_offset(-1)
+        .with_log_append_time_ms(-1)
+        .with_log_start_offset(-1)
+        .with_current_leader(LeaderIdAndEpoch::default())
+}
+
+/// Waits for every partition, at most for the time the client allows: an entry that is in the log but not committed in
+/// that time is answered with REQUEST_TIMED_OUT, and the client finds out by its retry.
+async fn answer(topics: Vec<TopicOutcomes>, timeout: Duration) -> ProduceResponse {
+    let mut deadline = std::pin::pin!(glommio::timer::sleep(timeout.max(TIMEOUT_MIN)));
+    let mut timed_out = false;
+    let mut responses = Vec::with_capacity(topics.len());
+    for TopicOutcomes { topic, partitions } in topics {
+        let mut answers = Vec::with_capacity(partitions.len());
+        for outcome in partitions {
+            answers.push(match outcome {
+                Outcome::Known(response) => response,
+                Outcome::Waiting { index, mut answer } => {
+                    let result = if timed_out {
+                        answer.try_recv().ok().flatten()
+                    } else {
+                        match futures_util::future::select(answer, &mut deadline).await {
+                            futures_util::future::Either::Left((result, _)) => result.ok(),
+                            futures_util::future::Either::Right(((), _)) => {
+                                timed_out = true;
+                                None
+                            }
+                        }
+                    };
+                    partition_response(index, result)
+                }
+            });
+        }
+        responses.push(topic.with_partition_responses(answers));
+    }
+    ProduceResponse::default().with_responses(responses)
+}
+
+fn partition_response(index: i32, result: Option<ProduceResult>) -> PartitionProduceResponse {
+    match result {
+        None => failure(index, ResponseError::RequestTimedOut, None),
+        Some(Ok(Ack::Appended(appended))) => PartitionProduceResponse::default()
+            .with_index(index)
+            .with_base_offset(appended.base_offset.0)
+            .with_log_append_time_ms(appended.log_append_time_ms)
+            .with_log_start_offset(appended.log_start_offset.0),
+        Some(Ok(Ack::Command(_))) => failure(index, ResponseError::UnknownServerError, None),
+        Some(Err(error)) => {
+            failure(index, produce_error(&error), Some(error.to_string()))
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! From what a request names to the shard and the group that hold it.
+
+use std::sync::Arc;
+
+use chronik_engine::ids::{GroupId, NodeId, ShardId};
+use kafka_protocol::ResponseError;
+use uuid::Uuid;
+
+use crate::catalog::{Catalog, Topic, TopicId};
+
+/// Where a partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// The shard.
+    pub shard: ShardId,
+    /// The group on it.
+    pub group: GroupId,
+}
+
+/// Why something named by a client could not be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// There is no topic of this name, or it has no such partition.
+    #[error("unknown topic or partition")]
+    UnknownTopicOrPartition,
+    /// There is no topic of this id.
+    #[error("unknown topic id")]
+    UnknownTopicId,
+}
+
+impl RouteError {
+    /// Kafka's name for it.
+    #[must_use]
+    pub fn response_error(self) -> ResponseError {
+        match self {
+            RouteError::UnknownTopicOrPartition => ResponseError::UnknownTopicOrPartition,
+            RouteError::UnknownTopicId => ResponseError::UnknownTopicId,
+        }
+    }
+}
+
+/// Finds the topic that a request names by its id (versions that do) or by its name.
+///
+/// # Errors
+/// As Kafka has it: an unknown id and an unknown name are two errors.
+pub fn resolve_topic<'a>(
+    catalog: &'a Catalog,
+    name: &str,
+    id: Uuid,
+    by_id: bool,
+) -> Result<&'a Arc<Topic>, RouteError> {
+    if by_id {
+        catalog.topic_by_id(TopicId(id)).ok_or(RouteError::UnknownTopicId)
+    } else {
+        catalog.topic(name).ok_or(RouteError::UnknownTopicOrPartition)
+    }
+}
+
+impl Route {
+    /// Finds a partition of a topic.
+    ///
+    /// # Errors
+    /// [`RouteError::UnknownTopicOrPartition`] if the topic has no partition of this index.
+    pub fn of(topic: &Topic, partition: i32, node: NodeId) -> Result<Route, RouteError> {
+        topic
+            .partition(partition)
+            .and_then(|found| Some((found.group, found.placement_on(node)?)))
+            .map(|(group, placement)| Route { shard: placement.shard, group })
+            .ok_or(RouteError::UnknownTopicOrPartition)
+    }
+}

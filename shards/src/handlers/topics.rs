@@ -1,0 +1,369 @@
+//! CreateTopics and DeleteTopics: changes of the catalog, answered once every core shows them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chronik_engine::ids::{ReplicaId, ShardId};
+use futures_channel::oneshot;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_response::{
+    CreatableTopicConfigs, CreatableTopicResult,
+};
+use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
+use kafka_protocol::messages::{
+    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+use rand::Rng;
+use uuid::Uuid;
+
+use super::error_code::{catalog_error, produce_error};
+use crate::catalog::{
+    CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, Topic, TopicId, TopicRef,
+    config_definitions,
+};
+use crate::core::{Ack, ProduceError, ProduceResult};
+use crate::shell::shard::Shard;
+
+/// Where Kafka says a topic's configuration comes from: set on the topic, or the default.
+const SOURCE_TOPIC: i8 = 1;
+const SOURCE_DEFAULT: i8 = 5;
+
+/// The group `__meta` is on this shard.
+const META_SHARD: ShardId = ShardId(0);
+
+/// A topic that somebody wants made.
+#[derive(Debug, Clone)]
+pub struct TopicWanted {
+    name: String,
+    partitions: Option<u32>,
+    configs: BTreeMap<String, String>,
+}
+
+impl TopicWanted {
+    /// A topic with the node's default number of partitions and no configurations.
+    #[must_use]
+    pub fn with_defaults(name: String) -> TopicWanted {
+        TopicWanted { name, partitions: None, configs: BTreeMap::new() }
+    }
+}
+
+/// What stood in a topic's way.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RefusedBecause {
+    /// The catalog would not have it.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The change could not be made durable.
+    #[error(transparent)]
+    Log(#[from] ProduceError),
+    /// The request is wrong in itself.
+    #[error("{why}")]
+    Invalid {
+        /// Kafka's name for it.
+        error: ResponseError,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A configuration that this version does not act on.
+    #[error("{name}={value} is not available in this version")]
+    NotAvailable {
+        /// The configuration.
+        name: String,
+        /// The value asked for.
+        value: String,
+    },
+}
+
+impl RefusedBecause {
+    /// Kafka's name for it.
+    #[must_use]
+    pub fn response_error(&self) -> ResponseError {
+        match self {
+            RefusedBecause::Catalog(error) => super::error_code::catalog_error(error),
+            RefusedBecause::Log(error) => produce_error(error),
+            RefusedBecause::Invalid { error, .. } => *error,
+            RefusedBecause::NotAvailable { .. } => ResponseError::InvalidConfig,
+        }
+    }
+}
+
+/// Serves CreateTopics. Cancel-safe; what was proposed is made.
+pub async fn create_topics(
+    shard: Rc<Shard>,
+    version: i16,
+    request: CreateTopicsRequest,
+) -> CreateTopicsResponse {
+    let repeated = repeated(request.topics.iter().map(|topic| topic.name.to_string()));
+    let mut results: Vec<Option<CreatableTopicResult>> = vec![None; request.topics.len()];
+    let mut wanted: Vec<(usize, TopicWanted)> = Vec::new();
+    for (at, topic) in request.topics.iter().enumerate() {
+        match wanted_topic(topic, version, &repeated) {
+            Ok(topic) => wanted.push((at, topic)),
+            Err(error) => results[at] = Some(refused(topic, &error)),
+        }
+    }
+    let (places, wanted): (Vec<usize>, Vec<TopicWanted>) = wanted.into_iter().unzip();
+    let made = if request.validate_only {
+        validate(&shard, wanted)
+    } else {
+        create(&shard, wanted).await
+    };
+    for (at, made) in places.into_iter().zip(made) {
+        let asked = &request.topics[at];
+        results[at] = Some(match made {
+            Ok(topic) => created(&topic),
+            Err(why) => refused(asked, &why),
+        });
+    }
+    CreateTopicsResponse::default().with_topics(results.into_iter().flatten().collect())
+}
+
+fn repeated(names: impl Iterator<Item = String>) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    names.filter(|name| !seen.insert(name.clone())).collect()
+}
+
+fn wanted_topic(
+    topic: &CreatableTopic,
+    version: i16,
+    repeated: &BTreeSet<String>,
+) -> Result<TopicWanted, RefusedBecause> {
+    let invalid = |error, why| Err(RefusedBecause::Invalid { error, why });
+    if repeated.contains(topic.name.as_str()) {
+        return invalid(ResponseError::InvalidRequest, "the request names this topic twice");
+    }
+    // "As many as the broker's default" came with version 4 (KIP-464).
+    let partitions = match topic.num_partitions {
+        -1 if !topic.assignments.is_empty() => Some(assigned_partitions(topic)?),
+        -1 if version >= 4 => None,
+        count => match u32::try_from(count) {
+            Ok(count) if count >= 1 => Some(count),
+            _ => {
+                return invalid(ResponseError::InvalidPartitions, "partitions must be 1 or more");
+            }
+        },
+    };
+    let replicas = match topic.assignments.first() {
+        Some(assignment) => assignment.broker_ids.len(),
+        None if topic.replication_factor == -1 => 1,
+        None => usize::try_from(topic.replication_factor).unwrap_or(0),
+    };
+    if replicas != 1 {
+        return invalid(
+            ResponseError::InvalidReplicationFactor,
+            "this cluster has 1 broker: the replication factor must be 1",
+        );
+    }
+    let mut configs = BTreeMap::new();
+    for config in &topic.configs {
+        if let Some(value) = &config.value {
+            check_available(&config.name, value)?;
+            configs.insert(config.name.to_string(), value.to_string());
+        }
+    }
+    Ok(TopicWanted { name: topic.name.to_string(), partitions, configs })
+}
+
+fn assigned_partitions(topic: &CreatableTopic) -> Result<u32, RefusedBecause> {
+    let numbers: BTreeSet<i32> = topic.assignments.iter().map(|a| a.partition_index).collect();
+    let gapless = (0..).zip(&numbers).all(|(expected, number)| expected == *number);
+    match u32::try_from(numbers.len()) {
+        Ok(count) if gapless && numbers.len() == topic.assignments.len() => Ok(count),
+        _ => Err(RefusedBecause::Invalid {
+            error: ResponseError::InvalidReplicaAssignment,
+            why: "the assignment must name the partitions 0 to n-1, each once",
+        }),
+    }
+}
+
+/// Refuses what would be stored and then not acted on: silence would be a lie.
+fn check_available(name: &str, value: &str) -> Result<(), RefusedBecause> {
+    let value = value.trim();
+    let available = match name {
+        "cleanup.policy" => !value.split(',').any(|word| word.trim() == "compact"),
+        "message.timestamp.type" => value != "LogAppendTime",
+        "durability" => value != "relaxed",
+        "compression.type" => value == "producer",
+        "remote.storage.enable" | "searchable.enabled" => !value.eq_ignore_ascii_case("true"),
+        _ => true,
+    };
+    if available {
+        Ok(())
+    } else {
+        Err(RefusedBecause::NotAvailable { name: name.to_owned(), value: value.to_owned() })
+    }
+}
+
+/// Makes topics; returns once every core shows those that were made.
+pub async fn create(
+    shard: &Rc<Shard>,
+    wanted: Vec<TopicWanted>,
+) -> Vec<Result<Arc<Topic>, RefusedBecause>> {
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let count = wanted.len();
+    let command = CatalogCommand::CreateTopics { topics: new_topics(shard, wanted) };
+    match change_catalog(shard, command).await {
+        Ok(CommandOutcome::TopicsCreated(results)) => {
+            results.into_iter().map(|result| result.map_err(RefusedBecause::from)).collect()
+        }
+        Ok(CommandOutcome::Refused(error)) => vec![Err(error.into()); count],
+        Ok(_) => vec![Err(ProduceError::NotLeader.into()); count],
+        Err(error) => vec![Err(error.into()); count],
+    }
+}
+
+/// What would become of these topics, without making them.
+fn validate(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<Result<Arc<Topic>, RefusedBecause>> {
+    let count = wanted.len();
+    let mut scratch = (*shard.catalog()).clone();
+    match scratch.apply(&CatalogCommand::CreateTopics { topics: new_topics(shard, wanted) }) {
+        CommandOutcome::TopicsCreated(results) => {
+            results.into_iter().map(|result| result.map_err(RefusedBecause::from)).collect()
+        }
+        CommandOutcome::Refused(error) => vec![Err(error.into()); count],
+        _ => vec![Err(ProduceError::NotLeader.into()); count],
+    }
+}
+
+fn new_topics(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<NewTopic> {
+    wanted
+        .into_iter()
+        .map(|topic| {
+            let count = topic.partitions.unwrap_or(shard.node.config.kafka.num_partitions);
+            NewTopic {
+                name: topic.name,
+                id: TopicId(Uuid::new_v4()),
+                internal: false,
+                partitions: new_partitions(count),
+                configs: topic.configs,
+            }
+        })
+        .collect()
+}
+
+/// One more than the catalog allows is enough for it to refuse; no more is allocated for a number off the wire.
+#[expect(clippy::disallowed_methods, reason = "replica ids are random; the core gets them in the command")]
+fn new_partitions(count: u32) -> Vec<NewPartition> {
+    let most = crate::catalog::TOPIC_PARTITIONS_MAX + 1;
+    let count = usize::try_from(count).unwrap_or(most).min(most);
+    let mut random = rand::rng();
+    (0..count)
+        .map(|_| NewPartition { replicas: vec![ReplicaId(random.random_range(1..=u64::MAX))] })
+        .collect()
+}
+
+/// Proposes a change of the catalog and waits until it is committed and every core shows it. Cancel-safe; the change is
+/// made all the same.
+pub async fn change_catalog(
+    shard: &Rc<Shard>,
+    command: CatalogCommand,
+) -> Result<CommandOutcome, ProduceError> {
+    let changed = shard.on(META_SHARD, move |meta| {
+        let (done, answer) = oneshot::channel::<ProduceResult>();
+        meta.propose_command(&command, done);
+        async move {
+            let ack = answer.await.map_err(|_| ProduceError::NotLeader)??;
+            _ = meta.catalog_shown().await;
+            match ack {
+                Ack::Command(outcome) => Ok(outcome),
+                Ack::Appended(_) => Err(ProduceError::NotLeader),
+            }
+        }
+    });
+    changed.await.unwrap_or(Err(ProduceError::Overloaded))
+}
+
+fn created(topic: &Topic) -> CreatableTopicResult {
+    let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+    CreatableTopicResult::default()
+        .with_name(StrBytes::from_string(topic.name.to_string()).into())
+        .with_topic_id(topic.id.0)
+        .with_num_partitions(partitions)
+        .with_replication_factor(1)
+        .with_configs(Some(described_configs(topic)))
+}
+
+fn described_configs(topic: &Topic) -> Vec<CreatableTopicConfigs> {
+    config_definitions()
+        .iter()
+        .map(|definition| {
+            let set = topic.configs.get(definition.name);
+            let value = set.map_or(definition.default, String::as_str);
+            CreatableTopicConfigs::default()
+                .with_name(StrBytes::from_static_str(definition.name))
+                .with_value(Some(StrBytes::from_string(value.to_owned())))
+                .with_config_source(if set.is_some() { SOURCE_TOPIC } else { SOURCE_DEFAULT })
+        })
+        .collect()
+}
+
+fn refused(asked: &CreatableTopic, why: &RefusedBecause) -> CreatableTopicResult {
+    CreatableTopicResult::default()
+        .with_name(asked.name.clone())
+        .with_error_code(why.response_error().code())
+        .with_error_message(Some(StrBytes::from_string(why.to_string())))
+        .with_num_partitions(-1)
+        .with_replication_factor(-1)
+}
+
+/// Serves DeleteTopics. Cancel-safe; what was proposed is done.
+pub async fn delete_topics(
+    shard: Rc<Shard>,
+    version: i16,
+    request: DeleteTopicsRequest,
+) -> DeleteTopicsResponse {
+    // Up to version 5 topics are named; from 6 on each is a name or an id.
+    let asked: Vec<(Option<TopicName>, Uuid)> = if version >= 6 {
+        request.topics.into_iter().map(|topic| (topic.name, topic.topic_id)).collect()
+    } else {
+        request.topic_names.into_iter().map(|name| (Some(name), Uuid::nil())).collect()
+    };
+    let topics = asked
+        .iter()
+        .map(|(name, id)| match name {
+            Some(name) => TopicRef::Name(name.to_string()),
+            None => TopicRef::Id(TopicId(*id)),
+        })
+        .collect();
+    let outcome = change_catalog(&shard, CatalogCommand::DeleteTopics { topics }).await;
+    let results = match outcome {
+        Ok(CommandOutcome::TopicsDeleted(results)) => asked
+            .into_iter()
+            .zip(results)
+            .map(|((name, id), result)| match result {
+                Ok(deleted) => DeletableTopicResult::default()
+                    .with_name(Some(StrBytes::from_string(deleted.name.to_string()).into()))
+                    .with_topic_id(deleted.id.0),
+                Err(error) => not_deleted(name, id, catalog_error(&error), error.to_string()),
+            })
+            .collect(),
+        Ok(CommandOutcome::Refused(error)) => asked
+            .into_iter()
+            .map(|(name, id)| not_deleted(name, id, catalog_error(&error), error.to_string()))
+            .collect(),
+        Ok(_) => Vec::new(),
+        Err(error) => asked
+            .into_iter()
+            .map(|(name, id)| not_deleted(name, id, produce_error(&error), error.to_string()))
+            .collect(),
+    };
+    DeleteTopicsResponse::default().with_responses(results)
+}
+
+fn not_deleted(
+    name: Option<TopicName>,
+    id: Uuid,
+    error: ResponseError,
+    why: String,
+) -> DeletableTopicResult {
+    DeletableTopicResult::default()
+        .with_name(name)
+        .with_topic_id(id)
+        .with_error_code(error.code())
+        .with_error_message(Some(StrBytes::from_string(why)))
+}

@@ -1,0 +1,118 @@
+//! The loops that drive a shard: commit (group commit into the WAL), tick (Raft's time, mark blocks), and upkeep (the
+//! spare file, footers of sealed files, reclaim).
+//!
+//! - I1: one block is in flight at a time. All that is proposed meanwhile goes into the next one: that is the group
+//!   commit, and the load alone sets its size.
+//! - I2: a failed write or sync ends the process (W5). What was in flight is neither acknowledged nor retried.
+//! - I3: a full disk is no failure: produces are refused and the block that found no room waits until there is some.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use chronik_engine::wal::{WalError, record::WalRecord};
+use glommio::timer::sleep;
+
+use super::fatal::{Reason, fatal};
+use super::shard::Shard;
+use crate::metrics::Stage;
+
+/// Raft's tick.
+pub const TICK_MS: u64 = 50;
+
+/// How long after the last block the log is marked, so that this block, too, has one after it.
+const MARK_AFTER_NS: u64 = 100_000_000;
+
+/// Payload bytes that one block may take. More waits for the next one.
+const BLOCK_BYTES_MAX: usize = chronik_engine::limits::WAL_BLOCK_BYTES_MAX;
+
+/// Between two looks for room on a full disk.
+const STORAGE_FULL_RETRY: Duration = Duration::from_millis(500);
+
+/// Writes blocks until the shard stops, then closes the log cleanly. Not cancel-safe.
+pub async fn commit_loop(shard: Rc<Shard>) {
+    loop {
+        let block = shard.core.borrow_mut().take_block(BLOCK_BYTES_MAX);
+        let Some(block) = block else {
+            if shard.stopping.get() {
+                break;
+            }
+            if shard.want_mark.take() {
+                mark(&shard).await;
+            } else {
+                shard.work.notified().await;
+            }
+            continue;
+        };
+        if let Some(since_ns) = shard.first_pending_ns.take() {
+            let waited_ns = shard.clock.now_ns().saturating_sub(since_ns);
+            shard.metrics.borrow_mut().record(Stage::Queue, waited_ns);
+        }
+        make_room(&shard, &block.records).await;
+        write_block(&shard, &block.records).await;
+        shard.core.borrow_mut().block_persisted(block);
+        shard.after_core();
+    }
+    if let Err(error) = shard.wal.close_clean().await {
+        fatal(&Reason::WalWrite { shard: shard.id, error });
+    }
+    shard.stopped.notify();
+}
+
+async fn write_block(shard: &Shard, records: &[WalRecord]) {
+    let begun_ns = shard.clock.now_ns();
+    let written_ns = std::cell::Cell::new(begun_ns);
+    let appended =
+        shard.wal.append_with(records, || written_ns.set(shard.clock.now_ns())).await;
+    let report = match appended {
+        Ok(report) => report,
+        Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
+    };
+    let synced_ns = shard.clock.now_ns();
+    let mut metrics = shard.metrics.borrow_mut();
+    metrics.record(Stage::WalWrite, written_ns.get().saturating_sub(begun_ns));
+    metrics.record(Stage::WalSync, synced_ns.saturating_sub(written_ns.get()));
+    metrics.wal_block(report.bytes);
+    let entries = records.iter().filter(|record| matches!(record, WalRecord::Entry { .. })).count();
+    metrics.counters.raft_append_entries += entries as u64;
+    shard.last_block_ns.set(synced_ns);
+    shard.mark_due.set(true);
+}
+
+/// Rolls to the next file if the block does not fit the active one, however long it takes to find room for it (I3).
+async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) {
+    if !shard.wal.needs_roll(records) {
+        return;
+    }
+    loop {
+        let checkpoints = shard.core.borrow().checkpoints();
+        match shard.wal.roll(checkpoints, records).await {
+            Ok(()) => return,
+            Err(WalError::StorageFull { .. }) => {
+                shard.note_storage_full(true);
+                sleep(STORAGE_FULL_RETRY).await;
+            }
+            Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
+        }
+    }
+}
+
+async fn mark(shard: &Shard) {
+    if let Err(error) = shard.wal.write_mark().await {
+        fatal(&Reason::WalWrite { shard: shard.id, error });
+    }
+    shard.mark_due.set(false);
+}
+
+/// Gives the core its ticks, and the commit loop a reason to mark the log once it has gone idle.
+pub async fn tick_loop(shard: Rc<Shard>) {
+    while !shard.stopping.get() {
+        sleep(Duration::from_millis(TICK_MS)).await;
+        let now_ms = shard.clock.wall_ms();
+        shard.change_core(|core| core.tick(now_ms));
+        let idle_ns = shard.clock.now_ns().saturating_sub(shard.last_block_ns.get());
+        if shard.mark_due.get() && idle_ns >= MARK_AFTER_NS {
+            shard.want_mark.set(true);
+            shard.work.notify();
+        }
+    }
+}

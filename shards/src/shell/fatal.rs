@@ -1,0 +1,31 @@
+//! The end of the process when it must not go on: half a node must not keep answering.
+
+use chronik_engine::ids::ShardId;
+use chronik_engine::wal::WalError;
+
+use crate::startup::exit_code;
+
+/// Why the process ends.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// A write to the log failed, or a sync: what is durable is unknown until the log is read again.
+    #[error(
+        "the write-ahead log of shard {shard} failed: {error}; the process ends, since nothing that was in flight can be \
+         trusted. Look at the disk (dmesg), then start again: recovery reads back what is durable"
+    )]
+    WalWrite {
+        /// The shard.
+        shard: ShardId,
+        /// What failed.
+        error: WalError,
+    },
+}
+
+/// Says why and ends the process, without running destructors: a buffer may still be in the kernel's hands.
+pub fn fatal(reason: &Reason) -> ! {
+    tracing::error!("fatal: {reason}");
+    let code = match reason {
+        Reason::WalWrite { .. } => exit_code::WAL_FAILED,
+    };
+    std::process::exit(code)
+}

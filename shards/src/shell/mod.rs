@@ -1,0 +1,14 @@
+//! The shell around the core: what is fast and touches the world.
+
+pub mod clock;
+pub mod commit;
+pub mod fatal;
+pub mod mesh;
+pub mod notify;
+pub mod publisher;
+pub mod read;
+pub mod replies;
+pub mod run;
+pub mod serve;
+pub mod shard;
+pub mod upkeep;

@@ -1,0 +1,151 @@
+//! Reading for fetches: from the tail cache where the records are in memory, else from the log on disk.
+
+use std::rc::Rc;
+
+use chronik_engine::ids::{GroupId, Offset, Term};
+use chronik_net::RecordChunk;
+
+use super::shard::Shard;
+use crate::core::{FetchError, ReadPlan};
+
+/// One partition of a fetch.
+#[derive(Debug, Clone)]
+pub struct PartitionRead {
+    /// The caller's place for the answer.
+    pub slot: usize,
+    /// The partition's group.
+    pub group: GroupId,
+    /// The first offset wanted.
+    pub offset: Offset,
+    /// Bytes of batches wanted at most.
+    pub bytes_max: usize,
+    /// The leader epoch that the client believes in, -1 if it does not say.
+    pub current_leader_epoch: i32,
+}
+
+/// What a partition had to offer.
+#[derive(Debug, Default)]
+pub struct PartitionData {
+    /// The high watermark.
+    pub high_watermark: Offset,
+    /// The first offset there is.
+    pub log_start_offset: Offset,
+    /// The batches, ready to be sent.
+    pub chunks: Vec<RecordChunk>,
+    /// The length of `chunks` in bytes.
+    pub bytes: usize,
+}
+
+/// The answer to one [`PartitionRead`].
+#[derive(Debug)]
+pub struct PartitionReadResult {
+    /// The caller's place for the answer.
+    pub slot: usize,
+    /// The data, or why there is none.
+    pub result: Result<PartitionData, FetchError>,
+}
+
+impl Shard {
+    /// Reads several partitions of this shard in order, whole batches, together about `budget` bytes: a partition that
+    /// finds the budget spent gets no records. The first batch found is given out whatever its size. Cancel-safe.
+    pub async fn read(
+        self: Rc<Self>,
+        reads: Vec<PartitionRead>,
+        budget: usize,
+    ) -> Vec<PartitionReadResult> {
+        let mut left = budget;
+        let mut found_any = false;
+        let mut results = Vec::with_capacity(reads.len());
+        for read in reads {
+            let bytes_max = read.bytes_max.min(left);
+            let result = self.read_partition(&read, bytes_max, !found_any).await;
+            if let Ok(data) = &result
+                && data.bytes > 0
+            {
+                found_any = true;
+                left = left.saturating_sub(data.bytes);
+            }
+            results.push(PartitionReadResult { slot: read.slot, result });
+        }
+        results
+    }
+
+    async fn read_partition(
+        self: &Rc<Self>,
+        read: &PartitionRead,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> Result<PartitionData, FetchError> {
+        let planned = self.core.borrow_mut().plan_read(
+            read.group,
+            read.offset,
+            bytes_max,
+            read.current_leader_epoch,
+        );
+        let plan = planned?;
+        let mut data = PartitionData {
+            high_watermark: plan.high_watermark,
+            log_start_offset: plan.log_start_offset,
+            ..PartitionData::default()
+        };
+        self.count_read(&plan);
+        if let Some(range) = plan.disk.clone() {
+            let stored = self
+                .wal
+                .read_batches(read.group, range.start, range.end, bytes_max)
+                .await
+                .map_err(|error| self.read_failed(read.group, &error))?;
+            for batch in stored {
+                if !data.push(at_least_one, bytes_max, RecordChunk::Raw(batch.bytes)) {
+                    break;
+                }
+            }
+            return Ok(data);
+        }
+        for cached in plan.batches {
+            let chunk = RecordChunk::Batch {
+                base_offset: cached.base_offset.0,
+                leader_epoch: kafka_epoch(cached.epoch),
+                bytes: cached.bytes,
+            };
+            if !data.push(at_least_one, bytes_max, chunk) {
+                break;
+            }
+        }
+        Ok(data)
+    }
+
+    fn count_read(&self, plan: &ReadPlan) {
+        let mut metrics = self.metrics.borrow_mut();
+        if plan.disk.is_some() {
+            metrics.counters.tail_cache_misses += 1;
+        } else if !plan.batches.is_empty() {
+            metrics.counters.tail_cache_hits += 1;
+        }
+    }
+
+    /// Logs why a read of the log failed, for which Kafka has but one word.
+    pub fn read_failed(&self, group: GroupId, error: &chronik_engine::wal::ReadError) -> FetchError {
+        tracing::error!(shard = self.id.0, group = group.0, "a fetch could not be read: {error}");
+        FetchError::Storage
+    }
+}
+
+impl PartitionData {
+    /// Adds a batch if it fits, or if it must be given out whatever its size; says whether it did.
+    fn push(&mut self, at_least_one: bool, bytes_max: usize, chunk: RecordChunk) -> bool {
+        let bytes = chunk.size();
+        let fits = self.bytes + bytes <= bytes_max || (at_least_one && self.bytes == 0);
+        if fits {
+            self.bytes += bytes;
+            self.chunks.push(chunk);
+        }
+        fits
+    }
+}
+
+/// A term as Kafka's wire has it. Terms grow by elections only, so 31 bits last.
+#[must_use]
+pub fn kafka_epoch(term: Term) -> i32 {
+    i32::try_from(term.0).unwrap_or(i32::MAX)
+}

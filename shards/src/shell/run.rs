@@ -1,0 +1,393 @@
+//! From the settings to a serving node, and down again.
+//!
+//! One executor thread per shard, and the main thread, which waits: for a signal, or for a shard to end. A stop has two
+//! steps, since connections on one core need the logs of the others: first all cores finish what their clients have
+//! asked for, then all logs are closed.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use chronik_engine::disk_glommio::GlommioDisk;
+use chronik_engine::ids::{GroupId, ReplicaId, ShardId};
+use chronik_engine::wal::record::GroupMeta;
+use chronik_engine::wal::{RecoveryReport, Wal, WalError, WalOptions};
+use chronik_net::NetError;
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures_lite::StreamExt;
+use glommio::{LocalExecutorBuilder, Placement};
+use rand::Rng;
+
+use super::clock::Clock;
+use super::commit::{commit_loop, tick_loop};
+use super::mesh::{Mesh, MeshPorts, mesh_ports, run_jobs};
+use super::publisher::publish_loop;
+use super::serve::Listeners;
+use super::shard::{NodeInfo, Shard, ShardParts};
+use super::upkeep::upkeep_loop;
+use crate::catalog::{Broker, CatalogCommand, ClusterId};
+use crate::core::{CoreConfig, CoreError, ShardCore};
+use crate::handlers::topics::change_catalog;
+use crate::identity::Identity;
+use crate::startup::{Environment, exit_code};
+
+/// How long connections may take to hand in what they have begun.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why a node did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A shard's thread could not be started.
+    #[error("shard {shard}: its executor did not start: {error}")]
+    Executor {
+        /// The shard.
+        shard: ShardId,
+        /// What glommio says.
+        error: glommio::GlommioError<()>,
+    },
+    /// A shard's log could not be opened.
+    #[error("shard {shard}: {error}")]
+    Wal {
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong with it.
+        #[source]
+        error: WalError,
+    },
+    /// What a shard's log says makes no sense.
+    #[error("shard {shard}: {error}")]
+    Core {
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong.
+        #[source]
+        error: CoreError,
+    },
+    /// A disk operation outside the log failed.
+    #[error("shard {shard}: {path}: {error}")]
+    Disk {
+        /// The shard.
+        shard: ShardId,
+        /// Where.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        error: std::io::Error,
+    },
+    /// A port could not be listened on.
+    #[error("shard {shard}: {error}")]
+    Listen {
+        /// The shard.
+        shard: ShardId,
+        /// Which, and what the kernel says.
+        #[source]
+        error: NetError,
+    },
+    /// The node could not enter itself into the catalog.
+    #[error("the node could not register in the catalog: {why}")]
+    Register {
+        /// What stood in the way.
+        why: String,
+    },
+    /// A shard's thread ended without a word.
+    #[error("shard {shard} ended unexpectedly")]
+    Vanished {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Signals could not be waited for.
+    #[error("cannot wait for signals: {error}")]
+    Signals {
+        /// What the kernel says.
+        #[source]
+        error: std::io::Error,
+    },
+}
+
+impl RunError {
+    /// The process's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            RunError::Wal { error: WalError::Damaged { .. }, .. } => exit_code::WAL_DAMAGED,
+            RunError::Wal { .. } | RunError::Core { .. } | RunError::Disk { .. } => {
+                exit_code::DATA_DIR
+            }
+            RunError::Listen { .. } => exit_code::PORT_IN_USE,
+            RunError::Executor { .. } | RunError::Signals { .. } => exit_code::ENVIRONMENT,
+            RunError::Register { .. } | RunError::Vanished { .. } => 1,
+        }
+    }
+}
+
+/// What the main thread tells a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Take no more requests, answer those you have.
+    Drain,
+    /// Close the log and end.
+    Close,
+}
+
+/// What the main thread hears.
+enum Event {
+    Serving,
+    Drained,
+    Ended(ShardId, Result<(), RunError>),
+    Signal(i32),
+}
+
+/// Runs the node until it is told to stop.
+///
+/// # Errors
+/// The first thing that kept it from starting or from going on.
+pub fn run(
+    node: &Arc<NodeInfo>,
+    identity: &Identity,
+    environment: &Environment,
+) -> Result<(), RunError> {
+    let (events, heard) = mpsc::channel();
+    watch_signals(events.clone())?;
+    let mut orders: Vec<UnboundedSender<Order>> = Vec::new();
+    for (ports, uuid) in mesh_ports(node.shards).into_iter().zip(&identity.shard_uuids) {
+        let (order, ordered) = unbounded();
+        orders.push(order);
+        let start = ShardStart {
+            shard_uuid: *uuid,
+            node: Arc::clone(node),
+            orders: ordered,
+            events: events.clone(),
+            ports,
+        };
+        spawn(start, environment)?;
+    }
+    drop(events);
+    supervise(&heard, &orders)
+}
+
+/// Waits for what happens. Returns when all shards have ended.
+fn supervise(
+    heard: &mpsc::Receiver<Event>,
+    orders: &[UnboundedSender<Order>],
+) -> Result<(), RunError> {
+    let tell_all = |order: Order| {
+        for shard in orders {
+            // A shard that has ended hears no orders.
+            _ = shard.unbounded_send(order);
+        }
+    };
+    let (mut serving, mut drained, mut ended, mut stopping) = (0, 0, 0, false);
+    let mut outcome = Ok(());
+    while ended < orders.len() {
+        let Ok(event) = heard.recv() else { break };
+        match event {
+            Event::Serving => {
+                serving += 1;
+                if serving == orders.len() {
+                    tracing::info!("ready");
+                }
+            }
+            Event::Signal(signal) if stopping => {
+                tracing::warn!("signal {signal} again: ending at once; recovery will do the rest");
+                std::process::exit(128 + signal);
+            }
+            Event::Signal(signal) => {
+                tracing::info!("signal {signal}: finishing what clients have begun");
+                stopping = true;
+                tell_all(Order::Drain);
+            }
+            Event::Drained => {
+                drained += 1;
+                if drained == orders.len() {
+                    tell_all(Order::Close);
+                }
+            }
+            Event::Ended(shard, result) => {
+                ended += 1;
+                tracing::debug!(shard = shard.0, "ended");
+                if let Err(error) = result {
+                    // The others hold nothing that needs a farewell: what is acknowledged is durable.
+                    return Err(error);
+                }
+                if !stopping && outcome.is_ok() {
+                    outcome = Err(RunError::Vanished { shard });
+                    tell_all(Order::Close);
+                }
+            }
+        }
+    }
+    outcome
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell starts the threads")]
+fn watch_signals(events: mpsc::Sender<Event>) -> Result<(), RunError> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| RunError::Signals { error })?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if events.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// What a shard's thread starts with.
+struct ShardStart {
+    shard_uuid: uuid::Uuid,
+    node: Arc<NodeInfo>,
+    orders: UnboundedReceiver<Order>,
+    events: mpsc::Sender<Event>,
+    ports: MeshPorts,
+}
+
+fn spawn(start: ShardStart, environment: &Environment) -> Result<(), RunError> {
+    let shard = start.ports.shard();
+    let placement = match environment.cpu_of(shard) {
+        Some(cpu) => Placement::Fixed(cpu),
+        None => Placement::Unbound,
+    };
+    LocalExecutorBuilder::new(placement)
+        .name(&format!("chronik-{shard}"))
+        .io_memory(environment.io_memory_bytes)
+        .spawn(move || async move {
+            let events = start.events.clone();
+            let result = shard_main(start).await;
+            _ = events.send(Event::Ended(shard, result));
+        })
+        .map(drop)
+        .map_err(|error| RunError::Executor { shard, error })
+}
+
+/// The life of a shard.
+async fn shard_main(start: ShardStart) -> Result<(), RunError> {
+    let id = start.ports.shard();
+    let events = start.events.clone();
+    let mut orders = start.orders;
+    let shard = open_shard(id, start.node, start.shard_uuid, start.ports).await?;
+    if id == ShardId(0) {
+        register_broker(&shard).await?;
+    }
+    shard.catalog_arrived().await;
+    let listeners =
+        Listeners::open(&shard).map_err(|error| RunError::Listen { shard: id, error })?;
+    _ = events.send(Event::Serving);
+    while let Some(order) = orders.next().await {
+        match order {
+            Order::Drain => {
+                listeners.drain(DRAIN).await;
+                _ = events.send(Event::Drained);
+            }
+            Order::Close => break,
+        }
+    }
+    shard.stop().await;
+    Ok(())
+}
+
+/// Opens the log, wakes the core and starts the loops.
+async fn open_shard(
+    id: ShardId,
+    node: Arc<NodeInfo>,
+    shard_uuid: uuid::Uuid,
+    ports: MeshPorts,
+) -> Result<Rc<Shard>, RunError> {
+    let clock = Clock::start();
+    let home = node.config.data_dir.join("shards").join(format!("{:03}", id.0));
+    let dir = home.join("wal");
+    let disk = GlommioDisk::new(&home)
+        .await
+        .map_err(|error| RunError::Disk { shard: id, path: home, error })?;
+    let options = WalOptions {
+        file_bytes: node.config.wal.file_bytes,
+        ballast_bytes: node.config.wal.ballast_bytes,
+        ..WalOptions::new(&dir, shard_uuid)
+    };
+    let begun_ns = clock.now_ns();
+    let (wal, recovered, report) =
+        Wal::open(disk, options).await.map_err(|error| RunError::Wal { shard: id, error })?;
+    let took_ms = clock.now_ns().saturating_sub(begun_ns) / 1_000_000;
+    log_recovery(id, took_ms, &report);
+    let core_config = core_config(id, &node);
+    let core = ShardCore::new(core_config, recovered, clock.wall_ms())
+        .map_err(|error| RunError::Core { shard: id, error })?;
+    let (mesh, receivers) = Mesh::connect(ports).await;
+    let shard = Shard::new(ShardParts { id, node, clock, wal, core, mesh });
+    for receiver in receivers {
+        glommio::spawn_local(run_jobs(Rc::clone(&shard), receiver)).detach();
+    }
+    glommio::spawn_local(commit_loop(Rc::clone(&shard))).detach();
+    glommio::spawn_local(tick_loop(Rc::clone(&shard))).detach();
+    glommio::spawn_local(upkeep_loop(Rc::clone(&shard))).detach();
+    shard.change_core(|core| {
+        if id == ShardId(0) && core.partition(GroupId::META).is_none() {
+            core.create_group(GroupId::META, new_single_voter());
+        }
+        core.start();
+    });
+    Ok(shard)
+}
+
+fn log_recovery(shard: ShardId, took_ms: u64, report: &RecoveryReport) {
+    if let Some(torn) = &report.torn {
+        tracing::warn!(shard = shard.0, ?torn, "cut a torn tail: what was in flight when the process ended");
+    }
+    for file in &report.files_without_footer {
+        tracing::warn!(shard = shard.0, file = file.0, "a sealed WAL file had no footer and was scanned");
+    }
+    tracing::info!(
+        shard = shard.0,
+        took_ms,
+        files = report.files,
+        blocks = report.blocks,
+        bytes_scanned = report.bytes_scanned,
+        clean_close = report.clean_close,
+        "write-ahead log read"
+    );
+}
+
+#[expect(clippy::disallowed_methods, reason = "ids and seeds come from here; the core has no randomness")]
+fn core_config(shard: ShardId, node: &NodeInfo) -> CoreConfig {
+    CoreConfig {
+        shard,
+        node: node.config.node_id,
+        seed: rand::rng().random(),
+        tail_cache_bytes: node.config.shard.tail_cache_bytes,
+        in_flight_bytes_max: node.config.shard.in_flight_bytes,
+        producer_expiration_ms: node.config.kafka.producer_id_expiration_ms,
+    }
+}
+
+/// A replica that is alone in its group, under an id that was never used.
+#[expect(clippy::disallowed_methods, reason = "ids and seeds come from here; the core has no randomness")]
+fn new_single_voter() -> GroupMeta {
+    let replica = ReplicaId(rand::rng().random_range(1..=u64::MAX));
+    GroupMeta { replica, voters: vec![replica], ..GroupMeta::default() }
+}
+
+/// Enters this node into the catalog and publishes it for the first time.
+async fn register_broker(shard: &Rc<Shard>) -> Result<(), RunError> {
+    glommio::spawn_local(publish_loop(Rc::clone(shard))).detach();
+    _ = shard.leads_all(vec![GroupId::META]).await;
+    let node = &shard.node;
+    let command = CatalogCommand::RegisterBroker {
+        cluster_id: ClusterId(node.cluster_uuid),
+        broker: Broker {
+            node: node.config.node_id,
+            host: node.advertised_host.clone(),
+            port: node.advertised_port,
+            rack: None,
+            shards: node.shards,
+        },
+    };
+    shard.publish_again();
+    match change_catalog(shard, command).await {
+        Ok(crate::catalog::CommandOutcome::BrokerRegistered) => Ok(()),
+        Ok(other) => Err(RunError::Register { why: format!("{other:?}") }),
+        Err(error) => Err(RunError::Register { why: error.to_string() }),
+    }
+}

@@ -1,0 +1,486 @@
+//! One shard as its core runs it: the sans-I/O [`ShardCore`], the WAL that makes its decisions durable, and everybody
+//! who waits for one of them. All methods are for the shard's own core; others come in over the [`Mesh`].
+//!
+//! - I1: no borrow of the core lives across an await.
+//! - I2: whoever changed the core calls [`Shard::after_core`] before the next await, so that no reply, wake-up or
+//!   block is left behind.
+//! - I3: the commit loop is the only one that writes; it never drops a write or a sync that it has begun.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use chronik_engine::batch::RecordBatch;
+use chronik_engine::disk_glommio::GlommioDisk;
+use chronik_engine::ids::{GroupId, Offset, ShardId};
+use chronik_engine::wal::Wal;
+use futures_channel::oneshot;
+use futures_util::future::Either;
+
+use super::clock::Clock;
+use super::mesh::{Mesh, MeshRefused};
+use super::notify::Notify;
+use super::serve::ReadNetStats;
+use super::replies::{ReplyTable, WaiterIds, WaiterTable};
+use crate::catalog::{Catalog, CatalogCommand};
+use crate::config::Config;
+use crate::core::{ProduceError, ProduceResult, RequiredAcks, ShardCore, WaiterId};
+use crate::handlers::fetch_session::SessionCache;
+use crate::identity::Identity;
+use crate::metrics::{ShardMetrics, ShardSnapshot, Stage};
+
+/// What every shard of the node knows of it.
+#[derive(Debug)]
+pub struct NodeInfo {
+    /// The settings in force.
+    pub config: Config,
+    /// Kafka's cluster id: the cluster's uuid in Kafka's base64 form.
+    pub cluster_id: String,
+    /// The cluster's uuid.
+    pub cluster_uuid: uuid::Uuid,
+    /// The host that clients are told to connect to.
+    pub advertised_host: String,
+    /// The port that clients are told to connect to.
+    pub advertised_port: u16,
+    /// How many shards the node has.
+    pub shards: u16,
+}
+
+impl NodeInfo {
+    /// From the settings and the identity of the data directory.
+    #[must_use]
+    pub fn new(config: Config, identity: &Identity) -> NodeInfo {
+        let cluster_uuid = identity.cluster_uuid;
+        NodeInfo {
+            // Kafka's Uuid.toString: base64 for URLs, without padding.
+            cluster_id: BASE64_URL_SAFE_NO_PAD.encode(cluster_uuid.as_bytes()),
+            cluster_uuid,
+            advertised_host: config.advertised_addr.host.clone(),
+            advertised_port: config.advertised_addr.port,
+            shards: identity.shards(),
+            config,
+        }
+    }
+}
+
+/// See the module's page.
+pub struct Shard {
+    /// Which of the node's shards this is.
+    pub id: ShardId,
+    /// The node it belongs to.
+    pub node: Arc<NodeInfo>,
+    /// Time.
+    pub clock: Clock,
+    /// Counters and histograms.
+    pub metrics: RefCell<ShardMetrics>,
+    /// Fetch sessions of the connections on this core.
+    pub sessions: RefCell<SessionCache>,
+    /// Producer ids that this shard may give out.
+    pub producer_ids: RefCell<Range<i64>>,
+    /// The log; shared with the readers.
+    pub wal: Rc<Wal<GlommioDisk>>,
+    pub(super) core: RefCell<ShardCore>,
+    pub(super) work: Notify,
+    pub(super) stopping: Cell<bool>,
+    /// Told by the commit loop once it has written its last block.
+    pub(super) stopped: Notify,
+    pub(super) serving: Cell<bool>,
+    pub(super) catalog_seen: Notify,
+    pub(super) first_pending_ns: Cell<Option<u64>>,
+    /// When the last block became durable, and whether a mark has covered it since.
+    pub(super) last_block_ns: Cell<u64>,
+    pub(super) mark_due: Cell<bool>,
+    pub(super) want_mark: Cell<bool>,
+    /// Shard 0 only: the newest catalog, to be published.
+    pub(super) catalog_newest: RefCell<Option<Arc<Catalog>>>,
+    /// Shard 0 only: how often the catalog has changed since the start.
+    pub(super) catalog_generation: Cell<u64>,
+    pub(super) catalog_changed: Notify,
+    replies: RefCell<ReplyTable>,
+    waiters: RefCell<WaiterTable>,
+    waiter_ids: RefCell<WaiterIds>,
+    leadership_waits: RefCell<Vec<LeadershipWait>>,
+    catalog: RefCell<Arc<Catalog>>,
+    catalog_waits: RefCell<Vec<(u64, oneshot::Sender<()>)>>,
+    catalog_generation_published: Cell<u64>,
+    mesh: Mesh,
+    net_stats: RefCell<Option<ReadNetStats>>,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Somebody who waits until all of these groups are led by this node, durably.
+struct LeadershipWait {
+    groups: Vec<GroupId>,
+    done: oneshot::Sender<()>,
+}
+
+/// What a shard is made of when its executor has started.
+pub struct ShardParts {
+    /// Which of the node's shards it is.
+    pub id: ShardId,
+    /// The node it belongs to.
+    pub node: Arc<NodeInfo>,
+    /// Time.
+    pub clock: Clock,
+    /// The log, recovered.
+    pub wal: Wal<GlommioDisk>,
+    /// The state that the log told.
+    pub core: ShardCore,
+    /// The way to the other shards.
+    pub mesh: Mesh,
+}
+
+impl std::fmt::Debug for ShardParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardParts").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// Puts a shard together. Nothing runs yet.
+    #[must_use]
+    pub fn new(parts: ShardParts) -> Rc<Shard> {
+        let ShardParts { id, node, clock, wal, core, mesh } = parts;
+        let sessions = SessionCache::new(id, node.config.kafka.fetch_session_slots);
+        Rc::new(Shard {
+            id,
+            clock,
+            metrics: RefCell::new(ShardMetrics::new(id)),
+            sessions: RefCell::new(sessions),
+            producer_ids: RefCell::new(0..0),
+            wal: Rc::new(wal),
+            core: RefCell::new(core),
+            work: Notify::default(),
+            stopping: Cell::new(false),
+            stopped: Notify::default(),
+            serving: Cell::new(false),
+            catalog_seen: Notify::default(),
+            first_pending_ns: Cell::new(None),
+            last_block_ns: Cell::new(0),
+            mark_due: Cell::new(false),
+            want_mark: Cell::new(false),
+            catalog_newest: RefCell::new(None),
+            catalog_generation: Cell::new(0),
+            catalog_changed: Notify::default(),
+            replies: RefCell::default(),
+            waiters: RefCell::default(),
+            waiter_ids: RefCell::new(WaiterIds::of(id)),
+            leadership_waits: RefCell::default(),
+            catalog: RefCell::new(Arc::new(Catalog::default())),
+            catalog_waits: RefCell::default(),
+            catalog_generation_published: Cell::new(0),
+            mesh,
+            net_stats: RefCell::default(),
+            node,
+        })
+    }
+
+    /// The catalog as clients of this core see it.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.borrow())
+    }
+
+    /// Shows clients of this core a newer catalog.
+    pub(super) fn publish_catalog(&self, catalog: Arc<Catalog>) {
+        *self.catalog.borrow_mut() = catalog;
+        self.catalog_seen.notify();
+    }
+
+    /// Waits until the catalog of this core names this node: the core may serve from then on.
+    pub(super) async fn catalog_arrived(&self) {
+        while self.catalog().broker(self.node.config.node_id).is_none() {
+            self.catalog_seen.notified().await;
+        }
+        self.serving.set(true);
+    }
+
+    /// Publishes the catalog as it is, changed or not: a start begins with it.
+    pub(super) fn publish_again(&self) {
+        *self.catalog_newest.borrow_mut() = self.core.borrow().catalog();
+        self.catalog_generation.set(self.catalog_generation.get() + 1);
+        self.catalog_changed.notify();
+    }
+
+    /// Whether this core serves clients and its log takes writes.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.serving.get() && !self.stopping.get() && !self.core.borrow().storage_full()
+    }
+
+    /// Refuses produces, or takes them again, as the disk has room for another WAL file or not.
+    pub(super) fn note_storage_full(self: &Rc<Self>, full: bool) {
+        if full == self.core.borrow().storage_full() {
+            return;
+        }
+        let dir = self.node.config.data_dir.display();
+        if full {
+            tracing::error!(shard = self.id.0, "no room for another WAL file in {dir}: produce is refused until there is");
+        } else {
+            tracing::info!(shard = self.id.0, "there is room for WAL files in {dir} again: produce goes on");
+        }
+        self.change_core(|core| core.set_storage_full(full));
+    }
+
+    /// The figures of this shard as of now.
+    #[must_use]
+    pub fn snapshot(&self) -> ShardSnapshot {
+        let mut snapshot = self.metrics.borrow().snapshot();
+        let counters = &mut snapshot.counters;
+        if let Some(net) = self.net_stats.borrow().as_ref().map(|read| read()) {
+            counters.connections = net.connections as u64;
+            counters.connections_accepted = net.connections_accepted;
+            counters.connections_refused = net.connections_refused;
+            counters.in_flight_bytes = net.admission_bytes_used as u64;
+        }
+        counters.wal_position_bytes = self.wal.position().1;
+        counters.wal_files = self.wal.file_count() as u64;
+        counters.fetch_waiters = self.waiters.borrow().len() as u64;
+        counters.queue_depth = self.replies.borrow().len() as u64;
+        let core = self.core.borrow();
+        let figures = core.figures();
+        counters.tail_cache_bytes = core.tail_cache_bytes() as u64;
+        counters.partitions = figures.groups;
+        counters.storage_full = u64::from(core.storage_full());
+        counters.raft_log_entries = figures.log_entries;
+        counters.raft_leader_elections = figures.elections_won;
+        counters.raft_current_term = figures.term_max;
+        counters.raft_commit_index = figures.commit_index_max;
+        drop(core);
+        snapshot
+    }
+
+    /// Writes what was proposed, closes the log cleanly and tells everybody who still waits that they will not be
+    /// answered. The loops end.
+    pub(super) async fn stop(self: &Rc<Self>) {
+        self.stopping.set(true);
+        self.work.notify();
+        self.catalog_changed.notify();
+        self.stopped.notified().await;
+        self.change_core(ShardCore::abort_all);
+        self.mesh.close();
+    }
+
+    /// Tells those who wait for this generation of the catalog or an older one that every core shows it.
+    pub(super) fn catalog_published(&self, generation: u64) {
+        let mut waits = self.catalog_waits.borrow_mut();
+        for (_, done) in waits.extract_if(.., |(wanted, _)| *wanted <= generation) {
+            _ = done.send(());
+        }
+        self.catalog_generation_published.set(generation);
+    }
+
+    /// Resolves once every core shows the catalog as it is now on shard 0, where this is called. Cancel-safe.
+    pub fn catalog_shown(&self) -> oneshot::Receiver<()> {
+        let (done, shown) = oneshot::channel();
+        let generation = self.catalog_generation.get();
+        if self.catalog_generation_published.get() >= generation {
+            _ = done.send(());
+        } else {
+            self.catalog_waits.borrow_mut().push((generation, done));
+        }
+        shown
+    }
+
+    /// Resolves once this node leads all of `groups`. Cancel-safe.
+    pub(super) fn leads_all(&self, groups: Vec<GroupId>) -> oneshot::Receiver<()> {
+        let (done, led) = oneshot::channel();
+        self.leadership_waits.borrow_mut().push(LeadershipWait { groups, done });
+        self.check_leadership();
+        led
+    }
+
+    fn check_leadership(&self) {
+        let mut waits = self.leadership_waits.borrow_mut();
+        if waits.is_empty() {
+            return;
+        }
+        let core = self.core.borrow();
+        for wait in waits.iter_mut() {
+            // A group that is gone is not waited for.
+            wait.groups.retain(|group| core.partition(*group).is_some_and(|p| !p.is_ready));
+        }
+        for wait in waits.extract_if(.., |wait| wait.groups.is_empty()) {
+            _ = wait.done.send(());
+        }
+    }
+
+    /// Where the figures of this core's connections are read.
+    pub(super) fn set_net_stats(&self, read: ReadNetStats) {
+        *self.net_stats.borrow_mut() = Some(read);
+    }
+
+    /// Reads the core. The borrow ends with the closure.
+    pub fn with_core<T>(&self, read: impl FnOnce(&ShardCore) -> T) -> T {
+        read(&self.core.borrow())
+    }
+
+    /// Changes the core, then does what it wants done.
+    pub fn change_core<T>(self: &Rc<Self>, change: impl FnOnce(&mut ShardCore) -> T) -> T {
+        let result = change(&mut self.core.borrow_mut());
+        self.after_core();
+        result
+    }
+
+    /// Runs `f` on the shard `target` and brings its result back. What `f` does before it returns its future happens in
+    /// the order of the calls (mesh I1); on the own core it happens at once. Dropping the returned future does not
+    /// stop what was begun.
+    pub fn on<T, F, Fut>(
+        self: &Rc<Self>,
+        target: ShardId,
+        f: F,
+    ) -> impl Future<Output = Result<T, MeshRefused>> + 'static
+    where
+        T: Send + 'static,
+        F: FnOnce(Rc<Shard>) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+    {
+        if target == self.id {
+            let here = f(Rc::clone(self));
+            return Either::Left(async move { Ok(here.await) });
+        }
+        let (sender, receiver) = oneshot::channel();
+        let sent = self.mesh.send(
+            target,
+            Box::new(move |shard| {
+                let there = f(Rc::clone(shard));
+                glommio::spawn_local(async move { _ = sender.send(there.await) }).detach();
+            }),
+        );
+        Either::Right(async move {
+            sent?;
+            receiver.await.map_err(|oneshot::Canceled| MeshRefused)
+        })
+    }
+
+    /// Sends a job to another shard, or runs it here if this is the one.
+    ///
+    /// # Errors
+    /// [`MeshRefused`] if the other shard cannot take it.
+    pub fn post(
+        self: &Rc<Self>,
+        target: ShardId,
+        job: impl FnOnce(&Rc<Shard>) + Send + 'static,
+    ) -> Result<(), MeshRefused> {
+        if target == self.id {
+            job(self);
+            return Ok(());
+        }
+        self.mesh.send(target, Box::new(job))
+    }
+
+    /// Proposes a batch to a partition of this shard. Its place in the log is fixed on return; `done` hears of its
+    /// fate once.
+    pub fn propose_batch(
+        self: &Rc<Self>,
+        group: GroupId,
+        batch: RecordBatch,
+        acks: RequiredAcks,
+        retained_bytes: usize,
+        done: oneshot::Sender<ProduceResult>,
+    ) {
+        {
+            let counters = &mut self.metrics.borrow_mut().counters;
+            counters.produce_batches += 1;
+            counters.produce_bytes += batch.size() as u64;
+        }
+        self.propose(done, |core, token| {
+            core.propose_batch(group, batch, acks, retained_bytes, token)
+        });
+    }
+
+    /// Proposes a change of the catalog; only on the shard that has the group `__meta`.
+    pub fn propose_command(
+        self: &Rc<Self>,
+        command: &CatalogCommand,
+        done: oneshot::Sender<ProduceResult>,
+    ) {
+        self.propose(done, |core, token| core.propose_command(command, token));
+    }
+
+    fn propose(
+        self: &Rc<Self>,
+        done: oneshot::Sender<ProduceResult>,
+        propose: impl FnOnce(&mut ShardCore, crate::core::Token) -> Result<(), ProduceError>,
+    ) {
+        let now_ns = self.clock.now_ns();
+        let token = self.replies.borrow_mut().insert(done, now_ns);
+        let proposed = if self.stopping.get() {
+            Err(ProduceError::NotLeader)
+        } else {
+            propose(&mut self.core.borrow_mut(), token)
+        };
+        if let Err(error) = proposed {
+            self.replies.borrow_mut().answer(token, Err(error));
+        } else if self.first_pending_ns.get().is_none() {
+            self.first_pending_ns.set(Some(now_ns));
+        }
+        self.after_core();
+    }
+
+    /// Does what the core wants done: replies, wake-ups, a new catalog; and wakes the commit loop if there is something
+    /// to write (I2).
+    pub fn after_core(self: &Rc<Self>) {
+        let effects = self.core.borrow_mut().take_effects();
+        if !effects.replies.is_empty() {
+            let now_ns = self.clock.now_ns();
+            let mut replies = self.replies.borrow_mut();
+            let mut metrics = self.metrics.borrow_mut();
+            for (token, result) in effects.replies {
+                if let Some(since_ns) = replies.answer(token, result) {
+                    metrics.record(Stage::Commit, now_ns.saturating_sub(since_ns));
+                }
+            }
+        }
+        if !effects.wakes.is_empty() {
+            let mut waiters = self.waiters.borrow_mut();
+            for waiter in effects.wakes {
+                waiters.wake(waiter);
+            }
+        }
+        self.check_leadership();
+        if let Some(catalog) = effects.catalog {
+            *self.catalog_newest.borrow_mut() = Some(catalog);
+            self.catalog_generation.set(self.catalog_generation.get() + 1);
+            self.catalog_changed.notify();
+        }
+        if self.core.borrow().has_work() {
+            self.work.notify();
+        }
+    }
+
+    /// A name for a fetch that is about to wait.
+    pub fn new_waiter(&self) -> WaiterId {
+        self.waiter_ids.borrow_mut().next()
+    }
+
+    /// Lets a fetch wait on this shard until one of its partitions has data beyond the offset beside it.
+    pub fn wait_for_data(
+        self: &Rc<Self>,
+        waiter: WaiterId,
+        beyond: &[(GroupId, Offset)],
+        wake: oneshot::Sender<()>,
+    ) {
+        self.waiters.borrow_mut().insert(waiter, wake);
+        self.change_core(|core| {
+            for (group, offset) in beyond {
+                core.wait_for_data(*group, *offset, waiter);
+            }
+        });
+    }
+
+    /// Forgets a fetch that waits no longer.
+    pub fn forget_waiter(&self, waiter: WaiterId) {
+        self.waiters.borrow_mut().remove(waiter);
+        self.core.borrow_mut().forget_waiter(waiter);
+    }
+}
