@@ -204,7 +204,11 @@ impl Identity {
             node_id: NodeId(read.node_id),
             node_uuid: uuid(&read.node_uuid)?,
             cluster_uuid: uuid(&read.cluster_uuid)?,
-            shard_uuids: read.shard_uuids.iter().map(|text| uuid(text)).collect::<Result<_, _>>()?,
+            shard_uuids: read
+                .shard_uuids
+                .iter()
+                .map(|text| uuid(text))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -277,7 +281,8 @@ fn make_directory(path: &Path) -> Result<(), IdentityError> {
 /// Another process holds it, or the directory cannot be written.
 pub fn lock_directory(path: &Path) -> Result<File, IdentityError> {
     let file_path = path.join(LOCK_FILE);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file_path);
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file_path);
     let mut file = file.map_err(|source| match source.kind() {
         std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => {
             IdentityError::ReadOnly { path: path.to_path_buf(), source }
@@ -320,8 +325,7 @@ fn create_identity(path: &Path, node_id: NodeId, shards: u16) -> Result<Identity
 /// Writes the identity file (I1, I2).
 fn write_new(directory: &Path, text: &str) -> std::io::Result<()> {
     let temporary = directory.join(IDENTITY_TEMPORARY_FILE);
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     let handle = File::open(directory)?;

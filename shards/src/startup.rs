@@ -74,7 +74,9 @@ pub enum StartupError {
         #[source]
         source: std::io::Error,
     },
-    #[error("io_uring cannot be set up: {source}; check memory, memlock (ulimit -l) and open files (ulimit -n)")]
+    #[error(
+        "io_uring cannot be set up: {source}; check memory, memlock (ulimit -l) and open files (ulimit -n)"
+    )]
     IoUringFailed {
         #[source]
         source: std::io::Error,
@@ -88,9 +90,13 @@ pub enum StartupError {
         "{setting} {address}: the port is taken by another process; stop it or choose another port"
     )]
     PortTaken { setting: &'static str, address: SocketAddr },
-    #[error("{setting} {address}: ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose another port")]
+    #[error(
+        "{setting} {address}: ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose another port"
+    )]
     PortForbidden { setting: &'static str, address: SocketAddr },
-    #[error("{setting} {address}: not an address of this machine; correct it, or use 0.0.0.0 with an advertised_addr")]
+    #[error(
+        "{setting} {address}: not an address of this machine; correct it, or use 0.0.0.0 with an advertised_addr"
+    )]
     AddressNotLocal { setting: &'static str, address: SocketAddr },
     #[error("{setting} {address}: cannot be listened on: {source}")]
     PortUnusable {
@@ -343,7 +349,10 @@ mod tests {
     fn given_each_refusal_of_io_uring_when_explained_then_the_cause_is_told_apart() {
         let filtered = "Name:\tx\nSeccomp:\t2\n";
         let free = "Name:\tx\nSeccomp:\t0\n";
-        assert!(matches!(io_uring_error(error(libc::ENOSYS), 0, free), StartupError::IoUringMissing));
+        assert!(matches!(
+            io_uring_error(error(libc::ENOSYS), 0, free),
+            StartupError::IoUringMissing
+        ));
         assert!(matches!(
             io_uring_error(error(libc::ENOSYS), 0, filtered),
             StartupError::IoUringForbiddenBySeccomp
@@ -390,8 +399,7 @@ mod tests {
 
     #[test]
     fn given_fewer_cores_than_shards_when_placed_then_none_is_pinned() {
-        let environment =
-            Environment { io_memory_bytes: 1, cpus: place_shards(&[0, 1], 3) };
+        let environment = Environment { io_memory_bytes: 1, cpus: place_shards(&[0, 1], 3) };
         assert_eq!(environment.cpu_of(ShardId(0)), None);
     }
 }

@@ -1,5 +1,7 @@
 //! The command line, as a user meets it: through the binary.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -94,7 +96,8 @@ fn given_flags_of_a_cluster_when_started_then_the_error_says_what_is_missing() {
 }
 
 #[test]
-fn given_all_forms_of_standalone_when_started_in_a_file_then_each_gets_as_far_as_the_data_directory() {
+fn given_all_forms_of_standalone_when_started_in_a_file_then_each_gets_as_far_as_the_data_directory()
+ {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

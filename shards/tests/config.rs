@@ -1,5 +1,7 @@
 //! Settings: precedence of sources, what is refused and in which words.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -89,7 +91,10 @@ fn given_every_source_when_loaded_then_the_later_wins_and_is_named() {
         loaded.effective.iter().find(|setting| setting.info.key == key).unwrap().source.clone()
     };
     assert_eq!(source("node_id"), Source::Flag { name: "node-id" });
-    assert_eq!(source("kafka.num_partitions").to_string(), "environment variable CHRONIK_KAFKA_NUM_PARTITIONS");
+    assert_eq!(
+        source("kafka.num_partitions").to_string(),
+        "environment variable CHRONIK_KAFKA_NUM_PARTITIONS"
+    );
     assert!(source("kafka.connections_max").to_string().ends_with("chronik.toml:5"));
     assert_eq!(source("wal.file_bytes"), Source::Default);
 }
@@ -183,7 +188,10 @@ fn given_a_wrong_value_when_loaded_then_the_error_says_where_what_and_what_inste
             given().file("node_id = 1\nnode_id = 2\n"),
             "chronik.toml:2: not valid TOML: duplicate key",
         ),
-        (given().file("wal = 5"), "chronik.toml:1: `wal` is a table of settings; write [wal] and keys below it"),
+        (
+            given().file("wal = 5"),
+            "chronik.toml:1: `wal` is a table of settings; write [wal] and keys below it",
+        ),
     ];
     for (case, expected) in cases {
         assert_eq!(case.problems(), vec![expected.to_owned()]);
@@ -244,7 +252,10 @@ fn given_several_mistakes_when_loaded_then_all_are_reported_at_once() {
 #[test]
 fn given_cluster_lists_when_loaded_then_only_one_that_names_this_node_alone_passes() {
     let node = |id: u32, port: u16| {
-        format!("{{ id = {id}, kafka_addr = \"127.0.0.1:{port}\", raft_addr = \"127.0.0.1:{}\" }}", port + 100)
+        format!(
+            "{{ id = {id}, kafka_addr = \"127.0.0.1:{port}\", raft_addr = \"127.0.0.1:{}\" }}",
+            port + 100
+        )
     };
     let list = |nodes: &[String]| format!("[cluster]\nnodes = [{}]", nodes.join(", "));
     assert_eq!(given().file(&list(&[node(1, 9092)])).config().cluster.nodes.len(), 1);
@@ -253,10 +264,19 @@ fn given_cluster_lists_when_loaded_then_only_one_that_names_this_node_alone_pass
         (list(&[node(2, 9092)]), "does not list this node (node_id = 1)"),
         (list(&[node(1, 9092), node(1, 9093)]), "lists node 1 twice"),
         (list(&[node(1, 9092), node(2, 9092)]), "uses the address 127.0.0.1:9092 twice"),
-        (list(&[node(1, 9093)]), "clients reach node 1 at 127.0.0.1:9093, but advertised_addr is 127.0.0.1:9092"),
+        (
+            list(&[node(1, 9093)]),
+            "clients reach node 1 at 127.0.0.1:9093, but advertised_addr is 127.0.0.1:9092",
+        ),
         ("[cluster]\nnodes = [{ id = 1 }]".to_owned(), "node entry 1 has no `kafka_addr`"),
-        ("[cluster]\nnodes = [{ id = 1, kafka = \"a:1\" }]".to_owned(), "node entry 1 has an unknown field `kafka`"),
-        ("[cluster]\nnodes = [{ id = 1, kafka_addr = \"a\", raft_addr = \"a:1\" }]".to_owned(), "must name its port, as in a:9092"),
+        (
+            "[cluster]\nnodes = [{ id = 1, kafka = \"a:1\" }]".to_owned(),
+            "node entry 1 has an unknown field `kafka`",
+        ),
+        (
+            "[cluster]\nnodes = [{ id = 1, kafka_addr = \"a\", raft_addr = \"a:1\" }]".to_owned(),
+            "must name its port, as in a:9092",
+        ),
         ("[cluster]\nnodes = \"a,b\"".to_owned(), "must be a list of tables"),
     ];
     for (file, expected) in cases {

@@ -1,5 +1,7 @@
 //! The data directory: made once, read back, refused when it is not this node's.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::Path;
 
@@ -65,7 +67,10 @@ fn given_another_nodes_directory_when_opened_then_it_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     drop(open(directory.path(), 1, 1).unwrap());
     let refused = open(directory.path(), 2, 1).unwrap_err();
-    assert!(matches!(refused, IdentityError::OtherNode { found: NodeId(1), wanted: NodeId(2), .. }));
+    assert!(matches!(
+        refused,
+        IdentityError::OtherNode { found: NodeId(1), wanted: NodeId(2), .. }
+    ));
     open(directory.path(), 1, 1).unwrap();
 }
 

@@ -13,7 +13,9 @@ const RESPONSE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Why there is nothing to show.
 #[derive(Debug, Error)]
 pub enum LatencyError {
-    #[error("no answer on the admin port {address}: {source}; is the broker running, and is this its admin_addr?")]
+    #[error(
+        "no answer on the admin port {address}: {source}; is the broker running, and is this its admin_addr?"
+    )]
     Unreachable {
         address: SocketAddr,
         #[source]
@@ -58,8 +60,8 @@ impl Format {
 /// Fetches the latencies.
 pub(super) fn fetch(address: SocketAddr, format: &Format) -> Result<String, LatencyError> {
     let address = reachable(address);
-    let response =
-        get(address, &format.path()).map_err(|source| LatencyError::Unreachable { address, source })?;
+    let response = get(address, &format.path())
+        .map_err(|source| LatencyError::Unreachable { address, source })?;
     let (status, body) = parse(&response).ok_or(LatencyError::NotHttp { address })?;
     if status == 200 {
         Ok(body)

@@ -136,7 +136,9 @@ pub enum ValueProblem {
     NotANodeList,
     #[error("node entry {entry} has no `{field}`")]
     NodeFieldMissing { entry: usize, field: &'static str },
-    #[error("node entry {entry} has an unknown field `{field}`; known are id, kafka_addr, raft_addr")]
+    #[error(
+        "node entry {entry} has an unknown field `{field}`; known are id, kafka_addr, raft_addr"
+    )]
     NodeFieldUnknown { entry: usize, field: String },
     #[error(
         "looks like the variable that Kubernetes makes for a service; set enableServiceLinks: false in the pod, \

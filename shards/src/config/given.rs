@@ -102,9 +102,9 @@ pub(super) fn collect(inputs: &Inputs) -> Collected {
     if let Some(path) = &inputs.file {
         match std::fs::read_to_string(path) {
             Ok(text) => collected.add_file(path, &text),
-            Err(source) => collected
-                .errors
-                .push(ConfigError::FileUnreadable { path: path.clone(), source }),
+            Err(source) => {
+                collected.errors.push(ConfigError::FileUnreadable { path: path.clone(), source })
+            }
         }
     }
     for (name, value) in &inputs.environment {
@@ -228,10 +228,7 @@ fn raw_of(value: &Spanned<DeValue<'_>>) -> Raw {
         DeValue::Datetime(_) => Raw::Other("a date"),
         DeValue::Array(items) => Raw::List(items.iter().map(raw_of).collect()),
         DeValue::Table(table) => Raw::Table(
-            table
-                .iter()
-                .map(|(key, value)| (key.get_ref().to_string(), raw_of(value)))
-                .collect(),
+            table.iter().map(|(key, value)| (key.get_ref().to_string(), raw_of(value))).collect(),
         ),
     }
 }

@@ -117,7 +117,9 @@ impl SettingType for SocketAddr {
         let text = text_of(raw, "an address")?;
         // The one name that means the same on every machine; others need DNS and may mean several addresses.
         let address = match text.strip_prefix("localhost:") {
-            Some(port) => port.parse().map(|port| (IpAddr::V4(Ipv4Addr::LOCALHOST), port).into()).ok(),
+            Some(port) => {
+                port.parse().map(|port| (IpAddr::V4(Ipv4Addr::LOCALHOST), port).into()).ok()
+            }
             None => text.parse().ok(),
         };
         let address: SocketAddr = address.ok_or(ValueProblem::NotAListenAddress)?;

@@ -153,8 +153,10 @@ impl Loader {
         let message_max_bytes = config.kafka.message_max_bytes;
         let request_max_bytes = config.kafka.socket_request_max_bytes;
         if message_max_bytes > request_max_bytes {
-            self.errors
-                .push(ConfigError::MessageLargerThanRequest { message_max_bytes, request_max_bytes });
+            self.errors.push(ConfigError::MessageLargerThanRequest {
+                message_max_bytes,
+                request_max_bytes,
+            });
         }
     }
 
@@ -204,7 +206,9 @@ impl Loader {
                 self.errors.push(ConfigError::NodeListedTwice { node_id: node.id });
             }
             let taken = |address: &HostPort| {
-                before.iter().any(|other| other.kafka_addr == *address || other.raft_addr == *address)
+                before
+                    .iter()
+                    .any(|other| other.kafka_addr == *address || other.raft_addr == *address)
             };
             for address in [&node.kafka_addr, &node.raft_addr] {
                 if taken(address) || (node.kafka_addr == node.raft_addr) {
@@ -237,7 +241,8 @@ fn checked<T: SettingType>(
     value: Result<T, ValueProblem>,
 ) -> Result<T, ValueProblem> {
     let unit = info.unit();
-    let out_of_range = |range: Range| ValueProblem::OutOfRange { min: range.min, max: range.max, unit };
+    let out_of_range =
+        |range: Range| ValueProblem::OutOfRange { min: range.min, max: range.max, unit };
     match value {
         Ok(value) => match (value.number(), info.range) {
             (Some(number), Some(range)) if number < range.min || number > range.max => {

@@ -35,7 +35,11 @@ pub fn render_latency_text(shards: &[ShardSnapshot]) -> String {
             let mean = readable(mean, count);
             push_line(
                 &mut out,
-                format_args!("{:<14}{:>6}{count:>12}{mean:>11}{values}", stage.name(), label(shard)),
+                format_args!(
+                    "{:<14}{:>6}{count:>12}{mean:>11}{values}",
+                    stage.name(),
+                    label(shard)
+                ),
             );
         }
     }
@@ -73,8 +77,10 @@ pub fn render_hgrm(shards: &[ShardSnapshot], stage: &str) -> Option<String> {
     let stage = Stage::of_name(stage)?;
     let all = ShardSnapshot::merged(shards);
     let histogram = &all.stage(stage).histogram;
-    let mut out =
-        format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+    let mut out = format!(
+        "{:>12} {:>14} {:>10} {:>14}\n\n",
+        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
+    );
     let mut count_so_far = 0;
     for step in histogram.iter_quantiles(5) {
         count_so_far += step.count_since_last_iteration();
@@ -132,9 +138,8 @@ fn label(shard: &ShardSnapshot) -> String {
 
 /// A time with the unit in which it has one to three digits before the point.
 fn readable(ns: u64, count: u64) -> String {
-    let with_unit = |unit: u64, name: &str| {
-        format!("{}.{:02} {name}", ns / unit, ns % unit * 100 / unit)
-    };
+    let with_unit =
+        |unit: u64, name: &str| format!("{}.{:02} {name}", ns / unit, ns % unit * 100 / unit);
     match ns {
         _ if count == 0 => "-".to_owned(),
         0..1_000 => format!("{ns} ns"),
@@ -178,7 +183,8 @@ mod tests {
             .filter(|line| line.starts_with("wal_sync"))
             .map(|line| line.split_whitespace().take(3).collect())
             .collect();
-        let expected = [["wal_sync", "all", "1001"], ["wal_sync", "0", "1000"], ["wal_sync", "1", "1"]];
+        let expected =
+            [["wal_sync", "all", "1001"], ["wal_sync", "0", "1000"], ["wal_sync", "1", "1"]];
         assert_eq!(rows, expected);
         assert!(text.contains("2.50 s"), "{text}");
         let empty = text.lines().find(|line| line.starts_with("receive")).unwrap();
@@ -190,7 +196,8 @@ mod tests {
         let parsed: Value = serde_json::from_str(&render_latency_json(&two_shards())).unwrap();
         let rows = parsed["latencies"].as_array().unwrap();
         assert_eq!(rows.len(), Stage::ALL.len() * 3);
-        let row = rows.iter().find(|row| row["stage"] == "wal_sync" && row["shard"] == "0").unwrap();
+        let row =
+            rows.iter().find(|row| row["stage"] == "wal_sync" && row["shard"] == "0").unwrap();
         let p50 = row["p50_ns"].as_u64().unwrap();
         assert!((499_500..=500_500).contains(&p50), "{p50}");
         assert_eq!(row["sum_ns"], 500_500_000);

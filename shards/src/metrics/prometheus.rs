@@ -41,24 +41,12 @@ pub fn render_prometheus(shards: &[ShardSnapshot], node: NodeId) -> String {
             }
         }
     }
-    let errors: [(&str, &str, fn(&ShardSnapshot) -> &ErrorCounts); 2] = [
-        ("chronik_produce_errors_total", "Produce errors answered, per partition.", |shard| {
-            &shard.produce_errors
-        }),
-        ("chronik_fetch_errors_total", "Fetch errors answered, per partition.", |shard| {
-            &shard.fetch_errors
-        }),
-    ];
-    for (name, help, of) in errors {
-        out.header(name, "counter", help);
-        for shard in shards {
-            for (code, count) in of(shard).iter() {
-                let labels = [("shard", shard_label(shard)), ("error", error_name(code))];
-                let labels = labels.each_ref().map(|(name, value)| (*name, value.as_str()));
-                out.sample(name, &labels, &count.to_string());
-            }
-        }
-    }
+    out.errors("chronik_produce_errors_total", "Produce errors answered.", shards, |shard| {
+        &shard.produce_errors
+    });
+    out.errors("chronik_fetch_errors_total", "Fetch errors answered.", shards, |shard| {
+        &shard.fetch_errors
+    });
     out.latencies(shards);
     out.0
 }
@@ -103,12 +91,27 @@ impl Exposition {
         let labels: Vec<String> = labels
             .iter()
             .map(|(label, value)| {
-                let escaped =
-                    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
                 format!("{label}=\"{escaped}\"")
             })
             .collect();
         self.line(format_args!("{name}{{{}}} {value}", labels.join(",")));
+    }
+
+    fn errors(
+        &mut self,
+        name: &str,
+        help: &str,
+        shards: &[ShardSnapshot],
+        of: fn(&ShardSnapshot) -> &ErrorCounts,
+    ) {
+        self.header(name, "counter", help);
+        for shard in shards {
+            for (code, count) in of(shard).iter() {
+                let (label, error) = (shard_label(shard), error_name(code));
+                self.sample(name, &[("shard", &label), ("error", &error)], &count.to_string());
+            }
+        }
     }
 
     fn latencies(&mut self, shards: &[ShardSnapshot]) {
@@ -212,7 +215,8 @@ mod tests {
         assert_eq!(samples["chronik_produce_requests_total{shard=\"0\"}"], 3.0);
         assert_eq!(samples["chronik_produce_requests_total{shard=\"1\"}"], 4.0);
         assert_eq!(samples["raft_commit_index{node_id=\"7\"}"], 12.0);
-        let error = "chronik_produce_errors_total{shard=\"1\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"}";
+        let error =
+            "chronik_produce_errors_total{shard=\"1\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"}";
         assert_eq!(samples[error], 1.0);
         let wal_sync = "shard=\"0\",stage=\"wal_sync\"";
         assert_eq!(samples[&format!("{LATENCY_METRIC}_count{{{wal_sync}}}")], 100.0);

@@ -93,13 +93,10 @@ pub struct StageTimes {
 
 impl StageTimes {
     fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, TIME_NS_MAX, SIGNIFICANT_DIGITS);
-        // The bounds are constants that the type accepts; growing is the fallback that cannot happen.
-        let histogram = histogram.or_else(|_| Histogram::new(SIGNIFICANT_DIGITS));
-        match histogram {
-            Ok(histogram) => StageTimes { histogram, sum_ns: 0 },
-            Err(_) => unreachable!("{SIGNIFICANT_DIGITS} digits are possible"),
-        }
+        let Ok(histogram) = Histogram::new_with_bounds(1, TIME_NS_MAX, SIGNIFICANT_DIGITS) else {
+            unreachable!("the bounds are constants that histograms can have")
+        };
+        StageTimes { histogram, sum_ns: 0 }
     }
 
     fn record(&mut self, took_ns: u64) {

@@ -1,8 +1,8 @@
 //! Whether the data directory's filesystem takes what the WAL does: O_DIRECT writes of aligned blocks.
 
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use super::StartupError;
@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn given_nested_mounts_when_looked_up_then_the_innermost_counts() {
-        let mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /data tmpfs rw 0 0\n/dev/vdb /data/disk xfs rw 0 0\n";
+        let mounts =
+            "/dev/vda / ext4 rw 0 0\ntmpfs /data tmpfs rw 0 0\n/dev/vdb /data/disk xfs rw 0 0\n";
         assert_eq!(filesystem_of(mounts, Path::new("/data/disk/chronik")), Some("xfs"));
         assert_eq!(filesystem_of(mounts, Path::new("/data/diskette")), Some("tmpfs"));
         assert_eq!(filesystem_of(mounts, Path::new("/srv")), Some("ext4"));

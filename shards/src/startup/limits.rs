@@ -93,7 +93,12 @@ pub fn plan_io_memory(memlock: &Memlock, executors: u16) -> Result<IoMemoryPlan,
     };
     if limit_bytes < needed_bytes {
         let needed_kib = needed_bytes.div_ceil(KIB);
-        return Err(StartupError::MemlockTooLow { limit_bytes, needed_bytes, needed_kib, executors });
+        return Err(StartupError::MemlockTooLow {
+            limit_bytes,
+            needed_bytes,
+            needed_kib,
+            executors,
+        });
     }
     if memlock.unlimited_by_capability || limit_bytes >= needed_for(IO_MEMORY_WANTED) {
         return Ok(plan(IO_MEMORY_WANTED, None));
@@ -162,7 +167,8 @@ mod tests {
 
     #[test]
     fn given_the_capability_when_planned_then_only_glommios_own_floor_counts() {
-        let privileged = |limit| Memlock { limit_bytes: Some(limit), unlimited_by_capability: true };
+        let privileged =
+            |limit| Memlock { limit_bytes: Some(limit), unlimited_by_capability: true };
         let plan = plan_io_memory(&privileged(512 * KIB), 64).unwrap();
         assert_eq!(plan.io_memory_bytes, 10 * 1024 * 1024);
         plan_io_memory(&privileged(64 * KIB), 1).unwrap_err();
