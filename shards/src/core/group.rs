@@ -6,6 +6,9 @@
 //!   entries in flight together are the whole log.
 //! - I3: of a group that is being deleted nothing is applied any more; it stays until the deletion is durable, because
 //!   until then checkpoints must name it.
+//! - I4: a catalog is shown to the shard only by a leader that is ready. After a restart the commit index lags behind
+//!   what was acknowledged, and a shard that took an old catalog for the new one would delete the groups of topics that
+//!   the old one does not have yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -81,6 +84,8 @@ pub(super) struct Group {
     /// What was proposed and not handed out by Raft.
     pub(super) unstaged_bytes: usize,
     pub(super) unstaged_entries: usize,
+    /// Whether the shard has been shown the catalog as it is.
+    is_announced: bool,
     led: Option<Leadership>,
     life: Life,
 }
@@ -96,6 +101,7 @@ impl Group {
             is_dirty: false,
             unstaged_bytes: 0,
             unstaged_entries: 0,
+            is_announced: false,
             led: None,
             life,
         }
@@ -203,6 +209,7 @@ impl Group {
         }
         self.drop_in_flight(shared, ProduceError::NotLeader);
         shared.waiters.wake_all(self.id, &mut shared.effects.wakes);
+        self.is_announced = false;
         let first_index = self.raft.last_index();
         self.led = leads.map(|term| Leadership { term, first_index });
         if let Some(term) = leads {
@@ -252,6 +259,7 @@ impl Group {
         }
         shared.out.committed = committed;
         self.raft.advance_applied(last);
+        self.announce_catalog(shared);
         let high_watermark = self.high_watermark();
         shared.waiters.wake(self.id, high_watermark, &mut shared.effects.wakes);
     }
@@ -310,9 +318,19 @@ impl Group {
         };
         // Of several commands only the last image is wanted: without this each would copy the catalog.
         shared.effects.catalog = None;
-        let outcome = Arc::make_mut(catalog).apply(&command);
-        shared.effects.catalog = Some(Arc::clone(catalog));
-        Ack::Command(outcome)
+        self.is_announced = false;
+        Ack::Command(Arc::make_mut(catalog).apply(&command))
+    }
+
+    /// Shows the catalog to the shard once it is up to date (I4).
+    fn announce_catalog(&mut self, shared: &mut Shared) {
+        if let Machine::Catalog(catalog) = &self.machine
+            && !self.is_announced
+            && self.is_ready()
+        {
+            shared.effects.catalog = Some(Arc::clone(catalog));
+            self.is_announced = true;
+        }
     }
 
     /// Answers those who wait for the leader's disk only.

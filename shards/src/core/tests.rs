@@ -317,6 +317,7 @@ fn given_the_meta_group_when_commands_commit_then_outcome_and_catalog_come_out()
     let mut bench = Bench::new();
     bench.core.create_group(GroupId::META, alone(5));
     bench.write_all();
+    assert!(bench.core.take_effects().catalog.is_some(), "it leads: this is the catalog");
     let cluster_id = ClusterId(Uuid::from_u128(1));
     let register = CatalogCommand::RegisterBroker {
         cluster_id,
@@ -336,6 +337,9 @@ fn given_the_meta_group_when_commands_commit_then_outcome_and_catalog_come_out()
     assert_eq!(catalog.cluster_id(), Some(cluster_id));
     bench.restart();
     assert_eq!(bench.core.catalog(), Some(catalog), "the checkpoint holds it");
+    assert!(bench.core.take_effects().catalog.is_none(), "it may be an old one");
+    bench.write_all();
+    assert!(bench.core.take_effects().catalog.is_some());
     assert_eq!(
         bench.produce(batch(1), RequiredAcks::All),
         Err(ProduceError::UnknownPartition),

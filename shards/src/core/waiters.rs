@@ -58,11 +58,11 @@ impl Waiters {
         wakes: &mut Vec<WaiterId>,
     ) {
         let Some(waiting) = self.by_group.get(&group) else { return };
-        let first = wakes.len();
         let woken = waiting.iter().filter(|(beyond, _)| *beyond < high_watermark);
-        wakes.extend(woken.map(|(_, waiter)| *waiter));
-        for at in first..wakes.len() {
-            self.forget(wakes[at]);
+        let woken: Vec<WaiterId> = woken.map(|(_, waiter)| *waiter).collect();
+        for waiter in woken {
+            self.forget(waiter);
+            wakes.push(waiter);
         }
     }
 
