@@ -153,3 +153,33 @@ fn given_no_broker_when_latencies_are_asked_for_then_the_address_is_in_the_error
     assert_eq!(code, 1);
     assert!(err.contains(&address.to_string()), "{err}");
 }
+
+#[test]
+fn given_no_log_when_inspected_then_the_directory_is_named_and_the_exit_code_is_4() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    for command in ["inspect", "verify", "repair"] {
+        let (code, _, err) = run(&mut chronik(&["wal", command, path]));
+        assert_eq!(code, 4, "{err}");
+        assert!(err.contains(path) && err.contains("neither a data directory"), "{err}");
+    }
+    let (code, _, err) = run(&mut chronik(&["wal", "inspect", "/nonexistent"]));
+    assert_eq!(code, 4);
+    assert!(err.starts_with("/nonexistent: "), "{err}");
+}
+
+#[test]
+fn given_a_directory_in_use_when_its_logs_are_inspected_then_it_is_refused() {
+    use chronik_engine::ids::NodeId;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let held = chronik_shards::identity::DataDir::open(directory.path(), NodeId(1), 1).unwrap();
+    std::fs::create_dir_all(directory.path().join("shards/000/wal")).unwrap();
+    let (code, _, err) = run(&mut chronik(&["wal", "verify", path]));
+    assert_eq!(code, 4);
+    assert!(err.contains(&format!("in use by process {}", std::process::id())), "{err}");
+    drop(held);
+    let (code, out, _) = run(&mut chronik(&["wal", "verify", "--json", path]));
+    assert_eq!(code, 0);
+    assert!(out.contains("\"blocks\":0"), "{out}");
+}

@@ -6,6 +6,7 @@ use chronik_engine::wal::WalError;
 use thiserror::Error;
 
 use super::latency::LatencyError;
+use super::wal::WalToolError;
 use crate::config::ConfigErrors;
 use crate::identity::IdentityError;
 use crate::logging::LoggingError;
@@ -26,6 +27,8 @@ pub enum Failure {
     #[error(transparent)]
     Latency(#[from] LatencyError),
     #[error(transparent)]
+    Wal(#[from] WalToolError),
+    #[error(transparent)]
     Run(#[from] RunError),
     #[error("cannot write to standard output: {source}")]
     Output {
@@ -42,6 +45,7 @@ impl Failure {
             Failure::Config(_) | Failure::Logging(_) => exit_code::CONFIG,
             Failure::Startup(error) => error.exit_code(),
             Failure::Identity(_) => exit_code::DATA_DIR,
+            Failure::Wal(error) => error.exit_code(),
             Failure::Run(RunError::Wal { error, .. }) => wal_exit_code(error),
             Failure::Run(RunError::Core { .. }) => exit_code::WAL_DAMAGED,
             Failure::Run(RunError::Disk { .. }) => exit_code::DATA_DIR,
@@ -64,7 +68,7 @@ impl Failure {
             }
             cause = error.source();
         }
-        if self.exit_code() == exit_code::WAL_DAMAGED {
+        if matches!(self, Failure::Run(_)) && self.exit_code() == exit_code::WAL_DAMAGED {
             story.push_str(
                 "\nNothing was changed. `chronik-server wal verify DATA_DIR` shows the damage; if there is no other copy, \
                  `chronik-server wal repair --accept-loss DATA_DIR` gives up what is damaged and keeps the rest.",

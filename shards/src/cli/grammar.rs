@@ -26,6 +26,8 @@ Examples:
       Start a broker that other machines are to reach (with kafka_addr = \"0.0.0.0:9092\" set)
   chronik-server config check --config /etc/chronik.toml
       Check the settings and show where each comes from
+  chronik-server wal verify /var/lib/chronik
+      Check every byte of the write-ahead logs of a stopped broker
   chronik-server latency
       Show how long each stage of a request takes in the running broker
 
@@ -65,6 +67,11 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Look into the write-ahead logs of a broker that does not run
+    Wal {
+        #[command(subcommand)]
+        command: WalCommand,
+    },
     /// Show the latencies of a running broker, stage by stage
     Latency(LatencyArgs),
     /// Show the version
@@ -78,6 +85,43 @@ pub enum ConfigCommand {
     Check(ServerArgs),
     /// Print every setting with its meaning, range, variable and default, as a TOML file
     Reference,
+}
+
+/// What to do with write-ahead logs.
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Print what is in every file, block by block
+    Inspect(WalArgs),
+    /// Check every block and payload; exit code 5 if something is damaged
+    Verify(WalArgs),
+    /// Show what a repair of damaged files would lose; with --accept-loss, do it
+    Repair {
+        #[command(flatten)]
+        args: WalArgs,
+        /// Give up the damaged records, so that the rest can be used
+        #[arg(long)]
+        accept_loss: bool,
+    },
+}
+
+impl WalCommand {
+    pub(super) fn args(&self) -> &WalArgs {
+        match self {
+            WalCommand::Inspect(args)
+            | WalCommand::Verify(args)
+            | WalCommand::Repair { args, .. } => args,
+        }
+    }
+}
+
+/// Which logs, and how to print.
+#[derive(Debug, Args)]
+pub struct WalArgs {
+    /// A data directory, or one shard's log directory
+    pub dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags that set settings.

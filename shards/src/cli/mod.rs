@@ -5,12 +5,13 @@
 mod failure;
 mod grammar;
 mod latency;
+mod wal;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 
 pub use failure::Failure;
-pub use grammar::{Cli, Command, ConfigCommand, LatencyArgs, ServerArgs};
+pub use grammar::{Cli, Command, ConfigCommand, LatencyArgs, ServerArgs, WalArgs, WalCommand};
 
 use crate::config::{self, ConfigError, ConfigErrors, FlagValue, Inputs, Loaded};
 
@@ -62,6 +63,12 @@ pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure>
         Some(Command::Config { command: ConfigCommand::Reference }) => {
             let defaults = config::load(&Inputs::default())?;
             print(&config::render_reference(&defaults.effective))
+        }
+        Some(Command::Wal { command }) => {
+            let findings = wal::run(&command)?;
+            print(&findings.text)?;
+            findings.verdict.map_err(Failure::from)?;
+            Ok(Outcome::Done)
         }
         Some(Command::Latency(args)) => {
             let address = match args.admin {

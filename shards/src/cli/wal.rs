@@ -1,0 +1,315 @@
+//! `chronik-server wal inspect|verify|repair`: looks into the logs of a broker that does not run.
+//!
+//! Invariants
+//! - I1 The data directory is locked meanwhile, so that no broker writes what is read here.
+//! - I2 Only `repair --accept-loss` changes anything, and it says what is lost.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use chronik_engine::disk_std::StdDisk;
+use chronik_engine::wal::WalError;
+use chronik_engine::wal::block::BlockKind;
+use chronik_engine::wal::inspect::{FileEnd, FileSummary, Inspection, Region, Verification};
+use chronik_engine::wal::inspect::{inspect, verify};
+use chronik_engine::wal::repair::{RepairReport, repair};
+use futures_lite::future::block_on;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::grammar::WalCommand;
+use crate::identity::{IdentityError, lock_directory};
+use crate::startup::exit_code;
+
+/// Why the logs are not shown, or not whole.
+#[derive(Debug, Error)]
+pub enum WalToolError {
+    #[error(
+        "{}: neither a data directory nor a directory with a write-ahead log (*.wal)", dir.display()
+    )]
+    NoLog { dir: PathBuf },
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Locked(#[from] IdentityError),
+    #[error("{}: {source}", dir.display())]
+    Wal {
+        dir: PathBuf,
+        #[source]
+        source: WalError,
+    },
+    #[error(
+        "{regions} damaged regions; if there is no other copy, `chronik-server wal repair --accept-loss` gives them up"
+    )]
+    Damaged { regions: usize },
+    #[error(
+        "{regions} damaged regions; nothing was changed: repeat with --accept-loss to give them up"
+    )]
+    LossNotAccepted { regions: usize },
+    #[error("{regions} damaged regions cannot be repaired; restore the directory from a backup")]
+    NotRepairable { regions: usize },
+}
+
+impl WalToolError {
+    pub(super) fn exit_code(&self) -> i32 {
+        match self {
+            WalToolError::Damaged { .. }
+            | WalToolError::LossNotAccepted { .. }
+            | WalToolError::NotRepairable { .. } => exit_code::WAL_DAMAGED,
+            WalToolError::NoLog { .. }
+            | WalToolError::Unreadable { .. }
+            | WalToolError::Locked(_)
+            | WalToolError::Wal { .. } => exit_code::DATA_DIR,
+        }
+    }
+}
+
+/// What a command found: text for standard output, and how it ends after that.
+#[derive(Debug)]
+pub(super) struct Findings {
+    pub text: String,
+    pub verdict: Result<(), WalToolError>,
+}
+
+/// Carries out a command on every log that the directory holds.
+pub(super) fn run(command: &WalCommand) -> Result<Findings, WalToolError> {
+    let args = command.args();
+    let logs = Logs::open(&args.dir)?;
+    let mut text = String::new();
+    let mut rows: Vec<Value> = Vec::new();
+    let (mut damaged, mut unrepairable) = (0, 0);
+    let mut repaired = true;
+    for dir in &logs.dirs {
+        let failed = |source| WalToolError::Wal { dir: dir.clone(), source };
+        match command {
+            WalCommand::Inspect(_) => {
+                let found = block_on(inspect(&StdDisk, dir)).map_err(failed)?;
+                text.push_str(&inspection_text(dir, &found));
+                rows.push(inspection_json(dir, &found));
+            }
+            WalCommand::Verify(_) => {
+                let found = block_on(verify(&StdDisk, dir)).map_err(failed)?;
+                damaged += found.damage.len();
+                text.push_str(&verification_text(dir, &found));
+                rows.push(verification_json(dir, &found));
+            }
+            WalCommand::Repair { accept_loss, .. } => {
+                let found = block_on(repair(&StdDisk, dir, *accept_loss)).map_err(failed)?;
+                damaged += found.regions.len();
+                unrepairable +=
+                    found.regions.iter().filter(|region| region.obstacle.is_some()).count();
+                repaired &= found.repaired || found.regions.is_empty();
+                text.push_str(&repair_text(dir, &found));
+                rows.push(repair_json(dir, &found));
+            }
+        }
+    }
+    let verdict = match command {
+        WalCommand::Verify(_) if damaged > 0 => Err(WalToolError::Damaged { regions: damaged }),
+        WalCommand::Repair { .. } if unrepairable > 0 => {
+            Err(WalToolError::NotRepairable { regions: unrepairable })
+        }
+        WalCommand::Repair { .. } if !repaired => {
+            Err(WalToolError::LossNotAccepted { regions: damaged })
+        }
+        _ => Ok(()),
+    };
+    let text = if args.json { format!("{}\n", json!({ "logs": rows })) } else { text };
+    Ok(Findings { text, verdict })
+}
+
+/// The log directories below what the user named, locked as long as this lives (I1).
+#[derive(Debug)]
+struct Logs {
+    dirs: Vec<PathBuf>,
+    _lock: Option<File>,
+}
+
+impl Logs {
+    fn open(dir: &Path) -> Result<Logs, WalToolError> {
+        let absolute = std::fs::canonicalize(dir)
+            .map_err(|source| WalToolError::Unreadable { path: dir.to_path_buf(), source })?;
+        let shards = absolute.join("shards");
+        if shards.is_dir() {
+            let mut dirs: Vec<PathBuf> =
+                entries(&shards)?.into_iter().map(|shard| shard.join("wal")).collect();
+            dirs.retain(|dir| dir.is_dir());
+            dirs.sort();
+            return Ok(Logs { dirs, _lock: Some(lock_directory(&absolute)?) });
+        }
+        let log = if absolute.join("wal").is_dir() { absolute.join("wal") } else { absolute };
+        let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wal");
+        if !entries(&log)?.iter().any(is_log) {
+            return Err(WalToolError::NoLog { dir: dir.to_path_buf() });
+        }
+        // <data>/shards/<nnn>/wal; a log that was copied elsewhere has no data directory and needs no lock.
+        let data_dir = log.ancestors().nth(3).filter(|data| data.join("identity.toml").exists());
+        let lock = data_dir.map(lock_directory).transpose()?;
+        Ok(Logs { dirs: vec![log], _lock: lock })
+    }
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, WalToolError> {
+    let unreadable = |source| WalToolError::Unreadable { path: dir.to_path_buf(), source };
+    let listed = std::fs::read_dir(dir).map_err(unreadable)?;
+    listed.map(|entry| entry.map(|entry| entry.path()).map_err(unreadable)).collect()
+}
+
+fn shard_text(shard: Option<uuid::Uuid>) -> String {
+    shard.map_or_else(|| "no blocks".to_owned(), |shard| format!("shard {shard}"))
+}
+
+fn inspection_text(dir: &Path, found: &Inspection) -> String {
+    let files: String = found.files.iter().map(FileSummary::to_string).collect();
+    format!("{} ({})\n{files}\n", dir.display(), shard_text(found.shard))
+}
+
+fn verification_text(dir: &Path, found: &Verification) -> String {
+    let damage: String = found.damage.iter().map(region_text).collect();
+    let verdict = if found.damage.is_empty() { "all whole" } else { "DAMAGED" };
+    format!(
+        "{} ({}): {} files, {} blocks, {} bytes: {verdict}\n{damage}",
+        dir.display(),
+        shard_text(found.shard),
+        found.files,
+        found.blocks,
+        found.bytes,
+    )
+}
+
+fn region_text(region: &Region) -> String {
+    format!(
+        "  {} at byte {}: {} bytes damaged: {}\n",
+        region.path.display(),
+        region.position,
+        region.bytes,
+        region.fault
+    )
+}
+
+fn repair_text(dir: &Path, found: &RepairReport) -> String {
+    let mut text = match (found.regions.is_empty(), found.repaired) {
+        (true, _) => format!("{}: nothing to repair\n", dir.display()),
+        (false, true) => format!("{}: repaired\n", dir.display()),
+        (false, false) => format!("{}: damaged\n", dir.display()),
+    };
+    let lost = if found.repaired { "lost" } else { "would be lost" };
+    for report in &found.regions {
+        text.push_str(&region_text(&report.region));
+        for run in &report.lost {
+            let records = run.offsets.end.0 - run.offsets.start.0;
+            text.push_str(&format!(
+                "    {lost}: group {}, {} entries from {}, {records} offsets from {}\n",
+                run.group, run.count, run.first, run.offsets.start
+            ));
+        }
+        if let Some(obstacle) = &report.obstacle {
+            text.push_str(&format!("    cannot be repaired: {obstacle}\n"));
+        }
+    }
+    for group in &found.groups_lost {
+        text.push_str(&format!("  {lost}: group {group} as a whole\n"));
+    }
+    text
+}
+
+fn region_json(region: &Region) -> Value {
+    json!({
+        "path": region.path,
+        "position": region.position,
+        "bytes": region.bytes,
+        "checkpoint": region.checkpoint,
+        "fault": region.fault.to_string(),
+    })
+}
+
+fn inspection_json(dir: &Path, found: &Inspection) -> Value {
+    let files = found.files.iter().map(|file| {
+        let blocks = file.blocks.iter().map(|block| {
+            json!({
+                "position": block.position,
+                "sequence": block.sequence.0,
+                "kind": kind_name(block.kind),
+                "bytes": block.bytes,
+                "records": block.records,
+                "entries": block.entries,
+                "batches": block.batches,
+                "offsets": block.offsets,
+                "groups": block.groups.iter().map(|group| group.0).collect::<Vec<_>>(),
+            })
+        });
+        json!({
+            "path": file.path,
+            "bytes": file.len,
+            "end_position": file.end_position,
+            "end": end_name(file.end),
+            "blocks": blocks.collect::<Vec<_>>(),
+            "damage": file.damage.iter().map(region_json).collect::<Vec<_>>(),
+        })
+    });
+    json!({ "dir": dir, "shard": shard_json(found.shard), "files": files.collect::<Vec<_>>() })
+}
+
+fn verification_json(dir: &Path, found: &Verification) -> Value {
+    json!({
+        "dir": dir,
+        "shard": shard_json(found.shard),
+        "files": found.files,
+        "blocks": found.blocks,
+        "bytes": found.bytes,
+        "damage": found.damage.iter().map(region_json).collect::<Vec<_>>(),
+        "without_footer": found.without_footer,
+    })
+}
+
+fn repair_json(dir: &Path, found: &RepairReport) -> Value {
+    let regions = found.regions.iter().map(|report| {
+        let lost = report.lost.iter().map(|run| {
+            json!({
+                "group": run.group.0,
+                "first_index": run.first.0,
+                "entries": run.count,
+                "first_offset": run.offsets.start.0,
+                "end_offset": run.offsets.end.0,
+            })
+        });
+        let mut region = region_json(&report.region);
+        region["lost"] = lost.collect::<Vec<_>>().into();
+        region["obstacle"] = report.obstacle.map(|obstacle| obstacle.to_string()).into();
+        region
+    });
+    json!({
+        "dir": dir,
+        "repaired": found.repaired,
+        "regions": regions.collect::<Vec<_>>(),
+        "groups_lost": found.groups_lost.iter().map(|group| group.0).collect::<Vec<_>>(),
+    })
+}
+
+fn shard_json(shard: Option<uuid::Uuid>) -> Value {
+    shard.map(|shard| shard.to_string()).into()
+}
+
+fn kind_name(kind: BlockKind) -> &'static str {
+    match kind {
+        BlockKind::Checkpoint => "checkpoint",
+        BlockKind::Data => "data",
+        BlockKind::Mark => "mark",
+        BlockKind::CleanClose => "clean_close",
+        BlockKind::Footer => "footer",
+        BlockKind::Repair => "repair",
+    }
+}
+
+fn end_name(end: FileEnd) -> &'static str {
+    match end {
+        FileEnd::Footer => "footer",
+        FileEnd::NoFooter => "no_footer",
+        FileEnd::Open { .. } => "open",
+        FileEnd::Unstarted => "unstarted",
+    }
+}
