@@ -68,7 +68,9 @@ impl Failure {
             }
             cause = error.source();
         }
-        if matches!(self, Failure::Run(_)) && self.exit_code() == exit_code::WAL_DAMAGED {
+        if matches!(self, Failure::Run(RunError::Wal { .. }))
+            && self.exit_code() == exit_code::WAL_DAMAGED
+        {
             story.push_str(
                 "\nNothing was changed. `chronik-server wal verify DATA_DIR` shows the damage; if there is no other copy, \
                  `chronik-server wal repair --accept-loss DATA_DIR` gives up what is damaged and keeps the rest.",
