@@ -55,7 +55,7 @@ mod walk;
 mod writer;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -177,6 +177,8 @@ pub struct Wal<D: Disk> {
     footers: RefCell<read_cache::FooterCache>,
     /// Buffers on their way to a write; kept for its capacity.
     parts: RefCell<Vec<<D::File as DiskFile>::Buf>>,
+    /// The last index of each group within the records at hand; kept for its capacity.
+    lasts: RefCell<HashMap<GroupId, Option<RaftIndex>>>,
     in_flight: Cell<bool>,
     poisoned: Cell<bool>,
     closed: Cell<bool>,

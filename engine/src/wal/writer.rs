@@ -116,24 +116,31 @@ impl<D: Disk> Wal<D> {
     /// What recovery will refuse to read must not be written.
     fn check_records(&self, records: &[WalRecord]) {
         let state = self.state.borrow();
-        let mut last: Option<(_, RaftIndex)> = None;
+        let mut lasts = self.lasts.borrow_mut();
+        lasts.clear();
         for record in records {
             let group = record.group();
-            if let WalRecord::Entry { entry, .. } = record {
-                let known = match last {
-                    Some((of, index)) if of == group => Some(index),
-                    // The first of its group in this block; what stands in between only ever lowers the last index.
-                    _ => None,
-                };
-                let before = known.or_else(|| state.index.group(group).map(|log| log.last));
-                let touched = || records.iter().any(|other| resets(other, record));
-                assert!(
-                    before.is_none_or(|index| entry.index <= index.next()) || touched(),
-                    "group {group}: entry {} leaves a gap after {before:?}",
-                    entry.index,
-                );
-                last = Some((group, entry.index));
-            }
+            let known = || state.index.group(group).map(|log| log.last);
+            let last = lasts.entry(group).or_insert_with(known);
+            // A group that is not here stays so until it is created: its records are passed over.
+            *last = match (record, *last) {
+                (WalRecord::Entry { entry, .. }, Some(before)) => {
+                    assert!(
+                        entry.index <= before.next(),
+                        "group {group}: entry {} leaves a gap after {before}",
+                        entry.index
+                    );
+                    Some(entry.index)
+                }
+                (WalRecord::TruncateAfter { index, .. }, Some(before)) => Some(before.min(*index)),
+                (WalRecord::LogStart { position, .. }, Some(before)) => {
+                    Some(before.max(position.index))
+                }
+                (WalRecord::GroupCreated { .. }, _) => Some(RaftIndex(0)),
+                (WalRecord::GroupDeleted { .. }, _) => None,
+                (WalRecord::Checkpoint(checkpoint), _) => Some(checkpoint.last.index),
+                (_, unchanged) => unchanged,
+            };
         }
     }
 
@@ -379,18 +386,6 @@ pub(super) fn note_vote(
         }
         _ => {}
     }
-}
-
-/// Whether `other` sets the group of `record` to a new beginning, after which any index may follow.
-fn resets(other: &WalRecord, record: &WalRecord) -> bool {
-    let restart = matches!(
-        other,
-        WalRecord::LogStart { .. }
-            | WalRecord::GroupCreated { .. }
-            | WalRecord::Checkpoint(_)
-            | WalRecord::TruncateAfter { .. }
-    );
-    restart && other.group() == record.group()
 }
 
 fn is_batch(record: &WalRecord) -> bool {
