@@ -43,6 +43,8 @@ impl Socket {
     /// something is on its way to it.
     pub(crate) fn configure(&self, settings: &NetSettings) -> io::Result<()> {
         let socket = self.descriptor();
+        // So that this connection, once it lingers in TIME_WAIT, does not keep the port from the next start.
+        sockopt::set_socket_reuseaddr(socket, true)?;
         sockopt::set_tcp_nodelay(socket, true)?;
         sockopt::set_socket_keepalive(socket, true)?;
         sockopt::set_tcp_keepidle(socket, settings.keepalive_idle)?;

@@ -292,6 +292,28 @@ pub fn probe_port(setting: &'static str, address: SocketAddr) -> Result<(), Star
     }
 }
 
+/// As [`probe_port`], but gives a port that is taken [`PORT_PATIENCE`] to become free: of a process that was killed a
+/// moment ago, the kernel closes the sockets of io_uring only after the process has gone.
+///
+/// # Errors
+/// The port cannot be listened on.
+fn await_port(setting: &'static str, address: SocketAddr) -> Result<(), StartupError> {
+    let mut tries_left = PORT_PATIENCE.as_millis() / PORT_RETRY.as_millis();
+    loop {
+        match probe_port(setting, address) {
+            Err(StartupError::PortTaken { .. }) if tries_left > 0 => {
+                tries_left -= 1;
+                std::thread::sleep(PORT_RETRY);
+            }
+            probed => return probed,
+        }
+    }
+}
+
+/// How long a start waits for a port that is taken, and between two looks.
+const PORT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+const PORT_RETRY: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// The environment for `shards` shards, once all is checked; warnings go to the log.
 ///
 /// # Errors
@@ -321,8 +343,8 @@ pub fn prepare(config: &Config) -> Result<Prepared, Failure> {
     raise_open_files();
     let shards = shards_wanted(config.shards)?;
     // The Raft port is not listened on by a single node.
-    probe_port("kafka_addr", config.kafka_addr)?;
-    probe_port("admin_addr", config.admin_addr)?;
+    await_port("kafka_addr", config.kafka_addr)?;
+    await_port("admin_addr", config.admin_addr)?;
     let data_dir = DataDir::open(&config.data_dir, config.node_id, shards)?;
     check_data_dir(&data_dir.path)?;
     let environment = environment(data_dir.identity.shards())?;

@@ -140,7 +140,7 @@ pub type ProduceResult = Result<Ack, ProduceError>;
 /// What the shell must do.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Tokens that have found their end. Those of one group are in the order of its log.
+    /// Tokens that have found their end. Those of one group that ask for the same acks are in the order of its log.
     pub replies: Vec<(Token, ProduceResult)>,
     /// Fetches that should look again.
     pub wakes: Vec<WaiterId>,

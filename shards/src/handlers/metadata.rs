@@ -33,7 +33,7 @@ pub async fn metadata(shard: Rc<Shard>, version: i16, request: MetadataRequest) 
     let found = find(&shard, version, request).await;
     let catalog = shard.catalog();
     let epochs = leader_epochs(&shard, &found).await;
-    let topics = found.into_iter().map(|found| describe(&shard, found, &epochs)).collect();
+    let topics = found.into_iter().map(|found| describe(&shard, version, found, &epochs)).collect();
     let brokers = catalog
         .brokers()
         .map(|broker| {
@@ -165,13 +165,16 @@ async fn leader_epochs(shard: &Rc<Shard>, found: &[Found]) -> BTreeMap<GroupId, 
 
 fn describe(
     shard: &Shard,
+    version: i16,
     found: Found,
     epochs: &BTreeMap<GroupId, i32>,
 ) -> MetadataResponseTopic {
+    // A topic asked for by an id that is not known has no name, which can be said from version 12 on.
+    let nameless = || (version < 12).then(StrBytes::default);
     match found {
         Found::Error { name, id, error } => MetadataResponseTopic::default()
             .with_error_code(error.code())
-            .with_name(Some(name.unwrap_or_default().into()))
+            .with_name(name.or_else(nameless).map(Into::into))
             .with_topic_id(id)
             .with_topic_authorized_operations(OPERATIONS_UNKNOWN),
         Found::Topic(topic) => MetadataResponseTopic::default()

@@ -73,7 +73,7 @@ impl RequestHandler for Handlers {
                 finished(fetch::fetch(here, version, body).await)
             }),
             RequestKind::ListOffsets(body) => Enqueued::finish_with(async move {
-                finished(offsets::list_offsets(here, body).await)
+                finished(offsets::list_offsets(here, version, body).await)
             }),
             RequestKind::OffsetForLeaderEpoch(body) => Enqueued::finish_with(async move {
                 finished(offsets::offset_for_leader_epoch(here, body).await)

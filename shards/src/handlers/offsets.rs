@@ -31,6 +31,9 @@ const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 
+/// From this version on an answer has a leader epoch (KIP-320).
+const EPOCH_VERSION_MIN: i16 = 4;
+
 /// What a batch may unpack to when it is searched for a timestamp. A larger one is answered by its first offset.
 const LOOK_UP_BYTES_MAX: usize = 256 << 20;
 
@@ -45,7 +48,11 @@ struct Found {
 const NOT_FOUND: Found = Found { offset: -1, timestamp: -1, epoch: -1 };
 
 /// Serves ListOffsets. Cancel-safe.
-pub async fn list_offsets(shard: Rc<Shard>, request: ListOffsetsRequest) -> ListOffsetsResponse {
+pub async fn list_offsets(
+    shard: Rc<Shard>,
+    version: i16,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
     let catalog = shard.catalog();
     let node = shard.node.config.node_id;
     let topics = request.topics.into_iter().map(|topic| {
@@ -67,7 +74,7 @@ pub async fn list_offsets(shard: Rc<Shard>, request: ListOffsetsRequest) -> List
                         asked.current_leader_epoch,
                     )
                     .await;
-                    list_offsets_answer(asked.partition_index, found)
+                    list_offsets_answer(version, asked.partition_index, found)
                 }
             })
             .collect();
@@ -81,6 +88,7 @@ pub async fn list_offsets(shard: Rc<Shard>, request: ListOffsetsRequest) -> List
 }
 
 fn list_offsets_answer(
+    version: i16,
     partition: i32,
     found: Result<Found, ResponseError>,
 ) -> ListOffsetsPartitionResponse {
@@ -89,7 +97,7 @@ fn list_offsets_answer(
         Ok(found) => answer
             .with_offset(found.offset)
             .with_timestamp(found.timestamp)
-            .with_leader_epoch(found.epoch),
+            .with_leader_epoch(if version >= EPOCH_VERSION_MIN { found.epoch } else { -1 }),
         Err(error) => answer
             .with_error_code(error.code())
             .with_offset(-1)
