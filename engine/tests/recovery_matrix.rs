@@ -5,9 +5,13 @@
 //! that was in flight, of all groups together and entry by entry; everything can be read; and the log goes on, and
 //! comes back once more.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod common;
 
-use chronik_engine::disk_sim::{CrashEnding, CrashMode, NameEnding, SECTOR_BYTES, SimDisk, block_on};
+use chronik_engine::disk_sim::{
+    CrashEnding, CrashMode, NameEnding, SECTOR_BYTES, SimDisk, block_on,
+};
 use chronik_engine::ids::{GroupId, RaftIndex};
 use chronik_engine::wal::record::WalRecord;
 use chronik_engine::wal::{ReadError, Wal, WalError};

@@ -1,5 +1,7 @@
 //! Damage to what was durable: it is named with file and position, never skipped, and given up only on request.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::path::Path;
@@ -312,7 +314,8 @@ fn given_a_clean_close_when_opened_then_the_report_says_so_and_a_torn_tail_is_re
         let position = wal.position().1;
         wal.append(&[p.batch(1, 2, 1, 9_000)]).await.unwrap();
         drop(wal);
-        disk.corrupt(Path::new(FIRST), position + 5_000..position + 5_001, Corruption::Zero).unwrap();
+        disk.corrupt(Path::new(FIRST), position + 5_000..position + 5_001, Corruption::Zero)
+            .unwrap();
         let (_, _, report) = Wal::open(disk.clone(), options()).await.unwrap();
         assert_eq!(report.torn.map(|torn| (torn.position, torn.bytes)), Some((position, 12_288)));
     });
@@ -333,7 +336,11 @@ fn given_entries_that_nobody_needs_when_reclaimed_then_files_go_oldest_first_and
             wal.finish_sealed().await.unwrap();
         }
         let files = wal.file_count();
-        assert_eq!(wal.reclaim(|_| None).await.unwrap(), 0, "group 2 has not applied its first entry");
+        assert_eq!(
+            wal.reclaim(|_| None).await.unwrap(),
+            0,
+            "group 2 has not applied its first entry"
+        );
         let last = p.model.groups[&GroupId(1)].last().index;
         p.model.groups.get_mut(&GroupId(2)).unwrap().applied = RaftIndex(1);
         p.model.groups.get_mut(&GroupId(1)).unwrap().applied = last;

@@ -38,6 +38,7 @@
 //! - I5: files go oldest first, and never one that holds entries which the newest checkpoint has not applied.
 
 pub mod block;
+mod descriptor;
 mod error;
 mod file;
 pub mod footer;
@@ -68,6 +69,7 @@ pub use self::spare::SpareProgress;
 pub use self::writer::AppendReport;
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
 use crate::ids::{BlockSeq, FileSeq, GroupId, Offset, RaftIndex, ReplicaId, Term};
+use crate::limits;
 use crate::log_index::{FileIndex, LogIndex};
 use block::BlockKind;
 
@@ -104,8 +106,8 @@ impl WalOptions {
         WalOptions {
             dir: dir.into(),
             shard_uuid,
-            file_bytes: 256 << 20,
-            first_file_bytes: 16 << 20,
+            file_bytes: limits::WAL_FILE_BYTES_DEFAULT,
+            first_file_bytes: limits::WAL_FIRST_FILE_BYTES_DEFAULT,
             ballast_bytes: 64 << 20,
             read_cache_bytes: 16 << 20,
             footer_cache_bytes: 16 << 20,

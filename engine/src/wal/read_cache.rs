@@ -17,7 +17,7 @@ use crate::ids::FileSeq;
 use crate::log_index::FileIndex;
 
 /// Bytes of one window: large enough that a sequential reader asks seldom, small enough that a lone record is cheap.
-pub(super) const WINDOW_BYTES: usize = 256 << 10;
+pub(super) const WINDOW_BYTES: usize = crate::limits::WAL_READ_EXTENT_BYTES;
 
 type Reading = Shared<LocalBoxFuture<'static, Result<Bytes, io::ErrorKind>>>;
 

@@ -120,13 +120,14 @@ impl<D: Disk> Wal<D> {
 
     /// Puts a spare into its place, or removes it where there is one already.
     pub(super) async fn put_spare(&self, spare: Spare<D::File>) -> Result<(), WalError> {
-        let fits = spare.file.len() == self.options.file_bytes;
-        let mut spares = self.spares.borrow_mut();
-        if fits && spares.spare.is_none() {
-            spares.spare = Some(spare);
+        let wanted = {
+            let spares = self.spares.borrow();
+            spare.file.len() == self.options.file_bytes && spares.spare.is_none()
+        };
+        if wanted {
+            self.spares.borrow_mut().spare = Some(spare);
             return Ok(());
         }
-        drop(spares);
         let io = WalError::io(IoOp::Remove, spare.path.clone());
         self.disk.remove(&spare.path).await.map_err(io)
     }

@@ -16,7 +16,7 @@ use crate::disk::{DISK_ALIGN, Disk, DiskFile};
 use crate::ids::{BlockSeq, FileSeq, RaftIndex, ReplicaId, Term};
 
 /// The most bytes of checkpoints in one block.
-const CHECKPOINT_BLOCK_BYTES: u64 = 8 << 20;
+const CHECKPOINT_BLOCK_BYTES: u64 = crate::limits::WAL_BLOCK_BYTES_MAX as u64;
 
 /// A block that is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! A model of what a log must hold, and a driver that does the same to both. Shared by the tests of the log.
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
 
@@ -139,7 +140,7 @@ pub fn check_recovered(model: &Model, recovered: &[RecoveredGroup]) -> Result<()
         let state = &model.groups[&group];
         let first = found.checkpoint.applied.max(found.log_start.index);
         let wanted: Vec<LogEntry> =
-            state.entries.iter().filter(|e| e.index > first).map(|e| reduced(e)).collect();
+            state.entries.iter().filter(|e| e.index > first).map(reduced).collect();
         let differs = |what: &str, a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| {
             Err(format!("group {group}: {what} is {a:?} instead of {b:?}"))
         };
@@ -197,7 +198,12 @@ pub async fn check_readable<D: Disk>(wal: &Wal<D>, model: &Model) {
     }
 }
 
-async fn check_batches<D: Disk>(wal: &Wal<D>, group: GroupId, state: &ModelGroup, first: RaftIndex) {
+async fn check_batches<D: Disk>(
+    wal: &Wal<D>,
+    group: GroupId,
+    state: &ModelGroup,
+    first: RaftIndex,
+) {
     let batches: Vec<LogEntry> = state
         .entries
         .iter()
