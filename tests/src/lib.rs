@@ -7,6 +7,7 @@
 //! - [`raw`], [`batch`], [`requests`], [`mutate`], [`poke`]: a Kafka connection that can also do wrong things.
 //! - [`workload`], [`checker`]: a real client's load, and what must be true of it afterwards.
 //! - [`http`]: the admin port.
+//! - [`sim`]: no broker at all: the core and the log of a shard on a simulated disk, driven from a seed.
 //!
 //! Nothing here is linked into the broker.
 
@@ -20,4 +21,5 @@ pub mod process;
 pub mod raw;
 pub mod requests;
 pub mod scratch;
+pub mod sim;
 pub mod workload;

@@ -1,0 +1,93 @@
+//! The simulated disk as the log sees it: [`SimDisk`], with the bugs of [`Bug`] that sit below the log.
+
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+use chronik_engine::disk::{DirEntry, Disk, DiskFile};
+use chronik_engine::disk_sim::{SimDisk, SimFile};
+
+use super::Bug;
+
+/// See the module's page.
+#[derive(Clone, Debug)]
+pub struct HookedDisk {
+    inner: SimDisk,
+    bug: Option<Bug>,
+}
+
+impl HookedDisk {
+    /// The disk with at most one bug.
+    #[must_use]
+    pub fn new(inner: SimDisk, bug: Option<Bug>) -> HookedDisk {
+        HookedDisk { inner, bug }
+    }
+}
+
+impl Disk for HookedDisk {
+    type File = HookedFile;
+
+    async fn create(&self, path: &Path, len: u64) -> io::Result<HookedFile> {
+        let inner = self.inner.create(path, len).await?;
+        Ok(HookedFile { inner, bug: self.bug })
+    }
+
+    async fn open(&self, path: &Path) -> io::Result<HookedFile> {
+        let inner = self.inner.open(path).await?;
+        Ok(HookedFile { inner, bug: self.bug })
+    }
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.inner.list(dir).await
+    }
+
+    async fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.inner.create_dir_all(dir).await
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove(path).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to).await
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.sync_dir(dir).await
+    }
+}
+
+/// An open file of a [`HookedDisk`].
+#[derive(Debug)]
+pub struct HookedFile {
+    inner: SimFile,
+    bug: Option<Bug>,
+}
+
+impl DiskFile for HookedFile {
+    type Buf = Vec<u8>;
+
+    fn alloc(&self, len: usize) -> Vec<u8> {
+        self.inner.alloc(len)
+    }
+
+    async fn write_at(&self, buf: Vec<u8>, position: u64) -> io::Result<()> {
+        self.inner.write_at(buf, position).await
+    }
+
+    async fn sync_data(&self) -> io::Result<()> {
+        match self.bug {
+            Some(Bug::SkipSync) => Ok(()),
+            _ => self.inner.sync_data().await,
+        }
+    }
+
+    async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
+        self.inner.read_at(position, len).await
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+}
