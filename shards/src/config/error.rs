@@ -102,6 +102,10 @@ pub enum ConfigWarning {
         "environment variable {name} looks like one that Kubernetes makes for a service; ignored"
     )]
     ServiceVariableIgnored { name: String },
+    #[error(
+        "environment variable {name} is no setting; ignored (`chronik-server config reference` lists all settings)"
+    )]
+    UnknownVariableIgnored { name: String },
 }
 
 /// Why a value cannot be used.

@@ -208,8 +208,15 @@ impl Collected {
         }
         let names: Vec<String> =
             SETTINGS.iter().map(|setting| environment_name(setting.key)).collect();
-        let hint = hint::nearest(name, names.iter().map(String::as_str)).map(str::to_owned);
-        self.errors.push(ConfigError::UnknownKey { place: place(), key, hint });
+        match hint::nearest(name, names.iter().map(String::as_str)) {
+            Some(meant) => {
+                let hint = Some(meant.to_owned());
+                self.errors.push(ConfigError::UnknownKey { place: place(), key, hint });
+            }
+            // The environment is shared: scripts and tools around the broker use the prefix, too. What resembles no
+            // setting was hardly meant as one.
+            None => self.warnings.push(ConfigWarning::UnknownVariableIgnored { name: key }),
+        }
     }
 }
 

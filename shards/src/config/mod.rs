@@ -8,7 +8,8 @@
 //! tests need no process environment.
 //!
 //! Invariants
-//! - I1 Nothing given is ignored: a key that is not a setting is an error with its place.
+//! - I1 Nothing given is ignored: a key that is not a setting is an error with its place. A variable that resembles no
+//!   setting is a warning only, since the environment is shared.
 //! - I2 All problems are reported at once, not one per attempt.
 //! - I3 The name of a value carries its unit (`_ms`, `_bytes`); values never do.
 
