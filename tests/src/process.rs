@@ -5,6 +5,7 @@
 //! - I1: a broker is handed out only when `/ready` has answered 200.
 //! - I2: when a test fails, the end of the broker's log is printed.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
@@ -324,13 +325,14 @@ impl Broker {
         Ok(kib * 1024)
     }
 
-    /// The files of all WALs, sorted by path.
+    /// The files of all WALs that are in use (not the spare ones), sorted by path.
     pub fn wal_files(&self) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for shard in std::fs::read_dir(self.data_dir.join("shards"))? {
             for file in std::fs::read_dir(shard?.path().join("wal"))? {
                 let path = file?.path();
-                if path.extension().is_some_and(|extension| extension == "wal") {
+                let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+                if name.starts_with(|c: char| c.is_ascii_digit()) && name.ends_with(".wal") {
                     files.push(path);
                 }
             }

@@ -53,8 +53,9 @@ fn given_a_broker_when_its_metrics_are_read_then_they_parse_and_have_the_promise
         let sample = metrics.all(name).next().unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(sample.labels.get("node_id").map(String::as_str), Some("1"), "{name}");
     }
-    let stages = metrics.types.iter().filter(|(_, kind)| *kind == "histogram").count();
-    assert!(stages > 0, "no latency histogram");
+    let latencies =
+        metrics.types.values().filter(|kind| ["histogram", "summary"].contains(&kind.as_str()));
+    assert!(latencies.count() > 0, "no latencies");
 }
 
 #[test]

@@ -102,7 +102,8 @@ fn given_a_planted_bug_when_simulated_then_an_oracle_finds_it() {
     });
     for bug in Bug::ALL {
         QUIET.set(true);
-        let found = (0..BUG_SEEDS).find_map(|seed| Some((seed, run_caught(seed, Some(bug)).err()?)));
+        let found =
+            (0..BUG_SEEDS).find_map(|seed| Some((seed, run_caught(seed, Some(bug)).err()?)));
         QUIET.set(false);
         match found {
             Some((seed, violation)) => println!("{bug:?}: seed {seed}: {}", violation.what),
