@@ -74,6 +74,19 @@ pub trait DiskFile: 'static {
     /// `fdatasync`: makes every completed write durable.
     fn sync_data(&self) -> impl Future<Output = io::Result<()>>;
 
+    /// Writes the whole buffer and makes it durable, and with it nothing else: [`DiskFile::write_at`], then
+    /// [`DiskFile::sync_data`], where a disk has no better way for a write that stands alone.
+    fn write_durable_at(
+        &self,
+        buf: Self::Buf,
+        position: u64,
+    ) -> impl Future<Output = io::Result<()>> {
+        async move {
+            self.write_at(buf, position).await?;
+            self.sync_data().await
+        }
+    }
+
     /// Reads exactly `len` bytes at `position`, or fails with `UnexpectedEof`.
     fn read_at(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Bytes>>;
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::block::{BlockKind, BlockPlace, BlockPlan, Descriptor, FLAG_LAST_CHECKPOINT, SlotKind};
 use super::error::{IoOp, WalError};
-use super::file::{BlockLabel, write_block};
+use super::file::{BlockLabel, Written, write_block};
 use super::record::{GroupCheckpoint, WalRecord};
 use super::{Active, Sealed, State, Unfinished, Wal, footer};
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
@@ -208,7 +208,11 @@ impl<D: Disk> Wal<D> {
         let written = write_block(file, plan, label, &mut parts).await;
         *self.parts.borrow_mut() = parts;
         let result = match written {
-            Ok(()) => {
+            Ok(Written::Durable) => {
+                on_written();
+                Ok(())
+            }
+            Ok(Written::Unsynced) => {
                 on_written();
                 file.sync_data().await.map_err(WalError::io(IoOp::Sync, path))
             }
