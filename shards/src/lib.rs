@@ -1,11 +1,11 @@
 //! shards
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod core;
+pub mod handlers;
 pub mod identity;
 pub mod logging;
-pub mod startup;
 pub mod metrics;
-pub mod cli;
-pub mod handlers;
 pub mod shell;
+pub mod startup;

@@ -115,7 +115,7 @@ impl Group {
     ) -> Result<Group, CoreError> {
         let raft = RaftGroup::new(raft_config(config, id), RecoveredLog::created(meta))
             .map_err(|source| CoreError::Group { group: id, source })?;
-        let machine = Machine::restore(id, &[], config, 0)?;
+        let machine = Machine::restore(id, &[], 0)?;
         Ok(Group::new(id, raft, machine, Life::Creating))
     }
 
@@ -128,7 +128,7 @@ impl Group {
         let RecoveredGroup { checkpoint, hard_state, entries, last, log_start, log_start_offset } =
             recovered;
         let id = checkpoint.group;
-        let machine = Machine::restore(id, &checkpoint.state, config, now_ms)?;
+        let machine = Machine::restore(id, &checkpoint.state, now_ms)?;
         // What cannot be read is found now, and not when it is committed and every replica stops on it.
         for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Command) {
             CatalogCommand::decode(&entry.payload)
@@ -390,13 +390,7 @@ impl Group {
 }
 
 impl Machine {
-    fn restore(
-        group: GroupId,
-        state: &[u8],
-        config: &CoreConfig,
-        now_ms: i64,
-    ) -> Result<Machine, CoreError> {
-        debug_assert!(config.producer_expiration_ms > 0, "producers are remembered for a while");
+    fn restore(group: GroupId, state: &[u8], now_ms: i64) -> Result<Machine, CoreError> {
         if group == GroupId::META {
             let catalog =
                 Catalog::decode(state).map_err(|source| CoreError::Catalog { group, source })?;

@@ -16,7 +16,9 @@ pub fn produce_error(error: &ProduceError) -> ResponseError {
         ProduceError::StorageFull => ResponseError::KafkaStorageError,
         // Retriable, and no reason for the client to look for another leader.
         ProduceError::Overloaded => ResponseError::ThrottlingQuotaExceeded,
-        ProduceError::ControlBatch | ProduceError::NoSequence { .. } => ResponseError::InvalidRecord,
+        ProduceError::ControlBatch | ProduceError::NoSequence { .. } => {
+            ResponseError::InvalidRecord
+        }
         ProduceError::TransactionalBatch => ResponseError::InvalidTxnState,
         ProduceError::Sequence(sequence) => match sequence {
             SequenceError::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,

@@ -47,7 +47,10 @@ pub async fn fetch(shard: Rc<Shard>, version: i16, request: FetchRequest) -> Fet
     let (answering, wanted) = match begun {
         Ok(begun) => begun,
         Err(error) => {
-            return FetchResponseParts { error_code: error.code(), ..FetchResponseParts::default() };
+            return FetchResponseParts {
+                error_code: error.code(),
+                ..FetchResponseParts::default()
+            };
         }
     };
     let catalog = shard.catalog();
@@ -126,9 +129,11 @@ async fn read_all(shard: &Rc<Shard>, items: &mut [Item], bytes_max: usize) {
     }
     let slots: Vec<Vec<usize>> =
         by_shard.values().map(|reads| reads.iter().map(|read| read.slot).collect()).collect();
-    let answers = join_all(by_shard.into_iter().map(|(target, reads)| {
-        shard.on(target, move |there| there.read(reads, bytes_max))
-    }))
+    let answers = join_all(
+        by_shard
+            .into_iter()
+            .map(|(target, reads)| shard.on(target, move |there| there.read(reads, bytes_max))),
+    )
     .await;
     for (answer, slots) in answers.into_iter().zip(slots) {
         match answer {

@@ -167,8 +167,7 @@ impl SessionCache {
             .iter()
             .map(|(key, wanted)| (key.clone(), Remembered { wanted: wanted.clone(), told: None }))
             .collect();
-        let session =
-            Session { epoch: 1, by_id, partitions, served_last: None, used_ns: now_ns };
+        let session = Session { epoch: 1, by_id, partitions, served_last: None, used_ns: now_ns };
         self.sessions.insert(id, session);
         (Answering::Full(id), wanted)
     }

@@ -47,7 +47,10 @@ pub async fn http(shard: Rc<Shard>, listener: ListenerKind, request: HttpRequest
                 None => HttpResponse::text(400, metrics::hgrm_usage()),
             }
         }
-        _ => HttpResponse::text(404, "not found; there are /metrics, /health, /ready, /debug/latency\n"),
+        _ => HttpResponse::text(
+            404,
+            "not found; there are /metrics, /health, /ready, /debug/latency\n",
+        ),
     }
 }
 

@@ -29,7 +29,11 @@ enum Found {
 }
 
 /// Serves Metadata. Cancel-safe; a topic whose creation has begun is made.
-pub async fn metadata(shard: Rc<Shard>, version: i16, request: MetadataRequest) -> MetadataResponse {
+pub async fn metadata(
+    shard: Rc<Shard>,
+    version: i16,
+    request: MetadataRequest,
+) -> MetadataResponse {
     let found = find(&shard, version, request).await;
     let catalog = shard.catalog();
     let epochs = leader_epochs(&shard, &found).await;
@@ -69,8 +73,7 @@ async fn find(shard: &Rc<Shard>, version: i16, request: MetadataRequest) -> Vec<
     };
     let may_create = shard.node.config.kafka.auto_create_topics_enable
         && (version < 4 || request.allow_auto_topic_creation);
-    let mut found: Vec<Found> =
-        named.into_iter().map(|topic| find_one(&catalog, topic)).collect();
+    let mut found: Vec<Found> = named.into_iter().map(|topic| find_one(&catalog, topic)).collect();
     if may_create {
         create_missing(shard, &mut found).await;
     }

@@ -67,13 +67,8 @@ pub async fn list_offsets(
                     .and_then(|topic| Route::of(topic, asked.partition_index, node));
                 let shard = Rc::clone(&shard);
                 async move {
-                    let found = look_up(
-                        &shard,
-                        route,
-                        asked.timestamp,
-                        asked.current_leader_epoch,
-                    )
-                    .await;
+                    let found =
+                        look_up(&shard, route, asked.timestamp, asked.current_leader_epoch).await;
                     list_offsets_answer(version, asked.partition_index, found)
                 }
             })
@@ -139,12 +134,10 @@ async fn find(
         EARLIEST | EARLIEST_LOCAL => Ok(at(view.log_start_offset)),
         // Nothing is tiered: there is no such offset.
         LATEST_TIERED => Ok(NOT_FOUND),
-        MAX_TIMESTAMP => {
-            match shard.wal.max_timestamp_ms(group) {
-                Some(timestamp) => first_at_or_after(shard, group, &view, timestamp).await,
-                None => Ok(NOT_FOUND),
-            }
-        }
+        MAX_TIMESTAMP => match shard.wal.max_timestamp_ms(group) {
+            Some(timestamp) => first_at_or_after(shard, group, &view, timestamp).await,
+            None => Ok(NOT_FOUND),
+        },
         timestamp if timestamp >= 0 => first_at_or_after(shard, group, &view, timestamp).await,
         _ => Ok(NOT_FOUND),
     }

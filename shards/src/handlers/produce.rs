@@ -12,13 +12,13 @@ use chronik_engine::batch::{BatchError, RecordBatch};
 use chronik_engine::compression::Codec;
 use chronik_engine::ids::ShardId;
 use futures_channel::oneshot;
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::{
     LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use kafka_protocol::protocol::StrBytes;
-use kafka_protocol::ResponseError;
 
 use super::error_code::produce_error;
 use super::routing::{Route, resolve_topic};
@@ -101,7 +101,8 @@ impl Proposer<'_> {
                 Err(error) => refused(partition.index, error.response_error(), None),
             })
             .collect();
-        let topic = TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
+        let topic =
+            TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
         TopicOutcomes { topic, partitions }
     }
 
@@ -233,8 +234,6 @@ fn partition_response(index: i32, result: Option<ProduceResult>) -> PartitionPro
             .with_log_append_time_ms(appended.log_append_time_ms)
             .with_log_start_offset(appended.log_start_offset.0),
         Some(Ok(Ack::Command(_))) => failure(index, ResponseError::UnknownServerError, None),
-        Some(Err(error)) => {
-            failure(index, produce_error(&error), Some(error.to_string()))
-        }
+        Some(Err(error)) => failure(index, produce_error(&error), Some(error.to_string())),
     }
 }

@@ -106,11 +106,8 @@ pub async fn create_topics(
         }
     }
     let (places, wanted): (Vec<usize>, Vec<TopicWanted>) = wanted.into_iter().unzip();
-    let made = if request.validate_only {
-        validate(&shard, wanted)
-    } else {
-        create(&shard, wanted).await
-    };
+    let made =
+        if request.validate_only { validate(&shard, wanted) } else { create(&shard, wanted).await };
     for (at, made) in places.into_iter().zip(made) {
         let asked = &request.topics[at];
         results[at] = Some(match made {
@@ -247,7 +244,10 @@ fn new_topics(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<NewTopic> {
 }
 
 /// One more than the catalog allows is enough for it to refuse; no more is allocated for a number off the wire.
-#[expect(clippy::disallowed_methods, reason = "replica ids are random; the core gets them in the command")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "replica ids are random; the core gets them in the command"
+)]
 fn new_partitions(count: u32) -> Vec<NewPartition> {
     let most = crate::catalog::TOPIC_PARTITIONS_MAX + 1;
     let count = usize::try_from(count).unwrap_or(most).min(most);

@@ -61,8 +61,7 @@ pub async fn commit_loop(shard: Rc<Shard>) {
 async fn write_block(shard: &Shard, records: &[WalRecord]) {
     let begun_ns = shard.clock.now_ns();
     let written_ns = std::cell::Cell::new(begun_ns);
-    let appended =
-        shard.wal.append_with(records, || written_ns.set(shard.clock.now_ns())).await;
+    let appended = shard.wal.append_with(records, || written_ns.set(shard.clock.now_ns())).await;
     let report = match appended {
         Ok(report) => report,
         Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),

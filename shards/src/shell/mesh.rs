@@ -105,9 +105,8 @@ pub struct MeshRefused;
 impl Mesh {
     /// Connects all channels of a shard. Returns once every peer has done the same.
     pub async fn connect(ports: MeshPorts) -> (Mesh, Vec<ConnectedReceiver<Job>>) {
-        let receivers = join_all(
-            ports.receivers.into_iter().flatten().map(|receiver| receiver.connect()),
-        );
+        let receivers =
+            join_all(ports.receivers.into_iter().flatten().map(|receiver| receiver.connect()));
         let senders = join_all(ports.senders.into_iter().map(|sender| async move {
             match sender {
                 Some(sender) => Some(Rc::new(Peer {

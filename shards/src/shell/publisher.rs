@@ -77,7 +77,10 @@ async fn create_groups(shard: &Rc<Shard>, catalog: &Catalog) {
 /// Deletes the groups of this shard that the catalog does not name.
 fn delete_groups(shard: &Rc<Shard>, catalog: &Catalog) {
     shard.change_core(|core| {
-        let named: BTreeSet<GroupId> = catalog.placed_on(shard.node.config.node_id, shard.id).map(|(group, _)| group).collect();
+        let named: BTreeSet<GroupId> = catalog
+            .placed_on(shard.node.config.node_id, shard.id)
+            .map(|(group, _)| group)
+            .collect();
         let gone: Vec<GroupId> = core
             .group_ids()
             .filter(|group| *group != GroupId::META && !named.contains(group))

@@ -125,7 +125,11 @@ impl Shard {
     }
 
     /// Logs why a read of the log failed, for which Kafka has but one word.
-    pub fn read_failed(&self, group: GroupId, error: &chronik_engine::wal::ReadError) -> FetchError {
+    pub fn read_failed(
+        &self,
+        group: GroupId,
+        error: &chronik_engine::wal::ReadError,
+    ) -> FetchError {
         tracing::error!(shard = self.id.0, group = group.0, "a fetch could not be read: {error}");
         FetchError::Storage
     }

@@ -299,9 +299,11 @@ async fn open_shard(
     let clock = Clock::start();
     let home = node.config.data_dir.join("shards").join(format!("{:03}", id.0));
     let dir = home.join("wal");
-    let disk = GlommioDisk::new(&home)
-        .await
-        .map_err(|error| RunError::Disk { shard: id, path: home, error })?;
+    let disk = GlommioDisk::new(&home).await.map_err(|error| RunError::Disk {
+        shard: id,
+        path: home,
+        error,
+    })?;
     let options = WalOptions {
         file_bytes: node.config.wal.file_bytes,
         ballast_bytes: node.config.wal.ballast_bytes,
@@ -334,10 +336,18 @@ async fn open_shard(
 
 fn log_recovery(shard: ShardId, took_ms: u64, report: &RecoveryReport) {
     if let Some(torn) = &report.torn {
-        tracing::warn!(shard = shard.0, ?torn, "cut a torn tail: what was in flight when the process ended");
+        tracing::warn!(
+            shard = shard.0,
+            ?torn,
+            "cut a torn tail: what was in flight when the process ended"
+        );
     }
     for file in &report.files_without_footer {
-        tracing::warn!(shard = shard.0, file = file.0, "a sealed WAL file had no footer and was scanned");
+        tracing::warn!(
+            shard = shard.0,
+            file = file.0,
+            "a sealed WAL file had no footer and was scanned"
+        );
     }
     tracing::info!(
         shard = shard.0,
@@ -350,7 +360,10 @@ fn log_recovery(shard: ShardId, took_ms: u64, report: &RecoveryReport) {
     );
 }
 
-#[expect(clippy::disallowed_methods, reason = "ids and seeds come from here; the core has no randomness")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "ids and seeds come from here; the core has no randomness"
+)]
 fn core_config(shard: ShardId, node: &NodeInfo) -> CoreConfig {
     CoreConfig {
         shard,
@@ -363,7 +376,10 @@ fn core_config(shard: ShardId, node: &NodeInfo) -> CoreConfig {
 }
 
 /// A replica that is alone in its group, under an id that was never used.
-#[expect(clippy::disallowed_methods, reason = "ids and seeds come from here; the core has no randomness")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "ids and seeds come from here; the core has no randomness"
+)]
 fn new_single_voter() -> GroupMeta {
     let replica = ReplicaId(rand::rng().random_range(1..=u64::MAX));
     GroupMeta { replica, voters: vec![replica], ..GroupMeta::default() }

@@ -38,7 +38,10 @@ impl Listeners {
     pub async fn drain(&self, deadline: Duration) {
         let report = self.server.shutdown(deadline).await;
         if report.aborted > 0 {
-            tracing::warn!(connections = report.aborted, "cut connections that did not finish in time");
+            tracing::warn!(
+                connections = report.aborted,
+                "cut connections that did not finish in time"
+            );
         }
     }
 }

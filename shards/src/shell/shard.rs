@@ -24,8 +24,8 @@ use futures_util::future::Either;
 use super::clock::Clock;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
-use super::serve::ReadNetStats;
 use super::replies::{ReplyTable, WaiterIds, WaiterTable};
+use super::serve::ReadNetStats;
 use crate::catalog::{Catalog, CatalogCommand};
 use crate::config::Config;
 use crate::core::{ProduceError, ProduceResult, RequiredAcks, ShardCore, WaiterId};
@@ -224,9 +224,15 @@ impl Shard {
         }
         let dir = self.node.config.data_dir.display();
         if full {
-            tracing::error!(shard = self.id.0, "no room for another WAL file in {dir}: produce is refused until there is");
+            tracing::error!(
+                shard = self.id.0,
+                "no room for another WAL file in {dir}: produce is refused until there is"
+            );
         } else {
-            tracing::info!(shard = self.id.0, "there is room for WAL files in {dir} again: produce goes on");
+            tracing::info!(
+                shard = self.id.0,
+                "there is room for WAL files in {dir} again: produce goes on"
+            );
         }
         self.change_core(|core| core.set_storage_full(full));
     }

@@ -6,7 +6,8 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`run`] | one run: what happens next, and crashes |
+//! | [`run`] | one run: what happens next |
+//! | `topics`, `traffic`, `trouble` | what can happen: topics, clients, crashes and restarts |
 //! | [`node`] | the shell of the shard as the simulator runs it: blocks, rolls, upkeep |
 //! | [`client`] | producers, idempotent and plain, and what they may expect |
 //! | [`oracle`] | what must be true, now and after every restart |
@@ -19,6 +20,9 @@ pub mod disk;
 pub mod node;
 pub mod oracle;
 pub mod run;
+mod topics;
+mod traffic;
+mod trouble;
 
 /// A mistake planted on purpose, in the harness and not in the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -89,9 +89,7 @@ impl Node {
             return Ok(());
         }
         match self.wal.append(records).await {
-            Err(WalError::Io { op: IoOp::Sync, .. })
-                if self.bug == Some(Bug::IgnoreSyncError) =>
-            {
+            Err(WalError::Io { op: IoOp::Sync, .. }) if self.bug == Some(Bug::IgnoreSyncError) => {
                 Ok(())
             }
             result => result.map(|_| ()),

@@ -138,7 +138,11 @@ impl PartitionOracle {
     /// The high watermark was seen (P6).
     pub fn saw_high_watermark(&mut self, high_watermark: Offset) -> Check {
         let now = high_watermark.0;
-        must!(now >= self.high_watermark, "P6: high watermark {} went to {now}", self.high_watermark);
+        must!(
+            now >= self.high_watermark,
+            "P6: high watermark {} went to {now}",
+            self.high_watermark
+        );
         self.high_watermark = now;
         Ok(())
     }
@@ -304,7 +308,11 @@ impl LogOracle {
             let votes_again = term == hard_state.term
                 && hard_state.vote != ReplicaId::NONE
                 && vote != hard_state.vote;
-            must!(!votes_again, "P5: group {group} voted {} in {term}, {vote} now", hard_state.vote);
+            must!(
+                !votes_again,
+                "P5: group {group} voted {} in {term}, {vote} now",
+                hard_state.vote
+            );
         }
         for group in found.keys() {
             must!(!self.deleted.contains(group), "group {group} was deleted and is back");

@@ -1,0 +1,286 @@
+//! What goes wrong, what a restart must find, and what is read when everything is at rest.
+
+use std::collections::BTreeMap;
+
+use chronik_engine::disk::Disk;
+use chronik_engine::disk_sim::{CrashEnding, CrashMode, Fault, NameEnding, block_on};
+use chronik_engine::ids::{GroupId, Offset, ReplicaId};
+use chronik_engine::wal::record::GroupMeta;
+use chronik_engine::wal::{ReadError, RecoveredGroup, StoredBatch, Wal};
+use chronik_shards::core::ShardCore;
+use chronik_shards::core::producers::ProducersImage;
+use rand::Rng;
+
+use super::disk::HookedDisk;
+use super::node::Node;
+use super::oracle::{ReadBatch, check_producers};
+use super::run::{Run, core_config, io_failed, read_io_failed};
+use super::{Bug, Check, Violation};
+use crate::must;
+impl Run {
+    pub(super) fn disturb(&mut self) {
+        match self.rng.random_range(0..6) {
+            0 => {
+                let now = self.disk.counts().changes();
+                self.disk.crash_at_op(now + self.rng.random_range(1..40));
+                self.is_armed = true;
+            }
+            1 => self.arm(Fault::SyncError),
+            2 => {
+                let fault = [Fault::WriteError, Fault::WriteShort][self.rng.random_range(0..2)];
+                self.arm(fault);
+            }
+            3 => self.arm(Fault::ReadError),
+            4 => {
+                let files = block_on(self.disk.list(&self.options.dir));
+                let used: u64 = files.unwrap_or_default().iter().map(|file| file.len).sum();
+                self.disk.set_capacity(Some(used + self.rng.random_range(0..2) * (64 << 10)));
+            }
+            _ => self.disk.set_capacity(None),
+        }
+    }
+
+    pub(super) fn arm(&mut self, fault: Fault) {
+        self.disk.fail_after(self.rng.random_range(0..20), fault);
+        self.is_armed = true;
+    }
+
+    pub(super) fn crash_mode(&mut self) -> CrashMode {
+        match self.rng.random_range(0..6) {
+            0 => CrashMode::KEEP_ALL,
+            1 => CrashMode::LOSE_ALL,
+            2 => {
+                let seed = self.rng.random();
+                CrashMode { writes: CrashEnding::Subset { seed }, names: NameEnding::Random }
+            }
+            _ => CrashMode::RANDOM,
+        }
+    }
+
+    /// The process dies, or the power goes. Then it starts again.
+    pub(super) fn crash(&mut self) -> Check {
+        self.report.crashes += 1;
+        let mode = self.crash_mode();
+        self.disk.crash(mode);
+        self.disk.set_capacity(None);
+        self.restart()
+    }
+
+    /// A stop in good order: everybody is answered, the log is closed.
+    pub(super) fn clean_restart(&mut self) -> Check {
+        self.report.clean_stops += 1;
+        let before = self.report.crashes;
+        self.node.core.borrow_mut().abort_all();
+        self.absorb()?;
+        must!(self.tokens.is_empty(), "tokens are open after the stop: {:?}", self.tokens);
+        must!(self.waiters.is_empty(), "waiters are left after the stop: {:?}", self.waiters);
+        self.settle()?;
+        if self.report.crashes > before {
+            return Ok(());
+        }
+        let states = self.states();
+        match block_on(self.node.wal.close_clean()) {
+            Ok(_) => self.restart()?,
+            Err(error) if self.is_armed && io_failed(&error) => return self.crash(),
+            Err(error) => {
+                return Err(Violation { what: format!("the log does not close: {error:?}") });
+            }
+        }
+        if self.report.crashes > before {
+            return Ok(());
+        }
+        self.settle()?;
+        let replayed = self.states();
+        must!(states == replayed, "replayed {replayed:?}, it was {states:?}");
+        Ok(())
+    }
+
+    /// What the state machines are, without what is local to a life of the shard.
+    pub(super) fn states(&self) -> BTreeMap<GroupId, Vec<u8>> {
+        let plain = |group: GroupId, state: Vec<u8>| match ProducersImage::decode(&state) {
+            Ok(mut image) if group != GroupId::META => {
+                image.producers.iter_mut().for_each(|producer| producer.active_ms = 0);
+                image.encode()
+            }
+            _ => state,
+        };
+        let core = self.node.core.borrow();
+        core.checkpoints().into_iter().map(|c| (c.group, plain(c.group, c.state))).collect()
+    }
+
+    pub(super) fn restart(&mut self) -> Check {
+        self.writer = None;
+        self.upkeep = None;
+        self.reads.clear();
+        self.tokens.clear();
+        self.waiters.clear();
+        for partition in self.partitions.values_mut() {
+            partition.oracle.forget_order();
+            partition.producers.iter_mut().for_each(|(producer, _)| producer.on_crash());
+        }
+        self.report.rolls += self.node.rolls.get();
+        self.report.reclaimed += self.node.reclaimed.get();
+        let (wal, mut recovered) = self.reopen()?;
+        self.log.recovered(&recovered)?;
+        if self.bug == Some(Bug::LoseDedupState) {
+            for group in &mut recovered {
+                if group.checkpoint.group != GroupId::META {
+                    group.checkpoint.state.clear();
+                }
+            }
+        }
+        let config = core_config(&mut self.rng);
+        let core = ShardCore::new(config, recovered, self.now_ms)
+            .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
+        self.node = Node::new(core, wal, self.bug);
+        self.start_core()?;
+        if self.rng.random_range(0..10) < 7 {
+            self.settle()?;
+            self.verify()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn reopen(&mut self) -> Check<(Wal<HookedDisk>, Vec<RecoveredGroup>)> {
+        loop {
+            self.disk.clear_faults();
+            self.is_armed = self.rng.random_range(0..5) == 0;
+            let now = self.disk.counts().changes();
+            let crash_at = if self.is_armed { self.rng.random_range(1..8) } else { u64::MAX / 2 };
+            self.disk.crash_at_op(now + crash_at);
+            let hooked = HookedDisk::new(self.disk.clone(), self.bug);
+            match block_on(Wal::open(hooked, self.options.clone())) {
+                Ok((wal, recovered, _)) => return Ok((wal, recovered)),
+                Err(error) if self.is_armed && io_failed(&error) => {
+                    self.report.recovery_crashes += 1;
+                    let mode = self.crash_mode();
+                    self.disk.crash(mode);
+                }
+                Err(error) => {
+                    return Err(Violation {
+                        what: format!("P1: the log does not open: {error:?}"),
+                    });
+                }
+            }
+        }
+    }
+
+    pub(super) fn start_core(&mut self) -> Check {
+        {
+            let mut core = self.node.core.borrow_mut();
+            if core.partition(GroupId::META).is_none() {
+                let replica = ReplicaId(self.rng.random_range(1..u64::MAX));
+                let meta = GroupMeta { replica, voters: vec![replica], ..GroupMeta::default() };
+                core.create_group(GroupId::META, meta);
+            }
+        }
+        let old_catalog = self.node.core.borrow().catalog();
+        if let Some(catalog) = old_catalog.filter(|_| self.bug == Some(Bug::PublishOldCatalog)) {
+            self.publish(&catalog)?;
+        }
+        self.node.core.borrow_mut().start();
+        self.absorb()
+    }
+
+    /// Ends all trouble and lets everything that is under way come to its end.
+    pub(super) fn settle(&mut self) -> Check {
+        self.disk.set_capacity(None);
+        for _ in 0..20_000 {
+            let busy = self.writer.is_some() || self.node.core.borrow().has_work();
+            if busy {
+                self.poll_writer()?;
+            } else if self.upkeep.is_some() {
+                self.poll_upkeep()?;
+            } else if !self.reads.is_empty() {
+                self.poll_read()?;
+            } else {
+                return self.absorb();
+            }
+            self.absorb()?;
+        }
+        Err(Violation { what: "the shard does not come to rest".into() })
+    }
+
+    /// Reads every log from its beginning, and compares it with all that is known. To be called at rest.
+    pub(super) fn verify(&mut self) -> Check {
+        self.report.verified += 1;
+        self.disk.clear_faults();
+        let checkpoints = self.node.core.borrow().checkpoints();
+        for (group, partition) in &mut self.partitions {
+            let view = self.node.core.borrow().partition(*group);
+            let Some(view) = view.filter(|view| view.is_ready) else {
+                return Err(Violation { what: format!("group {group} has no leader at rest") });
+            };
+            let batches = read_all(&self.node.wal, *group, view.high_watermark);
+            let batches = match batches {
+                Ok(batches) => batches,
+                Err(error) if self.is_armed && read_io_failed(&error) => return Ok(()),
+                Err(error) => {
+                    return Err(Violation { what: format!("P1: group {group}: {error:?}") });
+                }
+            };
+            partition.oracle.read_whole(view.high_watermark, &batches)?;
+            let state = checkpoints.iter().find(|checkpoint| checkpoint.group == *group);
+            let state = state.map_or(&[][..], |checkpoint| &checkpoint.state);
+            check_producers(*group, state, &batches)?;
+        }
+        Ok(())
+    }
+
+    /// The end of a run: everything heals, and every producer comes through.
+    pub(super) fn finish(&mut self) -> Check {
+        for _ in 0..200 {
+            self.disk.clear_faults();
+            self.disk.crash_at_op(u64::MAX);
+            self.settle()?;
+            // A roll may have waited for room until now; with room, produce goes on.
+            self.poll_upkeep()?;
+            self.settle()?;
+            let groups: Vec<GroupId> = self.partitions.keys().copied().collect();
+            let mut is_open = false;
+            for group in groups {
+                let count = self.partitions.get(&group).map_or(0, |p| p.producers.len());
+                for at in 0..count {
+                    self.send_open(group, at)?;
+                    let partition = self.partitions.get(&group);
+                    is_open |= partition.is_some_and(|p| !p.producers[at].0.pending.is_empty());
+                }
+            }
+            self.absorb()?;
+            if !is_open {
+                self.settle()?;
+                must!(self.tokens.is_empty(), "tokens are open at rest: {:?}", self.tokens);
+                self.verify()?;
+                self.report.rolls += self.node.rolls.get();
+                self.report.reclaimed += self.node.reclaimed.get();
+                return Ok(());
+            }
+        }
+        Err(Violation { what: "a producer does not come through".into() })
+    }
+}
+
+pub(super) fn from_disk(stored: StoredBatch) -> ReadBatch {
+    ReadBatch {
+        base_offset: stored.base_offset,
+        epoch: stored.epoch,
+        bytes: stored.bytes,
+        is_patched: true,
+    }
+}
+
+fn read_all(
+    wal: &Wal<HookedDisk>,
+    group: GroupId,
+    high_watermark: Offset,
+) -> Result<Vec<ReadBatch>, ReadError> {
+    let mut all: Vec<ReadBatch> = Vec::new();
+    let mut from = Offset(0);
+    while from < high_watermark {
+        let read = block_on(wal.read_batches(group, from, high_watermark, 1 << 20))?;
+        let Some(last) = read.last() else { break };
+        from = last.base_offset.plus(last.offset_count);
+        all.extend(read.into_iter().map(from_disk));
+    }
+    Ok(all)
+}
