@@ -21,10 +21,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::admission::Permit;
+use crate::clock;
 use crate::control::Control;
 use crate::error::CloseReason;
 use crate::frame::{FrameAssembler, FrameLimits};
-use crate::handler::{Enqueued, Finished, ListenerKind, RequestHandler};
+use crate::handler::{Enqueued, Finished, ListenerKind, RequestHandler, WireStage};
 use crate::http;
 use crate::listener::Core;
 use crate::output::{Output, SLICES_MAX};
@@ -244,8 +245,11 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
         let mut end = frames.feed(&opening).err().map(CloseReason::from);
         drop(opening);
         let mut early_permit = None;
+        // Since when the first frame that is not whole has been under way.
+        let mut begun_at = clock::now();
         loop {
             while let Some(frame) = frames.next_frame() {
+                self.core.handler.wire_time(WireStage::Receive, begun_at.elapsed());
                 if let Err(reason) = self.take_frame(frame, early_permit.take()).await {
                     return reason;
                 }
@@ -264,7 +268,11 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
                 end = self.receive_large(&mut frames).err();
                 continue;
             }
+            let fresh = frames.received_in_frame() == 0;
             end = self.receive_frames(&mut frames, early_permit.is_some()).await.err();
+            if fresh {
+                begun_at = clock::now();
+            }
             glommio::executor().yield_if_needed().await;
         }
     }
@@ -390,7 +398,9 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
     async fn write_answers(&self) -> Result<(), CloseReason> {
         loop {
             let close = poll_fn(|cx| self.poll_gather(cx)).await;
+            let ready_at = clock::now();
             send_all(self.core, self.socket, self.control, &self.output).await?;
+            self.core.handler.wire_time(WireStage::Respond, ready_at.elapsed());
             match close {
                 Gathered::More => {}
                 Gathered::End => return Ok(()),

@@ -15,6 +15,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -32,12 +33,25 @@ pub trait RequestHandler: 'static {
         request: Request,
     ) -> impl Future<Output = Enqueued>;
 
+    /// Hears how long a request was under way on the wire. Called on the hot path: record it, nothing more.
+    fn wire_time(&self, _stage: WireStage, _took: Duration) {}
+
     /// Serves one HTTP request, from the admin port or sniffed on the Kafka port.
     fn http(
         &self,
         connection: &ConnectionContext,
         request: HttpRequest,
     ) -> impl Future<Output = HttpResponse>;
+}
+
+/// What a request spends its time on in this crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WireStage {
+    /// From the first byte of a request to its last.
+    Receive,
+    /// From the moment that answers are ready to the moment that the socket has taken them; once for answers that
+    /// leave together.
+    Respond,
 }
 
 /// The future of an answer. Owned by the connection's task, so neither `Send` nor borrowed.

@@ -42,7 +42,7 @@ pub use fetch_response::{
 };
 pub use handler::{
     ConnectionContext, Enqueued, Finished, FinishedFuture, HttpMethod, HttpRequest, HttpResponse,
-    ListenerKind, RequestHandler,
+    ListenerKind, RequestHandler, WireStage,
 };
 pub use listener::{DrainReport, NetStats, Server};
 pub use output::Output;

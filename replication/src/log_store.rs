@@ -74,16 +74,21 @@ impl LogStore {
 
     /// Takes an entry that was recovered, its payload perhaps cut.
     pub(crate) fn recover(&mut self, entry: LogEntry) {
-        self.append(Slot::from_log(entry));
+        self.push(Slot::from_log(entry));
         self.heads_until = self.view.last().index;
     }
 
     /// Puts an entry after the last; returns the term run that it begins, if it begins one.
     pub(crate) fn append(&mut self, slot: Slot) -> Option<EpochStart> {
-        let LogEntry { index, term, base_offset, .. } = slot.entry;
+        let LogEntry { index, base_offset, .. } = slot.entry;
         let end_offset =
             self.slots.back().map_or(self.slots_start_offset, |s| s.entry.end_offset());
         assert!(base_offset == end_offset, "I4: {base_offset} at {index} after {end_offset}");
+        self.push(slot)
+    }
+
+    fn push(&mut self, slot: Slot) -> Option<EpochStart> {
+        let LogEntry { index, term, base_offset, .. } = slot.entry;
         let run = self.view.append(index, term, base_offset);
         self.slots.push_back(slot);
         run

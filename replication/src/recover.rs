@@ -4,7 +4,9 @@
 //! lost durable entries must not vote.
 
 use chronik_engine::ids::{RaftIndex, ReplicaId};
-use chronik_engine::wal::record::{EpochStart, GroupMeta, HardState, LogEntry, LogPosition};
+use chronik_engine::wal::record::{
+    EntryKind, EpochStart, GroupMeta, HardState, LogEntry, LogPosition,
+};
 use raft::RaftState;
 
 use crate::config::RecoveredLog;
@@ -72,7 +74,10 @@ pub(crate) fn recover_entries(
             return Err(RecoverError::TermRegressed { index, term, previous: end.term });
         }
         let expected = store.end_offset_at(end.index).unwrap_or_default();
-        if entry.base_offset != expected {
+        // A repair that accepted a loss leaves no-ops in the place of what is lost, and they move the offset on to where
+        // the surviving records begin.
+        let is_filler = entry.kind == EntryKind::Noop && entry.base_offset > expected;
+        if entry.base_offset != expected && !is_filler {
             return Err(RecoverError::OffsetGap { index, expected, found: entry.base_offset });
         }
         store.recover(entry);

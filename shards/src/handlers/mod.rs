@@ -15,10 +15,11 @@ pub mod routing;
 pub mod topics;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use chronik_net::{
     ConnectionContext, Enqueued, Finished, HttpRequest, HttpResponse, Request, RequestHandler,
-    RequestKind, ResponseBody,
+    RequestKind, ResponseBody, WireStage,
 };
 
 use crate::metrics::Stage;
@@ -91,6 +92,15 @@ impl RequestHandler for Handlers {
                 finished(producer_id::init_producer_id(here, body).await)
             }),
         }
+    }
+
+    fn wire_time(&self, stage: WireStage, took: Duration) {
+        let stage = match stage {
+            WireStage::Receive => Stage::Receive,
+            WireStage::Respond => Stage::Respond,
+        };
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.shard.metrics.borrow_mut().record(stage, took_ns);
     }
 
     async fn http(&self, connection: &ConnectionContext, request: HttpRequest) -> HttpResponse {

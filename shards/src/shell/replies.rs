@@ -114,7 +114,7 @@ impl WaiterIds {
     }
 
     /// The next name.
-    pub fn next(&mut self) -> WaiterId {
+    pub fn give(&mut self) -> WaiterId {
         self.next += 1;
         WaiterId(self.next)
     }

@@ -207,10 +207,8 @@ fn supervise(
             Event::Ended(shard, result) => {
                 ended += 1;
                 tracing::debug!(shard = shard.0, "ended");
-                if let Err(error) = result {
-                    // The others hold nothing that needs a farewell: what is acknowledged is durable.
-                    return Err(error);
-                }
+                // The others hold nothing that needs a farewell: what is acknowledged is durable.
+                result?;
                 if !stopping && outcome.is_ok() {
                     outcome = Err(RunError::Vanished { shard });
                     tell_all(Order::Close);

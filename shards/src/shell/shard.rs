@@ -466,7 +466,7 @@ impl Shard {
 
     /// A name for a fetch that is about to wait.
     pub fn new_waiter(&self) -> WaiterId {
-        self.waiter_ids.borrow_mut().next()
+        self.waiter_ids.borrow_mut().give()
     }
 
     /// Lets a fetch wait on this shard until one of its partitions has data beyond the offset beside it.
