@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use chronik_engine::ids::GroupId;
 use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
-use chronik_engine::wal::{IoOp, SpareProgress, Wal, WalError};
+use chronik_engine::wal::{SpareProgress, Wal, WalError};
 use chronik_shards::core::ShardCore;
 
 use super::Bug;
@@ -88,12 +88,7 @@ impl Node {
         if records.is_empty() {
             return Ok(());
         }
-        match self.wal.append(records).await {
-            Err(WalError::Io { op: IoOp::Sync, .. }) if self.bug == Some(Bug::IgnoreSyncError) => {
-                Ok(())
-            }
-            result => result.map(|_| ()),
-        }
+        self.wal.append(records).await.map(|_| ())
     }
 
     fn records_to_write(&self, records: &[WalRecord]) -> Vec<WalRecord> {
