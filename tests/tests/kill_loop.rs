@@ -6,10 +6,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chronik_tests::batch::BatchBuilder;
+use chronik_tests::checker::Violation;
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{Produced, RawConnection, topic_name};
 use chronik_tests::scratch::{count_from_env, seed_from_env};
@@ -118,6 +120,36 @@ fn create_topic(broker: &Broker, name: &str, partitions: i32) -> Result<()> {
     let code = response.topics.first().context("no topic in the answer")?.error_code;
     ensure!(code == 0, "creating {name}: error {code}");
     Ok(())
+}
+
+#[test]
+fn given_blocks_erased_behind_the_brokers_back_when_all_is_read_then_the_loss_is_seen() {
+    // The loop above is only worth something if it can fail.
+    let mut broker = Broker::start(Settings::new()).unwrap();
+    let topic = fresh_name("erased");
+    create_topic(&broker, &topic, i32::try_from(PARTITIONS).unwrap()).unwrap();
+    let mut load = Load::connect(&broker.bootstrap(), &topic, PARTITIONS, 12).unwrap();
+    load.run_until_acked(300, DEADLINE).unwrap();
+    load.drain(DEADLINE).unwrap();
+    broker.kill().unwrap();
+    for path in broker.wal_files().unwrap() {
+        erase_end(&path);
+    }
+    broker.start_again().unwrap();
+    let error = check(&broker, &mut load).unwrap_err();
+    let violation = error.downcast_ref::<Violation>().unwrap();
+    assert!(
+        matches!(violation, Violation::Lost { .. } | Violation::WatermarkBack { .. }),
+        "{violation}"
+    );
+}
+
+/// Zeroes the last tenth of what was written to a WAL file, as a disk does that lies about its syncs.
+fn erase_end(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    bytes[written - written / 10..written].fill(0);
+    std::fs::write(path, bytes).unwrap();
 }
 
 fn init_producer(broker: &Broker) -> (i64, i16) {
