@@ -29,6 +29,9 @@ use crate::shell::shard::Shard;
 /// The first version that may carry zstd (KIP-110).
 const ZSTD_VERSION_MIN: i16 = 7;
 
+/// The topic's own limit, before the broker's `kafka.message_max_bytes`.
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
 /// The shortest time that a client can give us.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
@@ -128,7 +131,11 @@ impl Proposer<'_> {
         records: Option<Bytes>,
     ) -> Result<RecordBatch, (ResponseError, String)> {
         let records = records.unwrap_or_default();
-        let bytes_max = topic.settings.max_message_bytes();
+        let bytes_max = if topic.configs.contains_key(MAX_MESSAGE_BYTES) {
+            topic.settings.max_message_bytes()
+        } else {
+            self.shard.node.config.kafka.message_max_bytes
+        };
         if records.len() > bytes_max {
             let why = format!(
                 "a batch of {} bytes is larger than the topic's max.message.bytes of {bytes_max}",

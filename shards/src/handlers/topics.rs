@@ -100,7 +100,7 @@ pub async fn create_topics(
     let mut results: Vec<Option<CreatableTopicResult>> = vec![None; request.topics.len()];
     let mut wanted: Vec<(usize, TopicWanted)> = Vec::new();
     for (at, topic) in request.topics.iter().enumerate() {
-        match wanted_topic(topic, version, &repeated) {
+        match wanted_topic(&shard, topic, version, &repeated) {
             Ok(topic) => wanted.push((at, topic)),
             Err(error) => results[at] = Some(refused(topic, &error)),
         }
@@ -124,6 +124,7 @@ fn repeated(names: impl Iterator<Item = String>) -> BTreeSet<String> {
 }
 
 fn wanted_topic(
+    shard: &Shard,
     topic: &CreatableTopic,
     version: i16,
     repeated: &BTreeSet<String>,
@@ -145,7 +146,9 @@ fn wanted_topic(
     };
     let replicas = match topic.assignments.first() {
         Some(assignment) => assignment.broker_ids.len(),
-        None if topic.replication_factor == -1 => 1,
+        None if topic.replication_factor == -1 => {
+            usize::from(shard.node.config.kafka.default_replication_factor)
+        }
         None => usize::try_from(topic.replication_factor).unwrap_or(0),
     };
     if replicas != 1 {
@@ -203,7 +206,11 @@ pub async fn create(
         return Vec::new();
     }
     let count = wanted.len();
-    let command = CatalogCommand::CreateTopics { topics: new_topics(shard, wanted) };
+    let topics = new_topics(shard, wanted);
+    if let Err(beyond) = check_limits(shard, &topics) {
+        return vec![Err(beyond); count];
+    }
+    let command = CatalogCommand::CreateTopics { topics };
     match change_catalog(shard, command).await {
         Ok(CommandOutcome::TopicsCreated(results)) => {
             results.into_iter().map(|result| result.map_err(RefusedBecause::from)).collect()
@@ -212,6 +219,24 @@ pub async fn create(
         Ok(_) => vec![Err(ProduceError::NotLeader.into()); count],
         Err(error) => vec![Err(error.into()); count],
     }
+}
+
+/// The node's own limits, which an operator sets to what its memory and disk can bear.
+fn check_limits(shard: &Shard, topics: &[NewTopic]) -> Result<(), RefusedBecause> {
+    let catalog = shard.catalog();
+    let config = &shard.node.config;
+    let new_partitions: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
+    let beyond = |has: usize, adds: usize, limit: u32| {
+        has + adds > usize::try_from(limit).unwrap_or(usize::MAX)
+    };
+    let why = if beyond(catalog.topics().len(), topics.len(), config.kafka.topics_max) {
+        "the node has as many topics as kafka.topics_max allows"
+    } else if beyond(catalog.partition_count(), new_partitions, config.shard.partitions_max) {
+        "the node has as many partitions as shard.partitions_max allows"
+    } else {
+        return Ok(());
+    };
+    Err(RefusedBecause::Invalid { error: ResponseError::PolicyViolation, why })
 }
 
 /// What would become of these topics, without making them.
