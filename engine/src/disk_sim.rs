@@ -242,6 +242,19 @@ impl DiskFile for SimFile {
         world.borrow_mut().write_finish(self.generation, self.inode, write)
     }
 
+    /// As `O_DSYNC` has it: this write becomes durable, and what other writes left pending stays so.
+    async fn write_durable_at(&self, buf: Vec<u8>, position: u64) -> io::Result<()> {
+        assert_transfer(position, buf.len());
+        let world = &self.disk.world;
+        let write = world.borrow_mut().write_start(self.generation, self.inode, position, buf)?;
+        self.disk.pause().await;
+        world.borrow_mut().write_finish(self.generation, self.inode, write)?;
+        let mut covered = world.borrow_mut().sync_start(self.generation, self.inode)?;
+        covered.retain(|id| *id == write);
+        self.disk.pause().await;
+        world.borrow_mut().sync_finish(self.generation, self.inode, &covered)
+    }
+
     async fn sync_data(&self) -> io::Result<()> {
         let world = &self.disk.world;
         let covered = world.borrow_mut().sync_start(self.generation, self.inode)?;

@@ -56,6 +56,10 @@ pub enum Obstacle {
     /// The checkpoint cannot be rebuilt: the file before is gone or damaged too, or data was lost with the checkpoint.
     #[error("the checkpoint at the file's start is lost and the file before cannot replace it")]
     Checkpoint,
+    /// Entries of the catalog are lost, or may be. What comes after them would name groups wrongly, and groups that the
+    /// catalog does not name are deleted.
+    #[error("it holds entries of the catalog (group 0), without which partitions would be taken for others")]
+    Catalog,
 }
 
 /// A region, and what giving it up means.
@@ -95,6 +99,12 @@ pub async fn repair<D: Disk>(
     survey.finish();
     let fixes = survey.fixes()?;
     let mut report = survey.report(&fixes);
+    let catalog_lost = report.groups_lost.contains(&GroupId::META);
+    for region in &mut report.regions {
+        if catalog_lost || region.lost.iter().any(|run| run.group == GroupId::META) {
+            region.obstacle = Some(Obstacle::Catalog);
+        }
+    }
     let possible = report.regions.iter().all(|region| region.obstacle.is_none());
     if accept_loss && possible && !report.regions.is_empty() {
         for (region, fix) in survey.regions.iter().zip(fixes.iter().flatten()) {
