@@ -58,7 +58,9 @@ pub enum Obstacle {
     Checkpoint,
     /// Entries of the catalog are lost, or may be. What comes after them would name groups wrongly, and groups that the
     /// catalog does not name are deleted.
-    #[error("it holds entries of the catalog (group 0), without which partitions would be taken for others")]
+    #[error(
+        "it holds entries of the catalog (group 0), without which partitions would be taken for others"
+    )]
     Catalog,
 }
 
