@@ -266,6 +266,18 @@ fn given_a_topic_when_created_described_and_deleted_then_each_step_is_visible_an
 }
 
 #[test]
+fn given_topics_when_all_topics_are_asked_for_then_each_is_in_the_answer() {
+    let served = Served::new().unwrap();
+    let topics = [fresh_name("one"), fresh_name("two")];
+    topics.iter().for_each(|topic| create(&served.bootstrap(), topic, 2, &[]).unwrap());
+    let metadata = consumer(&served.bootstrap()).unwrap().fetch_metadata(None, DEADLINE).unwrap();
+    for topic in &topics {
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        assert_eq!(found.unwrap().partitions().len(), 2, "{topic}");
+    }
+}
+
+#[test]
 fn given_a_bad_topic_when_created_then_the_error_says_what_is_bad_and_nothing_is_there() {
     let served = Served::new().unwrap();
     let bootstrap = served.bootstrap();

@@ -130,6 +130,26 @@ fn given_an_api_versions_request_from_the_future_when_sent_then_the_answer_is_ve
 }
 
 #[test]
+fn given_bytes_that_follow_a_request_in_its_frame_when_sent_then_they_are_passed_over_as_kafka_does()
+ {
+    let served = Served::new().unwrap();
+    let mut connection = connect(&served);
+    let topic = new_topic(&mut connection, "follow");
+    // What librdkafka 2.12 sends for all topics: four bytes where the array's null takes one.
+    let mut body = vec![0, 3, 0, 13, 0, 0, 0, 3, 0, 7];
+    body.extend_from_slice(b"rdkafka");
+    body.extend_from_slice(&[0, 0, 0, 0, 0, 1, 0, 0]);
+    connection.write(&chronik_tests::raw::with_length(&body)).unwrap();
+    let heard = connection.hear(Duration::from_secs(10)).unwrap();
+    let Heard::Frame(frame) = heard else { panic!("{heard:?}") };
+    let (correlation, response) = decode_answer::<MetadataRequest>(13, frame).unwrap();
+    assert_eq!(correlation, 3);
+    let names: Vec<String> =
+        response.topics.iter().filter_map(|t| Some(t.name.as_ref()?.0.to_string())).collect();
+    assert!(names.contains(&topic), "{names:?}");
+}
+
+#[test]
 fn given_many_requests_at_once_when_answered_then_the_answers_come_in_the_order_of_the_requests() {
     let served = Served::new().unwrap();
     let mut connection = connect(&served);
