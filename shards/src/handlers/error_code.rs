@@ -14,8 +14,9 @@ pub fn produce_error(error: &ProduceError) -> ResponseError {
         ProduceError::UnknownPartition => ResponseError::UnknownTopicOrPartition,
         ProduceError::NotLeader | ProduceError::ShuttingDown => ResponseError::NotLeaderOrFollower,
         ProduceError::StorageFull => ResponseError::KafkaStorageError,
-        // Retriable, and no reason for the client to look for another leader.
-        ProduceError::Overloaded => ResponseError::ThrottlingQuotaExceeded,
+        // Every client tries again on this one, and none takes it for a reason to look for another leader. What says
+        // "overloaded", THROTTLING_QUOTA_EXCEEDED, librdkafka takes as final for a produce.
+        ProduceError::Overloaded => ResponseError::NotEnoughReplicas,
         ProduceError::ControlBatch | ProduceError::NoSequence { .. } => {
             ResponseError::InvalidRecord
         }

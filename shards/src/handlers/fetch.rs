@@ -129,10 +129,12 @@ async fn read_all(shard: &Rc<Shard>, items: &mut [Item], bytes_max: usize) {
     }
     let slots: Vec<Vec<usize>> =
         by_shard.values().map(|reads| reads.iter().map(|read| read.slot).collect()).collect();
+    // Each shard gets its part of the answer, so that nothing is read to be thrown away.
+    let share = bytes_max.div_ceil(by_shard.len().max(1));
     let answers = join_all(
         by_shard
             .into_iter()
-            .map(|(target, reads)| shard.on(target, move |there| there.read(reads, bytes_max))),
+            .map(|(target, reads)| shard.on(target, move |there| there.read(reads, share))),
     )
     .await;
     for (answer, slots) in answers.into_iter().zip(slots) {
@@ -152,7 +154,7 @@ async fn read_all(shard: &Rc<Shard>, items: &mut [Item], bytes_max: usize) {
     keep_within(items, bytes_max);
 }
 
-/// Shards read side by side, each up to the whole limit; what goes beyond it together is read again next time.
+/// Each shard gives out a first batch whatever its size; what goes beyond the limit together is read again next time.
 fn keep_within(items: &mut [Item], bytes_max: usize) {
     let mut left = bytes_max;
     let mut first = true;

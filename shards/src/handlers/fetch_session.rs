@@ -4,6 +4,8 @@
 //! A session belongs to the core whose connection made it. A client that comes back over another core is told
 //! FETCH_SESSION_ID_NOT_FOUND and starts a new one, as it would after a restart.
 //!
+//! Ids are random: a session of before a restart, or of another core, is not taken for one of now.
+//!
 //! - I1: a shard has at most the configured number of sessions, a session at most [`SESSION_PARTITIONS_MAX`]
 //!   partitions. What does not fit is served without a session.
 //! - I2: a session is given up for a new one only after [`EVICT_AFTER_NS`] without a request.
@@ -11,15 +13,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
-use chronik_engine::ids::{Offset, ShardId};
+use chronik_engine::ids::Offset;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::protocol::StrBytes;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
 /// Partitions that one session may remember.
-pub const SESSION_PARTITIONS_MAX: usize = 100_000;
+pub const SESSION_PARTITIONS_MAX: usize = 20_000;
 
 /// How long a session must have been idle before a new one may take its place.
 pub const EVICT_AFTER_NS: u64 = 120_000_000_000;
@@ -105,16 +109,18 @@ impl Answering {
 pub struct SessionCache {
     sessions: HashMap<i32, Session>,
     sessions_max: usize,
-    next_id: i32,
+    random: SmallRng,
 }
 
 impl SessionCache {
-    /// No sessions yet.
+    /// No sessions yet; their ids are drawn from `seed`.
     #[must_use]
-    pub fn new(shard: ShardId, sessions_max: usize) -> SessionCache {
-        // Ids of different cores start far apart, so that a session is hardly ever taken for another core's.
-        let next_id = 1 + (i32::from(shard.0 & 0x3ff) << 20);
-        SessionCache { sessions: HashMap::new(), sessions_max, next_id }
+    pub fn new(seed: u64, sessions_max: usize) -> SessionCache {
+        SessionCache {
+            sessions: HashMap::new(),
+            sessions_max,
+            random: SmallRng::seed_from_u64(seed),
+        }
     }
 
     /// How many sessions there are.
@@ -188,8 +194,7 @@ impl SessionCache {
 
     fn free_id(&mut self) -> i32 {
         loop {
-            let id = self.next_id;
-            self.next_id = self.next_id.checked_add(1).unwrap_or(1);
+            let id = self.random.random_range(1..=i32::MAX);
             if !self.sessions.contains_key(&id) {
                 return id;
             }
@@ -331,7 +336,7 @@ mod tests {
 
     #[test]
     fn given_a_session_when_nothing_changed_then_nothing_is_told() {
-        let mut cache = SessionCache::new(ShardId(0), 10);
+        let mut cache = SessionCache::new(7, 10);
         let begun = cache.begin(&request(0, 0, vec![partition(0, 5), partition(1, 7)]), false, 1);
         let (answering, wanted) = begun.unwrap();
         let Answering::Full(id) = answering else { panic!("{answering:?}") };
@@ -351,7 +356,7 @@ mod tests {
 
     #[test]
     fn given_a_partition_that_was_served_when_fetched_again_then_the_others_come_first() {
-        let mut cache = SessionCache::new(ShardId(0), 10);
+        let mut cache = SessionCache::new(7, 10);
         let all = vec![partition(0, 0), partition(1, 0), partition(2, 0)];
         let (answering, wanted) = cache.begin(&request(0, 0, all), false, 1).unwrap();
         assert!(cache.must_tell(answering, &wanted[0].0, told(1), true));
@@ -363,7 +368,7 @@ mod tests {
 
     #[test]
     fn given_wrong_session_or_epoch_when_fetched_then_kafkas_errors() {
-        let mut cache = SessionCache::new(ShardId(0), 10);
+        let mut cache = SessionCache::new(7, 10);
         let unknown = cache.begin(&request(77, 3, vec![]), false, 1).unwrap_err();
         assert_eq!(unknown, ResponseError::FetchSessionIdNotFound);
         let (answering, _) = cache.begin(&request(0, 0, vec![partition(0, 0)]), false, 1).unwrap();
@@ -376,7 +381,7 @@ mod tests {
 
     #[test]
     fn given_a_full_cache_when_a_session_starts_then_only_an_idle_one_makes_room() {
-        let mut cache = SessionCache::new(ShardId(0), 1);
+        let mut cache = SessionCache::new(7, 1);
         let first = cache.begin(&request(0, 0, vec![partition(0, 0)]), false, 1).unwrap().0;
         let second = cache.begin(&request(0, 0, vec![partition(0, 0)]), false, 2).unwrap().0;
         assert_eq!(second, Answering::Sessionless);
@@ -388,7 +393,7 @@ mod tests {
 
     #[test]
     fn given_forgotten_partitions_when_fetched_then_they_are_not_served() {
-        let mut cache = SessionCache::new(ShardId(0), 1);
+        let mut cache = SessionCache::new(7, 1);
         let all = vec![partition(0, 0), partition(1, 0)];
         let id = cache.begin(&request(0, 0, all), false, 1).unwrap().0.session_id();
         let mut again = request(id, 1, vec![]);

@@ -66,9 +66,7 @@ impl RequestHandler for Handlers {
         match request.body {
             RequestKind::Produce(body) => {
                 let answer = produce::enqueue(shard, version, body, request.retained_bytes);
-                timed(shard, Stage::ProduceTotal, async move {
-                    answer.await.map_or(Finished::NoResponse, finished)
-                })
+                timed(shard, Stage::ProduceTotal, answer)
             }
             RequestKind::Fetch(body) => timed(shard, Stage::FetchTotal, async move {
                 finished(fetch::fetch(here, version, body).await)

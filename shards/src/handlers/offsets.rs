@@ -35,7 +35,7 @@ const LATEST_TIERED: i64 = -5;
 const EPOCH_VERSION_MIN: i16 = 4;
 
 /// What a batch may unpack to when it is searched for a timestamp. A larger one is answered by its first offset.
-const LOOK_UP_BYTES_MAX: usize = 256 << 20;
+const LOOK_UP_BYTES_MAX: usize = 16 << 20;
 
 /// An offset found, with the timestamp and the leader epoch of its record where they are known.
 #[derive(Debug, Clone, Copy)]
@@ -166,7 +166,7 @@ async fn first_at_or_after(
     let Ok(records) = batch.records(LOOK_UP_BYTES_MAX) else { return Ok(whole_batch) };
     for record in records {
         let Ok(record) = record else { return Ok(whole_batch) };
-        let record_timestamp = batch.base_timestamp_ms() + record.timestamp_delta;
+        let record_timestamp = batch.base_timestamp_ms().saturating_add(record.timestamp_delta);
         if record_timestamp >= timestamp {
             let offset = base + i64::from(record.offset_delta);
             return Ok(Found { offset, timestamp: record_timestamp, epoch });

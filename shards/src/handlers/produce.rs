@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chronik_engine::batch::{BatchError, RecordBatch};
+use chronik_engine::batch::{BatchError, RecordBatch, TimestampType};
 use chronik_engine::compression::Codec;
 use chronik_engine::ids::ShardId;
+use chronik_net::{CloseReason, Finished};
 use futures_channel::oneshot;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -32,8 +33,8 @@ const ZSTD_VERSION_MIN: i16 = 7;
 /// The topic's own limit, before the broker's `kafka.message_max_bytes`.
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
-/// The shortest time that a client can give us.
-const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// The shortest time that a client can give us, in milliseconds.
+const TIMEOUT_MS_MIN: u64 = 1;
 
 /// A partition's answer, there or on its way.
 enum Outcome {
@@ -46,16 +47,19 @@ struct TopicOutcomes {
     partitions: Vec<Outcome>,
 }
 
-/// Proposes every batch of the request and returns the future of the answer; `None` for acks=0, which has none.
-/// Does not wait.
+/// Proposes every batch of the request and returns the future of the answer. With acks=0 there is none; a failure then
+/// closes the connection, which is the only way to make such a client look again for the leader. Does not wait.
 pub fn enqueue(
     shard: &Rc<Shard>,
     version: i16,
     request: ProduceRequest,
     retained_bytes: usize,
-) -> impl Future<Output = Option<ProduceResponse>> + use<> {
+) -> impl Future<Output = Finished> + use<> {
     let acks = RequiredAcks::from_wire(request.acks);
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    // Only a quorum may keep a producer waiting for longer than it wants.
+    let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0).max(TIMEOUT_MS_MIN);
+    let deadline_ns = (acks == Some(RequiredAcks::All))
+        .then(|| shard.clock.now_ns().saturating_add(timeout_ms.saturating_mul(1_000_000)));
     let catalog = shard.catalog();
     let proposer = Proposer {
         shard,
@@ -67,21 +71,30 @@ pub fn enqueue(
     };
     let topics: Vec<TopicOutcomes> =
         request.topic_data.into_iter().map(|topic| proposer.topic(topic)).collect();
-    let answered = answer(topics, timeout);
     let shard = Rc::clone(shard);
     async move {
-        let response = answered.await;
-        count(&shard, &response);
-        (acks != Some(RequiredAcks::None)).then_some(response)
+        let response = answer(&shard, topics, deadline_ns).await;
+        let failed = count(&shard, &response);
+        match acks {
+            Some(RequiredAcks::None) if failed => Finished::Close(CloseReason::Handler {
+                what: "a produce with acks=0 failed, and has no answer to say so",
+            }),
+            Some(RequiredAcks::None) => Finished::NoResponse,
+            _ => Finished::Response(response.into()),
+        }
     }
 }
 
-fn count(shard: &Shard, response: &ProduceResponse) {
+/// Counts the answers; says whether any partition failed.
+fn count(shard: &Shard, response: &ProduceResponse) -> bool {
     let mut metrics = shard.metrics.borrow_mut();
     metrics.counters.produce_requests += 1;
+    let mut failed = false;
     for partition in response.responses.iter().flat_map(|topic| &topic.partition_responses) {
         metrics.produce_errors.record(partition.error_code);
+        failed |= partition.error_code != 0;
     }
+    failed
 }
 
 struct Proposer<'a> {
@@ -152,6 +165,11 @@ impl Proposer<'_> {
             let why = "a client may not write control batches".to_owned();
             return Err((ResponseError::InvalidRecord, why));
         }
+        if batch.header().timestamp_type() == TimestampType::LogAppendTime {
+            let why =
+                "only the broker may say that a timestamp is the time of appending".to_owned();
+            return Err((ResponseError::InvalidTimestamp, why));
+        }
         if batch.is_transactional() || self.transactional {
             let why = "transactions are not available in this version".to_owned();
             return Err((ResponseError::InvalidTxnState, why));
@@ -200,10 +218,20 @@ fn failure(index: i32, error: ResponseError, why: Option<String>) -> PartitionPr
         .with_current_leader(LeaderIdAndEpoch::default())
 }
 
-/// Waits for every partition, at most for the time the client allows: an entry that is in the log but not committed in
-/// that time is answered with REQUEST_TIMED_OUT, and the client finds out by its retry.
-async fn answer(topics: Vec<TopicOutcomes>, timeout: Duration) -> ProduceResponse {
-    let mut deadline = std::pin::pin!(glommio::timer::sleep(timeout.max(TIMEOUT_MIN)));
+/// Waits for every partition, until the deadline if there is one: an entry that is in the log but not committed by then
+/// is answered with REQUEST_TIMED_OUT, and the client finds out by its retry.
+async fn answer(
+    shard: &Shard,
+    topics: Vec<TopicOutcomes>,
+    deadline_ns: Option<u64>,
+) -> ProduceResponse {
+    let left_ns = deadline_ns.map(|at| at.saturating_sub(shard.clock.now_ns()));
+    let mut deadline = std::pin::pin!(async {
+        match left_ns {
+            Some(left_ns) => glommio::timer::sleep(Duration::from_nanos(left_ns)).await,
+            None => std::future::pending().await,
+        }
+    });
     let mut timed_out = false;
     let mut responses = Vec::with_capacity(topics.len());
     for TopicOutcomes { topic, partitions } in topics {

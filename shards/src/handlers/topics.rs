@@ -188,6 +188,9 @@ fn check_available(name: &str, value: &str) -> Result<(), RefusedBecause> {
         "durability" => value != "relaxed",
         "compression.type" => value == "producer",
         "remote.storage.enable" | "searchable.enabled" => !value.eq_ignore_ascii_case("true"),
+        // More than there are: no acks=all produce could ever be acknowledged.
+        "min.insync.replicas" => value == "1",
+        "message.timestamp.before.max.ms" | "message.timestamp.after.max.ms" => false,
         _ => true,
     };
     if available {
@@ -208,7 +211,13 @@ pub async fn create(
     let count = wanted.len();
     let topics = new_topics(shard, wanted);
     if let Err(beyond) = check_limits(shard, &topics) {
-        return vec![Err(beyond); count];
+        // A topic that is there, or could not be in any case, is told so.
+        let catalog = shard.catalog();
+        let why = |topic| match catalog.check_new_topic(topic) {
+            Err(error) => error.into(),
+            Ok(()) => beyond.clone(),
+        };
+        return topics.iter().map(|topic| Err(why(topic))).collect();
     }
     let command = CatalogCommand::CreateTopics { topics };
     match change_catalog(shard, command).await {

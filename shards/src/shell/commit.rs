@@ -1,5 +1,4 @@
-//! The loops that drive a shard: commit (group commit into the WAL), tick (Raft's time, mark blocks), and upkeep (the
-//! spare file, footers of sealed files, reclaim).
+//! The loops that drive a shard: commit (group commit into the WAL) and tick (Raft's time, mark blocks).
 //!
 //! - I1: one block is in flight at a time. All that is proposed meanwhile goes into the next one: that is the group
 //!   commit, and the load alone sets its size.

@@ -88,6 +88,9 @@ impl Shard {
             log_start_offset: plan.log_start_offset,
             ..PartitionData::default()
         };
+        if bytes_max == 0 && !at_least_one {
+            return Ok(data); // the answer is full: only what the client may know of the partition is told
+        }
         self.count_read(&plan);
         if let Some(range) = plan.disk.clone() {
             let stored = self
@@ -130,6 +133,9 @@ impl Shard {
         group: GroupId,
         error: &chronik_engine::wal::ReadError,
     ) -> FetchError {
+        if self.core.borrow().partition(group).is_none() {
+            return FetchError::UnknownPartition; // deleted while it was read
+        }
         tracing::error!(shard = self.id.0, group = group.0, "a fetch could not be read: {error}");
         FetchError::Storage
     }

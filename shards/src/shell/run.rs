@@ -25,7 +25,7 @@ use super::commit::{commit_loop, tick_loop};
 use super::mesh::{Mesh, MeshPorts, mesh_ports, run_jobs};
 use super::publisher::publish_loop;
 use super::serve::Listeners;
-use super::shard::{NodeInfo, Shard, ShardParts};
+use super::shard::{NodeInfo, Shard, ShardParts, random_seed};
 use super::upkeep::upkeep_loop;
 use crate::catalog::{Broker, CatalogCommand, ClusterId};
 use crate::core::{CoreConfig, CoreError, ShardCore};
@@ -358,15 +358,11 @@ fn log_recovery(shard: ShardId, took_ms: u64, report: &RecoveryReport) {
     );
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "ids and seeds come from here; the core has no randomness"
-)]
 fn core_config(shard: ShardId, node: &NodeInfo) -> CoreConfig {
     CoreConfig {
         shard,
         node: node.config.node_id,
-        seed: rand::rng().random(),
+        seed: random_seed(),
         tail_cache_bytes: node.config.shard.tail_cache_bytes,
         in_flight_bytes_max: node.config.shard.in_flight_bytes,
         producer_expiration_ms: node.config.kafka.producer_id_expiration_ms,

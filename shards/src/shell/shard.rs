@@ -20,6 +20,7 @@ use chronik_engine::ids::{GroupId, Offset, ShardId};
 use chronik_engine::wal::Wal;
 use futures_channel::oneshot;
 use futures_util::future::Either;
+use rand::Rng;
 
 use super::clock::Clock;
 use super::mesh::{Mesh, MeshRefused};
@@ -123,6 +124,14 @@ struct LeadershipWait {
     done: oneshot::Sender<()>,
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "seeds come from here; what is seeded has no randomness of its own"
+)]
+pub(super) fn random_seed() -> u64 {
+    rand::rng().random()
+}
+
 /// What a shard is made of when its executor has started.
 pub struct ShardParts {
     /// Which of the node's shards it is.
@@ -150,7 +159,8 @@ impl Shard {
     #[must_use]
     pub fn new(parts: ShardParts) -> Rc<Shard> {
         let ShardParts { id, node, clock, wal, core, mesh } = parts;
-        let sessions = SessionCache::new(id, node.config.kafka.fetch_session_slots);
+        let slots = node.config.kafka.fetch_session_slots.div_ceil(usize::from(node.shards.max(1)));
+        let sessions = SessionCache::new(random_seed(), slots);
         Rc::new(Shard {
             id,
             clock,
@@ -338,8 +348,8 @@ impl Shard {
     }
 
     /// Runs `f` on the shard `target` and brings its result back. What `f` does before it returns its future happens in
-    /// the order of the calls (mesh I1); on the own core it happens at once. Dropping the returned future does not
-    /// stop what was begun.
+    /// the order of the calls (mesh I1); on the own core it happens at once. What is dropped before
+    /// its end goes on on another core and stops on this one.
     pub fn on<T, F, Fut>(
         self: &Rc<Self>,
         target: ShardId,
