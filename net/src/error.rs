@@ -56,8 +56,8 @@ pub enum FrameError {
     TagOrder { tag: u32, position: usize },
     #[error("tagged field {tag} at byte {position} is not what its size says")]
     TagSize { tag: u32, position: usize },
-    #[error("{left} bytes follow the request in its frame")]
-    TrailingBytes { left: usize },
+    #[error("{left} bytes of the request were not decoded")]
+    NotDecoded { left: usize },
     #[error("a field of the request does not decode")]
     Undecodable,
 }

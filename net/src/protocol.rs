@@ -69,7 +69,8 @@ pub struct Request {
     pub correlation_id: i32,
     pub client_id: Option<StrBytes>,
     pub body: RequestKind,
-    /// Size of the allocation that any slice of this request keeps alive.
+    /// Size of the allocation that any slice of this request keeps alive: the whole frame, with what
+    /// follows the request in it.
     pub retained_bytes: usize,
 }
 
@@ -128,17 +129,16 @@ pub fn decode_request(frame: Bytes) -> Result<Incoming, FrameError> {
         .map(|range| StrBytes::from_utf8(frame.slice(range)))
         .transpose()
         .map_err(|_| FrameError::Undecodable)?;
-    let mut body = frame.slice(layout.body_start..);
-    let kind = match decode_body(support.api_key, api_version, &mut body)? {
-        Some(kind) => kind,
-        None => {
-            return Ok(Incoming::ApiVersions { correlation_id, api_version, supported: true });
-        }
-    };
-    // The guard walked to the end of the frame, so a decoder that stopped early disagrees with it.
+    // Exactly what was walked: bytes that follow the request in its frame are ignored.
+    let mut body = frame.slice(layout.body);
+    let kind = decode_body(support.api_key, api_version, &mut body)?;
+    // A decoder that stopped before the guard did disagrees with it on what the bytes mean.
     if !body.is_empty() {
-        return Err(FrameError::TrailingBytes { left: body.len() });
+        return Err(FrameError::NotDecoded { left: body.len() });
     }
+    let Some(kind) = kind else {
+        return Ok(Incoming::ApiVersions { correlation_id, api_version, supported: true });
+    };
     Ok(Incoming::Request(Request {
         api_key: support.api_key,
         api_version,

@@ -80,6 +80,19 @@ fn given_more_requests_than_the_pipeline_holds_when_sent_at_once_then_all_are_an
 }
 
 #[test]
+fn given_bytes_behind_a_request_when_sent_then_it_and_the_next_are_answered() {
+    let server = ToyServer::start(NetSettings::default());
+    let mut client = server.client();
+    // As librdkafka 2.12 asks for all topics: three bytes more than Metadata v13 has.
+    let body = [0u8, 3, 0, 13, 0, 0, 0, 9, 0, 1, b'x', 0, 0, 1, 0, 0, 0, 0, 0];
+    client.stream().write_all(&i32::try_from(body.len()).unwrap().to_be_bytes()).unwrap();
+    client.stream().write_all(&body).unwrap();
+    assert_eq!(client.receive::<MetadataRequest>(9, 13).unwrap().throttle_time_ms, -1);
+    assert_works(&mut client);
+    server.stop();
+}
+
+#[test]
 fn given_an_answer_never_sent_when_the_next_is_ready_then_it_follows_at_once() {
     let server = ToyServer::start(NetSettings::default());
     let mut client = server.client();

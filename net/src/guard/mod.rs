@@ -9,7 +9,8 @@
 //!    [`ELEMENTS_MAX`].
 //! I2 What decoding will allocate is at most [`DECODED_BYTES_BASE`] + [`DECODED_BYTES_FACTOR`] times
 //!    the frame; checked before the count that asks for it is believed.
-//! I3 An accepted request ends exactly where its frame ends.
+//! I3 An accepted request ends within its frame. Bytes behind it are ignored, as Apache Kafka does:
+//!    librdkafka leaves some behind a Metadata request for all topics. They are not decoded.
 
 mod schema;
 
@@ -36,7 +37,8 @@ const TAG_DECODED_BYTES: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) client_id: Option<Range<usize>>,
-    pub(crate) body_start: usize,
+    /// From behind the header to where the walk ended: what the decoder may see.
+    pub(crate) body: Range<usize>,
 }
 
 /// Walks header and body of a frame (without its length prefix).
@@ -58,10 +60,7 @@ pub(crate) fn check_request(
     let client_id = walk.header(&schema)?;
     let body_start = walk.position;
     walk.structure(schema.body)?;
-    match frame.len() - walk.position {
-        0 => Ok(Layout { client_id, body_start }),
-        left => Err(FrameError::TrailingBytes { left }),
-    }
+    Ok(Layout { client_id, body: body_start..walk.position })
 }
 
 struct Walk<'a> {
