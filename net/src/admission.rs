@@ -1,9 +1,10 @@
-//! The byte budget of one core: how much of requests may be held between reading and answering.
+//! The byte budget of one core: how much of requests may be held between reading and letting go.
 //!
 //! Owns [`Admission`]. A connection that gets no permit is not read, so the peer's TCP window fills
 //! and the pressure goes back to where it came from.
 //!
-//! I1 Permits given out never exceed the limit. A request larger than the limit asks for all of it.
+//! I1 Permits given out never exceed the limit. A request larger than the limit asks for all of it,
+//!    so it is served once everything before it is done, however large it is.
 //! I2 First come, first served: a large request is not overtaken for ever by small ones.
 //! I3 A permit granted to a waiter that went away goes back.
 
@@ -53,7 +54,8 @@ impl Admission {
         }
     }
 
-    /// Waits for its turn. Cancel-safe: dropping the future leaves the queue.
+    /// Waits for its turn. More than the whole budget is clamped to it: such a request is served
+    /// alone instead of never. Cancel-safe: dropping the future leaves the queue.
     pub fn acquire(&self, bytes: usize) -> Acquire {
         Acquire {
             budget: Rc::clone(&self.budget),

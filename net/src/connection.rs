@@ -6,7 +6,10 @@
 //!
 //! I1 Requests are handed to the handler in order, each after the one before is enqueued.
 //! I2 Answers leave in request order; those ready together leave in one vectored send.
-//! I3 A request holds its bytes of the core's budget until its answer is produced.
+//! I3 A Produce holds its bytes of the core's budget until its answer is produced; any other request
+//!    gives them back once it is enqueued. A parked fetch would stop every large frame of the core
+//!    for as long as it waits, and what it decoded into is bounded by [`crate::guard`] and, per
+//!    connection, by the pipeline's limits.
 //! I4 What was taken is answered before an orderly end (peer's end, malformed frame, drain); only a
 //!    socket error or an abort drops it.
 
@@ -19,6 +22,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use kafka_protocol::messages::ApiKey;
 
 use crate::admission::Permit;
 use crate::clock;
@@ -172,7 +176,8 @@ struct Slot {
     api_version: i16,
     correlation_id: i32,
     bytes: usize,
-    permit: Permit,
+    /// Held for its drop alone, and by a Produce only (I3).
+    permit: Option<Permit>,
     answer: Enqueued,
 }
 
@@ -349,15 +354,17 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
             Incoming::ApiVersions { correlation_id, api_version, supported } => {
                 let answer = Enqueued::respond(api_versions_response(supported));
                 let api_version = if supported { api_version } else { 0 };
-                let api_key = kafka_protocol::messages::ApiKey::ApiVersions as i16;
-                Slot { api_key, api_version, correlation_id, bytes, permit, answer }
+                let api_key = ApiKey::ApiVersions as i16;
+                Slot { api_key, api_version, correlation_id, bytes, permit: None, answer }
             }
             Incoming::Request(request) => {
+                let is_produce = request.api_key == ApiKey::Produce;
                 let api_key = request.api_key as i16;
                 let api_version = request.api_version;
                 let correlation_id = request.correlation_id;
                 self.control.last_api_key.set(Some(api_key));
                 let answer = self.core.handler.enqueue(&self.control.context, request).await;
+                let permit = is_produce.then_some(permit);
                 Slot { api_key, api_version, correlation_id, bytes, permit, answer }
             }
         };

@@ -91,7 +91,7 @@ pub enum CloseReason {
     Unencodable { api_key: i16, version: i16 },
     #[error("{what}")]
     Handler { what: &'static str },
-    #[error("more than {connections_max} connections on this core")]
+    #[error("more than {connections_max} connections of this kind of listener on this core")]
     TooManyConnections { connections_max: usize },
     #[error("the server is shutting down")]
     Shutdown,

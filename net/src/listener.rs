@@ -4,7 +4,8 @@
 //! deadlines, and the drain at shutdown. One per core; every method is called on that core.
 //!
 //! I1 Every connection task is in the registry until it has ended; shutdown waits for all of them.
-//! I2 Running out of descriptors stops accepting for a moment, never the listener.
+//! I2 Connections of the two kinds of listener have a limit each; neither shuts the other out.
+//! I3 Running out of descriptors stops accepting for a moment, never the listener.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -46,6 +47,8 @@ pub(crate) struct Core<H> {
     pub(crate) counters: Counters,
     log_limit: LogLimit,
     connections: RefCell<HashMap<u64, Rc<Control>>>,
+    /// How many of `connections` came through an HTTP listener.
+    http_connections: Cell<usize>,
     next_connection_id: Cell<u64>,
     closing: Cell<bool>,
 }
@@ -121,6 +124,7 @@ impl<H: RequestHandler> Server<H> {
             counters: Counters::default(),
             log_limit: LogLimit::new(clock::now()),
             connections: RefCell::new(HashMap::new()),
+            http_connections: Cell::new(0),
             next_connection_id: Cell::new(1),
             closing: Cell::new(false),
             settings,
@@ -239,8 +243,14 @@ fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, stream: TcpStream, ki
     if socket.configure(&core.settings).is_err() {
         return;
     }
-    let connections_max = core.settings.connections_max;
-    if core.connections.borrow().len() >= connections_max {
+    let http = core.http_connections.get();
+    let (open, connections_max) = match kind {
+        ListenerKind::Http => (http, core.settings.http_connections_max),
+        ListenerKind::Kafka => {
+            (core.connections.borrow().len() - http, core.settings.connections_max)
+        }
+    };
+    if open >= connections_max {
         add(&core.counters.refused, 1);
         log_close(core, &peer, None, &CloseReason::TooManyConnections { connections_max });
         return;
@@ -249,6 +259,9 @@ fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, stream: TcpStream, ki
     let context = ConnectionContext { id, peer, local, listener: kind, requests: Cell::new(0) };
     let control = Rc::new(Control::new(context, core.clock.now()));
     core.connections.borrow_mut().insert(id, Rc::clone(&control));
+    if kind == ListenerKind::Http {
+        core.http_connections.set(http + 1);
+    }
     add(&core.counters.accepted, 1);
     let registered = Registered { core: Rc::clone(core), id };
     // Not detached in spirit: the registry is its gate (I1).
@@ -263,7 +276,10 @@ struct Registered<H> {
 
 impl<H> Drop for Registered<H> {
     fn drop(&mut self) {
-        self.core.connections.borrow_mut().remove(&self.id);
+        let left = self.core.connections.borrow_mut().remove(&self.id);
+        if left.is_some_and(|control| control.context.listener == ListenerKind::Http) {
+            self.core.http_connections.set(self.core.http_connections.get() - 1);
+        }
     }
 }
 

@@ -11,14 +11,18 @@ pub struct NetSettings {
     pub frame_bytes_max: usize,
     /// Largest frame of any other request: nothing but records is legitimately bigger.
     pub frame_bytes_max_control: usize,
-    /// Bytes of requests this core may hold between their reading and their answer.
+    /// Bytes of requests this core may hold: of a Produce until its answer, of any other request until
+    /// it is enqueued. A frame larger than this is served when it has the whole budget for itself.
     pub admission_bytes_max: usize,
     /// Unanswered requests of one connection; beyond it the connection is not read.
     pub pipeline_requests_max: usize,
     /// Unanswered request bytes of one connection; at least one request is always taken.
     pub pipeline_bytes_max: usize,
-    /// Connections of this core over all its listeners.
+    /// Connections of this core over all its Kafka listeners.
     pub connections_max: usize,
+    /// Connections of this core over all its HTTP listeners, counted apart: health and metrics are
+    /// wanted most when Kafka's connections are at their limit.
+    pub http_connections_max: usize,
     /// A connection without a request in flight and without traffic is closed after this.
     pub idle_timeout: Duration,
     /// From the first byte of a frame (or HTTP head) to its last.
@@ -45,6 +49,7 @@ impl Default for NetSettings {
             pipeline_requests_max: 128,
             pipeline_bytes_max: 32 << 20,
             connections_max: 16_384,
+            http_connections_max: 64,
             idle_timeout: Duration::from_secs(600),
             half_frame_timeout: Duration::from_secs(30),
             half_frame_timeout_contended: Duration::from_secs(3),

@@ -162,6 +162,27 @@ fn given_a_frame_above_the_whole_budget_when_sent_beside_others_then_all_are_ser
 }
 
 #[test]
+fn given_a_parked_fetch_when_a_frame_wants_the_whole_budget_then_it_is_served_beside_it() {
+    let settings = NetSettings { admission_bytes_max: 100_000, ..Default::default() };
+    let server = ToyServer::start(settings);
+    let mut parked = server.client();
+    let mut client = server.client();
+    let fetch = FetchRequest::default().with_max_wait_ms(300_000).with_max_bytes(10);
+    let id = parked.send(&fetch, 12).unwrap();
+    // Answered once both are taken, so the fetch that is ahead of one of them is parked by then.
+    parked.send(&list_offsets(1, 2), 7).unwrap();
+    client.call(&list_offsets(2, 2), 7).unwrap();
+    for bytes in [500_000usize, 90_000, 10] {
+        let answer = client.call(&produce(Bytes::from(vec![1; bytes]), 1), 8).unwrap();
+        assert_eq!(answer.throttle_time_ms, i32::try_from(bytes).unwrap());
+    }
+    server.begin_stop();
+    parked.receive::<FetchRequest>(id, 12).unwrap();
+    let (report, stats) = server.stop();
+    assert_eq!((report.aborted, stats.admission_bytes_used, stats.admission_waiting), (0, 0, 0));
+}
+
+#[test]
 fn given_a_slow_reader_when_it_fetches_much_then_it_gets_every_byte() {
     let server = ToyServer::start(NetSettings::default());
     let mut client = server.client();

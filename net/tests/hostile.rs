@@ -219,6 +219,46 @@ fn wait_for_stall(client: &mut Client) {
     panic!("still open after the time limit");
 }
 
+/// Whether the admin port answers a request of its own connection.
+fn health_answers(server: &ToyServer) -> bool {
+    let mut stream = TcpStream::connect(server.http_address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\n\r\n").ok();
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).is_ok() && response.starts_with(b"HTTP/1.1 200")
+}
+
+#[test]
+fn given_kafka_connections_at_their_limit_when_the_admin_port_is_asked_then_it_answers() {
+    let settings = NetSettings { connections_max: 1, ..Default::default() };
+    let server = ToyServer::start(settings);
+    let mut first = server.client();
+    assert_works(&mut first);
+    assert!(read_to_close(&mut server.client()).is_empty());
+    // More often than the admin port has places: each is given back.
+    for _ in 0..3 * NetSettings::default().http_connections_max {
+        assert!((0..1000).any(|_| health_answers(&server)));
+    }
+    let (_, stats) = server.stop();
+    assert_eq!(stats.connections, 0);
+}
+
+#[test]
+fn given_admin_connections_at_their_limit_when_one_more_comes_then_kafka_goes_on() {
+    let settings = NetSettings { http_connections_max: 1, ..Default::default() };
+    let server = ToyServer::start(settings);
+    let held = TcpStream::connect(server.http_address).unwrap();
+    let mut refused = TcpStream::connect(server.http_address).unwrap();
+    refused.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(refused.read(&mut [0]).unwrap(), 0);
+    assert_works(&mut server.client());
+    drop(held);
+    // The place is free once the server has seen the close: try until it has.
+    assert!((0..1000).any(|_| health_answers(&server)));
+    let (_, stats) = server.stop();
+    assert!(stats.connections_refused >= 1);
+}
+
 #[test]
 fn given_the_limit_of_connections_when_one_more_comes_then_only_that_one_is_closed() {
     let settings = NetSettings { connections_max: 2, ..Default::default() };

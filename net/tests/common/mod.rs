@@ -19,7 +19,7 @@ use chronik_net::client::Client;
 use chronik_net::{
     CloseReason, ConnectionContext, DrainReport, Enqueued, FetchPartitionParts, FetchResponseParts,
     FetchTopicParts, Finished, HttpRequest, HttpResponse, ListenerKind, NetSettings, NetStats,
-    RecordChunk, Request, RequestHandler, RequestKind, Server,
+    RecordChunk, Request, RequestHandler, RequestKind, ResponseBody, Server,
 };
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use kafka_protocol::messages::{
@@ -63,7 +63,7 @@ impl Later {
 /// - ListOffsets waits until as many of them wait as `isolation_level` says, then all are finished
 ///   from the last to the first; the throttle time repeats `replica_id`.
 /// - Produce answers the number of record bytes as throttle time, or nothing for acks 0.
-/// - Fetch answers `max_bytes` record bytes.
+/// - Fetch answers `max_bytes` record bytes; with a `max_wait_ms` it is parked until the drain.
 /// - OffsetForLeaderEpoch is answered some time after the drain began.
 /// - DeleteTopics closes, CreateTopics is never answered.
 #[derive(Default)]
@@ -73,6 +73,15 @@ pub struct Toy {
 }
 
 impl Toy {
+    fn at_drain(&self, answer: impl Into<ResponseBody> + 'static) -> Enqueued {
+        let later = Rc::new(RefCell::new(Later::default()));
+        self.until_drain.borrow_mut().push(Rc::clone(&later));
+        Enqueued::finish_with(async move {
+            Later::wait(later).await;
+            Finished::Response(answer.into())
+        })
+    }
+
     fn list_offsets(&self, replica_id: i32, together: usize) -> Enqueued {
         let later = Rc::new(RefCell::new(Later::default()));
         self.waiting.borrow_mut().push(Rc::clone(&later));
@@ -116,15 +125,14 @@ impl RequestHandler for Toy {
                 Enqueued::respond(ProduceResponse::default().with_throttle_time_ms(bytes))
             }
             RequestKind::Fetch(body) => {
-                Enqueued::respond(fetch_answer(usize::try_from(body.max_bytes).unwrap()))
+                let answer = fetch_answer(usize::try_from(body.max_bytes).unwrap());
+                if body.max_wait_ms > 0 {
+                    return self.at_drain(answer);
+                }
+                Enqueued::respond(answer)
             }
             RequestKind::OffsetForLeaderEpoch(_) => {
-                let later = Rc::new(RefCell::new(Later::default()));
-                self.until_drain.borrow_mut().push(Rc::clone(&later));
-                Enqueued::finish_with(async move {
-                    Later::wait(later).await;
-                    Finished::Response(OffsetForLeaderEpochResponse::default().into())
-                })
+                self.at_drain(OffsetForLeaderEpochResponse::default())
             }
             RequestKind::DeleteTopics(_) => {
                 Enqueued::Ready(Finished::Close(CloseReason::Handler { what: "told to" }))
