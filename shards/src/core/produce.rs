@@ -66,8 +66,7 @@ impl ShardCore {
         if !target.can_propose() {
             return Err(ProduceError::NotLeader);
         }
-        // Deleting is how an operator makes room; the log keeps some in reserve for it.
-        if is_storage_full && !matches!(command, CatalogCommand::DeleteTopics { .. }) {
+        if is_storage_full && !is_let_through_when_full(command) {
             return Err(ProduceError::StorageFull);
         }
         let payload = match command.encode() {
@@ -102,6 +101,13 @@ impl ShardCore {
             self.dirty.push_back(id);
         }
     }
+}
+
+/// Deleting is how an operator makes room, and without its registration a node does not start: then nobody could read,
+/// nor delete. Both are small; the log keeps some room in reserve for them.
+fn is_let_through_when_full(command: &CatalogCommand) -> bool {
+    use CatalogCommand::{DeleteTopics, RegisterBroker};
+    matches!(command, DeleteTopics { .. } | RegisterBroker { .. })
 }
 
 /// Refuses what clients may not append, and finds the producer.

@@ -4,6 +4,7 @@
 //!   commit, and the load alone sets its size.
 //! - I2: a failed write or sync ends the process (W5). What was in flight is neither acknowledged nor retried.
 //! - I3: a full disk is no failure: produces are refused and the block that found no room waits until there is some.
+//!   A stop does not wait for that: the block is given up. Nothing of it was acknowledged.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -46,7 +47,10 @@ pub async fn commit_loop(shard: Rc<Shard>) {
             let waited_ns = shard.clock.now_ns().saturating_sub(since_ns);
             shard.metrics.borrow_mut().record(Stage::Queue, waited_ns);
         }
-        make_room(&shard, &block.records).await;
+        if let Room::GivenUp = make_room(&shard, &block.records).await {
+            // Later blocks must not overtake this one, so it is the end. The stop answers those who wait.
+            break;
+        }
         write_block(&shard, &block.records).await;
         shard.core.borrow_mut().block_persisted(block);
         shard.after_core();
@@ -76,15 +80,31 @@ async fn write_block(shard: &Shard, records: &[WalRecord]) {
     shard.mark_due.set(true);
 }
 
+/// What became of the search for room.
+enum Room {
+    /// The block fits the active file.
+    Found,
+    /// There was none, and the shard stops.
+    GivenUp,
+}
+
 /// Rolls to the next file if the block does not fit the active one, however long it takes to find room for it (I3).
-async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) {
+async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) -> Room {
     if !shard.wal.needs_roll(records) {
-        return;
+        return Room::Found;
     }
+    // They say what is durable, and nothing becomes so while this block waits: one time is enough.
+    let checkpoints = shard.core.borrow().checkpoints();
     loop {
-        let checkpoints = shard.core.borrow().checkpoints();
-        match shard.wal.roll(checkpoints, records).await {
-            Ok(()) => return,
+        match shard.wal.roll(checkpoints.clone(), records).await {
+            Ok(()) => return Room::Found,
+            Err(WalError::StorageFull { .. }) if shard.stopping.get() => {
+                tracing::warn!(
+                    shard = shard.id.0,
+                    "stopping without room for what was not acknowledged"
+                );
+                return Room::GivenUp;
+            }
             Err(WalError::StorageFull { .. }) => {
                 shard.note_storage_full(true);
                 sleep(STORAGE_FULL_RETRY).await;
