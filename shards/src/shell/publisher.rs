@@ -4,22 +4,32 @@
 //!   together.
 //! - I2: first every shard makes the groups that the new catalog places on it and leads them; then every core shows the
 //!   catalog to its clients; then the groups that it no longer names are deleted. So no client is sent to a partition
-//!   that is not there yet.
+//!   that is not there yet. A step begins when all shards have done the one before.
 //! - I3: the same way brings a node up: what a shard's log holds beside the catalog (a crash between two steps) is
 //!   made or deleted by the first publication.
+//! - I4: a catalog counts as published only when every shard has done all steps. Where one could not be reached, all
+//!   steps are done again, with a newer catalog if there is one by then: each may be repeated.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chronik_engine::ids::{GroupId, ShardId};
 use futures_util::future::join_all;
+use glommio::timer::sleep;
 
+use super::mesh::MeshRefused;
 use super::shard::Shard;
 use crate::catalog::Catalog;
 
+/// Between two tries when a shard could not be reached.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// Publishes catalogs until the shard stops. Runs on shard 0.
 pub async fn publish_loop(shard: Rc<Shard>) {
+    let mut is_refused = false;
     loop {
         shard.catalog_changed.notified().await;
         if shard.stopping.get() {
@@ -27,55 +37,76 @@ pub async fn publish_loop(shard: Rc<Shard>) {
         }
         let generation = shard.catalog_generation.get();
         let newest = shard.catalog_newest.borrow_mut().take();
-        if let Some(catalog) = newest {
-            publish(&shard, catalog).await;
-            shard.catalog_published(generation);
+        let Some(catalog) = newest else { continue };
+        match publish(&shard, &catalog).await {
+            Ok(()) => {
+                is_refused = false;
+                shard.catalog_published(generation);
+            }
+            Err(refused) => {
+                if !is_refused {
+                    tracing::warn!("a catalog change did not reach every shard yet: {refused}");
+                }
+                is_refused = true;
+                shard.catalog_newest.borrow_mut().get_or_insert(catalog);
+                sleep(RETRY).await;
+                shard.catalog_changed.notify();
+            }
         }
     }
 }
 
-async fn publish(shard: &Rc<Shard>, catalog: Arc<Catalog>) {
-    let all = || (0..shard.node.shards).map(ShardId);
-    let placed = join_all(all().map(|to| {
-        let catalog = Arc::clone(&catalog);
-        shard.on(to, move |there| async move { create_groups(&there, &catalog).await })
-    }));
-    log_refused(placed.await);
-    let shown = join_all(all().map(|to| {
-        let catalog = Arc::clone(&catalog);
-        shard.on(to, move |there| {
-            there.publish_catalog(Arc::clone(&catalog));
-            delete_groups(&there, &catalog);
-            async {}
-        })
-    }));
-    log_refused(shown.await);
+/// The three steps (I2).
+async fn publish(shard: &Rc<Shard>, catalog: &Arc<Catalog>) -> Result<(), MeshRefused> {
+    on_all(shard, catalog, create_groups).await?;
+    on_all(shard, catalog, show).await?;
+    on_all(shard, catalog, delete_groups).await
 }
 
-fn log_refused(results: Vec<Result<(), super::mesh::MeshRefused>>) {
-    for refused in results.into_iter().filter_map(Result::err) {
-        tracing::error!("a catalog change did not reach every shard: {refused}");
-    }
+/// One step on every shard; returns when all that could be reached have done it.
+async fn on_all<F, Fut>(
+    shard: &Rc<Shard>,
+    catalog: &Arc<Catalog>,
+    step: F,
+) -> Result<(), MeshRefused>
+where
+    F: Fn(Rc<Shard>, Arc<Catalog>) -> Fut + Copy + Send + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let done = join_all((0..shard.node.shards).map(|to| {
+        let catalog = Arc::clone(catalog);
+        shard.on(ShardId(to), move |there| step(there, catalog))
+    }));
+    done.await.into_iter().collect()
 }
 
 /// Makes the groups that the catalog places on this shard and waits until they lead.
-async fn create_groups(shard: &Rc<Shard>, catalog: &Catalog) {
-    let placed: Vec<GroupId> = shard.change_core(|core| {
-        catalog
-            .placed_on(shard.node.config.node_id, shard.id)
-            .map(|(group, meta)| {
-                if core.partition(group).is_none() {
+async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) {
+    let unready: Vec<GroupId> = shard.change_core(|core| {
+        let placed = catalog.placed_on(shard.node.config.node_id, shard.id);
+        placed
+            .filter_map(|(group, meta)| match core.partition(group) {
+                Some(partition) => (!partition.is_ready).then_some(group),
+                None => {
                     core.create_group(group, meta);
+                    Some(group)
                 }
-                group
             })
             .collect()
     });
-    _ = shard.leads_all(placed).await;
+    if !unready.is_empty() {
+        // An error is a shard that ends.
+        _ = shard.leads_all(unready).await;
+    }
+}
+
+/// Shows the catalog to the clients of this core.
+async fn show(shard: Rc<Shard>, catalog: Arc<Catalog>) {
+    shard.publish_catalog(catalog);
 }
 
 /// Deletes the groups of this shard that the catalog does not name.
-fn delete_groups(shard: &Rc<Shard>, catalog: &Catalog) {
+async fn delete_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) {
     shard.change_core(|core| {
         let named: BTreeSet<GroupId> = catalog
             .placed_on(shard.node.config.node_id, shard.id)
