@@ -117,7 +117,8 @@ settings! {
         kafka_port: u16 [1, 65_535] = kafka_addr.port();
         /// The address that clients are told to connect to; without a port, the Kafka port. Default: kafka_addr.
         advertised_addr: HostPort = HostPort::from(kafka_addr);
-        /// Where other nodes connect. Default: the Kafka port + 100 on the address of kafka_addr.
+        /// Where other nodes will connect; nothing listens there as long as there is one node. Default: the Kafka port +
+        /// 100 on the address of kafka_addr.
         raft_addr: SocketAddr = beside(kafka_addr.ip(), kafka_port, RAFT_PORT_DISTANCE);
         /// Where /metrics, /health and /debug are served, without authentication. Default: the Kafka port + 200 on
         /// this machine only.
@@ -141,8 +142,6 @@ settings! {
         tail_cache_bytes: usize [MIB, 256 * GIB] = 64 * 1024 * 1024;
         /// Requests in flight per shard; beyond it connections are not read until earlier ones are answered.
         in_flight_bytes: usize [MIB, 256 * GIB] = 64 * 1024 * 1024;
-        /// How many partitions this node takes in all.
-        partitions_max: u32 [1, 1_000_000] = 20_000;
     }
 
     /// The nodes that form a cluster; the same list on every node.
@@ -173,6 +172,8 @@ settings! {
         producer_id_expiration_ms: i64 [1000, 365 * DAY_MS] = 86_400_000;
         /// How many topics there may be.
         topics_max: u32 [1, 1_000_000] = 10_000;
+        /// How many partitions this node takes in all.
+        partitions_max: u32 [1, 1_000_000] = 20_000;
         /// The largest answer to a fetch, whatever the client asks for.
         fetch_max_bytes: usize [1024, 2_147_483_647] = 57_671_680;
         /// How many fetch sessions are remembered.

@@ -37,7 +37,7 @@ struct Item {
     data: Result<PartitionData, ResponseError>,
 }
 
-/// Serves a fetch. Cancel-safe: dropping it leaves no waiter behind.
+/// Serves a fetch. Cancel-safe: dropping it takes back what waits on other cores.
 pub async fn fetch(shard: Rc<Shard>, version: i16, request: FetchRequest) -> FetchResponseParts {
     let by_id = version >= TOPIC_ID_VERSION_MIN;
     let begun = {

@@ -240,8 +240,8 @@ fn check_limits(shard: &Shard, topics: &[NewTopic]) -> Result<(), RefusedBecause
     };
     let why = if beyond(catalog.topics().len(), topics.len(), config.kafka.topics_max) {
         "the node has as many topics as kafka.topics_max allows"
-    } else if beyond(catalog.partition_count(), new_partitions, config.shard.partitions_max) {
-        "the node has as many partitions as shard.partitions_max allows"
+    } else if beyond(catalog.partition_count(), new_partitions, config.kafka.partitions_max) {
+        "the node has as many partitions as kafka.partitions_max allows"
     } else {
         return Ok(());
     };
