@@ -27,8 +27,8 @@ const BATCHES_MAX: usize = 500;
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 /// Produces that may be caught between being ordered and being written.
 const UNKNOWN_MAX: usize = 1;
-/// Starts after a kill while the disk is full.
-const FULL_RESTARTS: usize = 3;
+/// Starts after a kill while the disk is full: more than the active file has room for, so that the ballast is needed.
+const FULL_RESTARTS: usize = 12;
 const REQUEST_TIMED_OUT: i16 = 7;
 const KAFKA_STORAGE_ERROR: i16 = 56;
 
@@ -152,6 +152,7 @@ fn given_a_disk_that_fills_up_when_produced_to_then_it_is_refused_reads_go_on_an
     told.check(&broker, &topic);
     // Neither a stop nor a restart needs room, however the broker ended.
     assert_eq!(broker.terminate().unwrap().code(), Some(0));
+    println!("given up at the stop: {}", broker.log_contains("stopping without room"));
     for _ in 0..FULL_RESTARTS {
         start_without_room(&mut broker, &topic);
         told.check(&broker, &topic);
@@ -159,6 +160,7 @@ fn given_a_disk_that_fills_up_when_produced_to_then_it_is_refused_reads_go_on_an
     }
     start_without_room(&mut broker, &topic);
     told.check(&broker, &topic);
+    assert!(broker.log_contains("the ballast is used up"), "the starts did not need the ballast");
 
     std::fs::remove_file(&filler).unwrap();
     let mut connection = connect(&broker);
