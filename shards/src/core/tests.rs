@@ -313,6 +313,22 @@ fn given_waiters_when_data_is_committed_then_they_are_woken_and_not_before() {
 }
 
 #[test]
+fn given_a_full_disk_when_commands_come_then_only_what_a_start_and_a_cleaner_need_is_taken() {
+    let mut bench = Bench::new();
+    bench.core.create_group(GroupId::META, alone(5));
+    bench.write_all();
+    bench.core.set_storage_full(true);
+    let register = CatalogCommand::RegisterBroker {
+        cluster_id: ClusterId(Uuid::from_u128(1)),
+        broker: Broker { node: NodeId(1), host: "h".to_owned(), port: 1, rack: None, shards: 1 },
+    };
+    assert!(bench.command(&register).is_ok());
+    assert!(bench.command(&CatalogCommand::DeleteTopics { topics: Vec::new() }).is_ok());
+    let ids = CatalogCommand::AllocateProducerIds { count: 10 };
+    assert_eq!(bench.command(&ids), Err(ProduceError::StorageFull));
+}
+
+#[test]
 fn given_the_meta_group_when_commands_commit_then_outcome_and_catalog_come_out() {
     let mut bench = Bench::new();
     bench.core.create_group(GroupId::META, alone(5));
