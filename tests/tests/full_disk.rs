@@ -160,7 +160,10 @@ fn given_a_disk_that_fills_up_when_produced_to_then_it_is_refused_reads_go_on_an
     }
     start_without_room(&mut broker, &topic);
     told.check(&broker, &topic);
-    assert!(broker.log_contains("the ballast is used up"), "the starts did not need the ballast");
+    // Where refusals came before the active file was full, the starts may find their room there.
+    if !told.unknown.is_empty() {
+        assert!(broker.log_contains("the ballast is used up"), "nobody needed the ballast");
+    }
 
     std::fs::remove_file(&filler).unwrap();
     let mut connection = connect(&broker);
