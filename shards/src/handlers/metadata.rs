@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use chronik_engine::ids::{GroupId, ShardId};
 use futures_util::future::join_all;
@@ -21,6 +22,9 @@ use crate::shell::shard::Shard;
 
 /// What Kafka answers for the operations that a client is authorised to: "not asked for".
 const OPERATIONS_UNKNOWN: i32 = i32::MIN;
+
+/// How long a client is kept waiting for a topic that is made on its way; it asks again.
+const AUTO_CREATE_WAIT: Duration = Duration::from_secs(5);
 
 /// One topic of the answer: known, or an error in its place.
 enum Found {
@@ -118,7 +122,7 @@ async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
         return;
     }
     let wanted = missing.iter().map(|(_, name)| TopicWanted::with_defaults(name.clone())).collect();
-    let created = topics::create(shard, wanted).await;
+    let created = topics::create(shard, wanted, AUTO_CREATE_WAIT).await;
     for ((at, name), result) in missing.into_iter().zip(created) {
         let catalog = shard.catalog();
         found[at] = match (catalog.topic(&name), result) {

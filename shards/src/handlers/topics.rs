@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chronik_engine::ids::{ReplicaId, ShardId};
 use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{
@@ -30,6 +32,11 @@ use crate::shell::shard::Shard;
 /// Where Kafka says a topic's configuration comes from: set on the topic, or the default.
 const SOURCE_TOPIC: i8 = 1;
 const SOURCE_DEFAULT: i8 = 5;
+
+/// The shortest and the longest that a request waits for a change of the catalog, whatever it says. A change takes
+/// milliseconds: a client that says 0 is better served by its outcome than by REQUEST_TIMED_OUT.
+const CHANGE_WAIT_MIN: Duration = Duration::from_secs(1);
+const CHANGE_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// The group `__meta` is on this shard.
 const META_SHARD: ShardId = ShardId(0);
@@ -106,8 +113,11 @@ pub async fn create_topics(
         }
     }
     let (places, wanted): (Vec<usize>, Vec<TopicWanted>) = wanted.into_iter().unzip();
-    let made =
-        if request.validate_only { validate(&shard, wanted) } else { create(&shard, wanted).await };
+    let made = if request.validate_only {
+        validate(&shard, wanted)
+    } else {
+        create(&shard, wanted, wait_of(request.timeout_ms)).await
+    };
     for (at, made) in places.into_iter().zip(made) {
         let asked = &request.topics[at];
         results[at] = Some(match made {
@@ -200,10 +210,26 @@ fn check_available(name: &str, value: &str) -> Result<(), RefusedBecause> {
     }
 }
 
-/// Makes topics; returns once every core shows those that were made.
+/// How long a request may wait for a change of the catalog, by what it says itself.
+fn wait_of(timeout_ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0))
+        .clamp(CHANGE_WAIT_MIN, CHANGE_WAIT_MAX)
+}
+
+/// Waits for a change at most so long. What was proposed is done all the same.
+async fn within<T>(at_most: Duration, change: impl Future<Output = T>) -> Option<T> {
+    let timeout = std::pin::pin!(glommio::timer::sleep(at_most));
+    match select(std::pin::pin!(change), timeout).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(((), _)) => None,
+    }
+}
+
+/// Makes topics; returns once every core shows those that were made, or when the time is over.
 pub async fn create(
     shard: &Rc<Shard>,
     wanted: Vec<TopicWanted>,
+    at_most: Duration,
 ) -> Vec<Result<Arc<Topic>, RefusedBecause>> {
     if wanted.is_empty() {
         return Vec::new();
@@ -220,7 +246,14 @@ pub async fn create(
         return topics.iter().map(|topic| Err(why(topic))).collect();
     }
     let command = CatalogCommand::CreateTopics { topics };
-    match change_catalog(shard, command).await {
+    let late = RefusedBecause::Invalid {
+        error: ResponseError::RequestTimedOut,
+        why: "the topic was not ready in time; it may be made yet",
+    };
+    let Some(changed) = within(at_most, change_catalog(shard, command)).await else {
+        return vec![Err(late); count];
+    };
+    match changed {
         Ok(CommandOutcome::TopicsCreated(results)) => {
             results.into_iter().map(|result| result.map_err(RefusedBecause::from)).collect()
         }
@@ -364,7 +397,16 @@ pub async fn delete_topics(
             None => TopicRef::Id(TopicId(*id)),
         })
         .collect();
-    let outcome = change_catalog(&shard, CatalogCommand::DeleteTopics { topics }).await;
+    let command = CatalogCommand::DeleteTopics { topics };
+    let changed = within(wait_of(request.timeout_ms), change_catalog(&shard, command)).await;
+    let Some(outcome) = changed else {
+        let late = || "the topic was not gone in time; it may be deleted yet".to_owned();
+        let results = asked
+            .into_iter()
+            .map(|(name, id)| not_deleted(name, id, ResponseError::RequestTimedOut, late()))
+            .collect();
+        return DeleteTopicsResponse::default().with_responses(results);
+    };
     let results = match outcome {
         Ok(CommandOutcome::TopicsDeleted(results)) => asked
             .into_iter()
