@@ -336,8 +336,11 @@ fn log_recovery(shard: ShardId, took_ms: u64, report: &RecoveryReport) {
     if let Some(torn) = &report.torn {
         tracing::warn!(
             shard = shard.0,
-            ?torn,
-            "cut a torn tail: what was in flight when the process ended"
+            "cut a torn tail of {} bytes at byte {} ({}): a write that was in flight when the machine or the process \
+             ended, or damage to the last block",
+            torn.bytes,
+            torn.position,
+            torn.fault
         );
     }
     for file in &report.files_without_footer {
