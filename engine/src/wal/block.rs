@@ -42,7 +42,7 @@ pub const DESCRIPTOR_BYTES: usize = 64;
 /// The greatest single write. Larger ones gain nothing and have hung kernels; a block above it is several writes.
 pub const PART_BYTES: usize = crate::limits::DISK_IO_BYTES_MAX;
 /// Bytes of a batch's header, all that recovery keeps of a batch.
-pub const BATCH_HEAD_BYTES: usize = 61;
+pub const BATCH_HEAD_BYTES: usize = crate::batch::HEADER_BYTES;
 
 /// Header flag: the last of the checkpoint blocks at a file's start. Without it the file does not count as started.
 pub const FLAG_LAST_CHECKPOINT: u8 = 1;

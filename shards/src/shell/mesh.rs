@@ -150,12 +150,6 @@ impl Mesh {
         Ok(())
     }
 
-    /// Jobs that wait for room, over all peers.
-    #[must_use]
-    pub fn outbox_jobs(&self) -> usize {
-        self.peers.iter().flatten().map(|peer| peer.outbox.borrow().len()).sum()
-    }
-
     /// Closes the channels: the receiving loops of the peers end.
     pub fn close(&self) {
         for peer in self.peers.iter().flatten() {
