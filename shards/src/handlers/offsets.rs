@@ -61,10 +61,8 @@ pub async fn list_offsets(
             .partitions
             .into_iter()
             .map(|asked| {
-                let route = resolved
-                    .as_ref()
-                    .map_err(|error| *error)
-                    .and_then(|topic| Route::of(topic, asked.partition_index, node));
+                let route =
+                    resolved.and_then(|topic| Route::of(topic, asked.partition_index, node));
                 let shard = Rc::clone(&shard);
                 async move {
                     let found =
@@ -188,10 +186,7 @@ pub async fn offset_for_leader_epoch(
             .partitions
             .into_iter()
             .map(|asked| {
-                let route = resolved
-                    .as_ref()
-                    .map_err(|error| *error)
-                    .and_then(|topic| Route::of(topic, asked.partition, node));
+                let route = resolved.and_then(|topic| Route::of(topic, asked.partition, node));
                 let shard = Rc::clone(&shard);
                 async move {
                     let end =
