@@ -173,6 +173,41 @@ fn given_a_footer_that_is_gone_when_opened_then_the_file_is_scanned_and_gets_one
 }
 
 #[test]
+fn given_blocks_that_fill_a_file_when_sealed_then_every_file_has_a_footer_and_room_for_a_mark() {
+    // From well below a file's size to well above it, in steps of a sector: each way a block can fill a file.
+    for sectors in 20..36 {
+        let disk = SimDisk::new(1);
+        let mut p = Proposer::default();
+        block_on(async {
+            let (wal, _, _) = Wal::open(disk.clone(), options()).await.unwrap();
+            wal.append(&[p.create(1), p.noop(1, 1)]).await.unwrap();
+            for _ in 0..3 {
+                let before = p.model.clone();
+                append(&wal, &before, &[p.batch(1, 1, 1, sectors * 4096 - 500)]).await.unwrap();
+                assert!(wal.write_mark().await.unwrap(), "{sectors} sectors leave no room");
+                wal.finish_sealed().await.unwrap();
+            }
+            wal.close_clean().await.unwrap();
+        });
+        let (wal, groups, report) = block_on(Wal::open(disk.clone(), options())).unwrap();
+        assert_eq!(report.files_without_footer, [], "{sectors} sectors");
+        assert!(report.files > 1, "{sectors} sectors");
+        check_recovered(&p.model, &groups).unwrap();
+        block_on(check_readable(&wal, &p.model));
+        // However often it is opened and closed with nothing to write, the footer's place stays free.
+        for _ in 0..20 {
+            let (wal, _, _) = block_on(Wal::open(disk.clone(), options())).unwrap();
+            block_on(wal.close_clean()).unwrap();
+        }
+        let (wal, _, _) = block_on(Wal::open(disk.clone(), options())).unwrap();
+        block_on(wal.roll(p.model.checkpoints(), &[])).unwrap();
+        block_on(wal.finish_sealed()).unwrap();
+        let (_, _, report) = block_on(Wal::open(disk.clone(), options())).unwrap();
+        assert_eq!(report.files_without_footer, [], "{sectors} sectors, opened often");
+    }
+}
+
+#[test]
 fn given_damage_in_a_sealed_file_when_read_then_the_reader_names_it_and_verify_finds_it() {
     let disk = SimDisk::new(1);
     several_files(&disk);

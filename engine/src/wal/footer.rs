@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The locator is a footer block with [`FLAG_LOCATOR`] whose only row names the footer's position and length. Its place
-//! is never given to other blocks; the footer's space is reserved while the file is written, but where it does not fit
-//! the file simply has none and is scanned. A footer is derived data: it may be missing, damaged or written again.
+//! and the footer's are never given to other blocks. A footer is derived data: it may be missing, damaged or written
+//! again, and a file without one is scanned.
 //!
 //! - I1: decoding checks every count against the bytes at hand before it reserves memory.
 

@@ -80,6 +80,9 @@ pub(crate) fn to_usize(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
+/// A file of fewer sectors holds nothing: a checkpoint, a block, a mark, a footer and a locator take one each.
+const FILE_SECTORS_MIN: u64 = 5;
+
 /// How a log is kept.
 #[derive(Debug, Clone)]
 pub struct WalOptions {
@@ -116,10 +119,14 @@ impl WalOptions {
 
     fn checked(mut self) -> WalOptions {
         let align = DISK_ALIGN as u64;
-        assert!(self.file_bytes >= 4 * align, "a file holds a checkpoint, a block and a locator");
+        assert!(
+            self.file_bytes >= FILE_SECTORS_MIN * align,
+            "a file holds a checkpoint, a block, a mark, a footer and a locator"
+        );
         self.file_bytes = self.file_bytes.next_multiple_of(align);
         self.first_file_bytes = self.first_file_bytes.next_multiple_of(align);
-        self.first_file_bytes = self.first_file_bytes.clamp(4 * align, self.file_bytes);
+        self.first_file_bytes =
+            self.first_file_bytes.clamp(FILE_SECTORS_MIN * align, self.file_bytes);
         self.ballast_bytes = self.ballast_bytes.next_multiple_of(align);
         self
     }
@@ -132,8 +139,6 @@ struct Active<F> {
     file: Rc<F>,
     /// Where the next block goes; everything before it is durable.
     position: u64,
-    /// Where the checkpoint blocks end.
-    data_start: u64,
     next_block: BlockSeq,
     last_kind: BlockKind,
 }

@@ -555,7 +555,6 @@ impl<D: Disk> Recovery<'_, D> {
                 path: newest.path,
                 file: Rc::new(newest.file),
                 position: newest.end,
-                data_start: newest.end,
                 next_block,
                 last_kind: BlockKind::Checkpoint,
             },

@@ -38,16 +38,7 @@ impl<D: Disk> Wal<D> {
         let Ok(plan) = BlockPlan::new(records) else {
             return false; // `append` says why
         };
-        let state = self.state.borrow();
-        let active = &state.active;
-        let index = state.index.active();
-        let footer = if active.position == active.data_start {
-            0 // a file that holds nothing yet is as good as any other
-        } else {
-            let groups = index.groups.len() + records.len();
-            footer::reserve_bytes(groups, index.extents_added() + records.len())
-        };
-        active.position + plan.padded_len() + footer > active.file.len() - footer::LOCATOR_BYTES
+        plan.padded_len() > room(&self.state.borrow(), records.len())
     }
 
     /// Makes records durable as one block. They are durable, and can be read, once it returns. Not cancel-safe: a
@@ -151,13 +142,12 @@ impl<D: Disk> Wal<D> {
         on_written: impl FnOnce(),
     ) -> Result<AppendReport, WalError> {
         let (file, path, place) = {
-            let active = &self.state.borrow().active;
-            let limit = active.file.len() - footer::LOCATOR_BYTES;
-            assert!(active.position <= limit, "blocks end before the locator");
-            let room = limit - active.position;
+            let state = self.state.borrow();
+            let room = room(&state, plan.count());
             if plan.padded_len() > room {
                 return Err(WalError::FileFull { bytes: plan.padded_len(), room });
             }
+            let active = &state.active;
             (Rc::clone(&active.file), active.path.clone(), self.place(active))
         };
         let label = BlockLabel { kind, flags: 0, place };
@@ -242,8 +232,7 @@ impl<D: Disk> Wal<D> {
         let plans = checkpoint_plans(&records)?;
         let checkpoint_bytes: u64 = plans.iter().map(BlockPlan::padded_len).sum();
         let next_bytes = BlockPlan::new(next)?.padded_len();
-        // One more sector, so that a mark fits behind whatever the file was made for.
-        let needed = checkpoint_bytes + next_bytes + DISK_ALIGN as u64 + footer::LOCATOR_BYTES;
+        let needed = checkpoint_bytes + next_bytes + reserve_bytes(0, 0, next.len());
         let essential = !next.iter().any(is_batch);
 
         let (seq, first_block) = {
@@ -259,7 +248,6 @@ impl<D: Disk> Wal<D> {
                 path,
                 file: Rc::new(file),
                 position,
-                data_start: position,
                 next_block,
                 last_kind: BlockKind::Checkpoint,
             },
@@ -331,7 +319,7 @@ impl<D: Disk> Wal<D> {
             let shard = self.options.shard_uuid;
             let result = footer::write(&*next.file, &next.path, shard, next.seq, &next.index).await;
             match result {
-                Ok(false) => {} // no room: its index stays in memory, and a start scans the file
+                Ok(false) => {} // an earlier build left no room: a start scans the file
                 Ok(true) => {
                     let mut state = self.state.borrow_mut();
                     if let Some(sealed) = state.sealed.get_mut(&next.seq) {
@@ -374,6 +362,20 @@ impl<D: Disk> Wal<D> {
         let here = |c: &GroupCheckpoint| state.index.group(c.group).is_some();
         assert!(checkpoints.iter().all(here), "a checkpoint names a group that is not here");
     }
+}
+
+/// Bytes at a file's end that a block of so many rows must leave: for the footer, which knows these rows too, for its
+/// locator, and behind records for a mark, so that the last of a file's records can be shown to be durable.
+fn reserve_bytes(groups: usize, extents: usize, rows: usize) -> u64 {
+    let mark = if rows > 0 { DISK_ALIGN as u64 } else { 0 };
+    mark + footer::reserve_bytes(groups + rows, extents + rows) + footer::LOCATOR_BYTES
+}
+
+/// Bytes that a block of so many rows may take in the active file.
+fn room<F: DiskFile>(state: &State<F>, rows: usize) -> u64 {
+    let (active, index) = (&state.active, state.index.active());
+    let reserve = reserve_bytes(index.groups.len(), index.extents_added(), rows);
+    active.file.len().saturating_sub(reserve).saturating_sub(active.position)
 }
 
 pub(super) fn note_vote(
