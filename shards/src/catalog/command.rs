@@ -108,6 +108,20 @@ pub enum CommandOutcome {
     Refused(CatalogError),
 }
 
+impl CommandOutcome {
+    /// Whether the image that readers hold is another one now. The counters that ids are taken from are for the log
+    /// alone: nobody reads them in an image.
+    #[must_use]
+    pub fn changes_image(&self) -> bool {
+        match self {
+            CommandOutcome::BrokerRegistered | CommandOutcome::TopicChanged(_) => true,
+            CommandOutcome::TopicsCreated(results) => results.iter().any(Result::is_ok),
+            CommandOutcome::TopicsDeleted(results) => results.iter().any(Result::is_ok),
+            CommandOutcome::ProducerIds(_) | CommandOutcome::Refused(_) => false,
+        }
+    }
+}
+
 /// A topic that is no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeletedTopic {

@@ -84,7 +84,7 @@ pub(super) struct Group {
     /// What was proposed and not handed out by Raft.
     pub(super) unstaged_bytes: usize,
     pub(super) unstaged_entries: usize,
-    /// Whether the shard has been shown the catalog as it is.
+    /// Whether the shard has been shown the catalog as it is, but for what nobody sees of it.
     is_announced: bool,
     led: Option<Leadership>,
     life: Life,
@@ -317,9 +317,13 @@ impl Group {
             Err(error) => unreachable!("group {}: entry {}: {error}", self.id, entry.index),
         };
         // Of several commands only the last image is wanted: without this each would copy the catalog.
-        shared.effects.catalog = None;
-        self.is_announced = false;
-        Ack::Command(Arc::make_mut(catalog).apply(&command))
+        let taken_back = shared.effects.catalog.take().is_some();
+        let outcome = Arc::make_mut(catalog).apply(&command);
+        // To show an image costs a walk over every shard; what changes nothing that is seen must not.
+        if taken_back || outcome.changes_image() {
+            self.is_announced = false;
+        }
+        Ack::Command(outcome)
     }
 
     /// Shows the catalog to the shard once it is up to date (I4).

@@ -144,7 +144,8 @@ pub struct Effects {
     pub replies: Vec<(Token, ProduceResult)>,
     /// Fetches that should look again.
     pub wakes: Vec<WaiterId>,
-    /// The catalog, once this replica leads the META group and whenever it has changed since.
+    /// The catalog, once this replica leads the META group and whenever something that readers see of it has changed
+    /// since.
     pub catalog: Option<Arc<Catalog>>,
     /// Messages for other replicas.
     pub messages: Vec<PeerMessage>,

@@ -4,7 +4,7 @@ use chronik_engine::ids::ReplicaId;
 use uuid::Uuid;
 
 use super::*;
-use crate::catalog::{Broker, CatalogCommand, ClusterId};
+use crate::catalog::{Broker, CatalogCommand, ClusterId, TopicRef};
 
 const GROUP: GroupId = GroupId(1);
 const BLOCK_BYTES: usize = 8 << 20;
@@ -361,6 +361,33 @@ fn given_the_meta_group_when_commands_commit_then_outcome_and_catalog_come_out()
         Err(ProduceError::UnknownPartition),
         "no such group"
     );
+}
+
+#[test]
+fn given_commands_that_change_nothing_to_be_seen_when_they_commit_then_no_catalog_comes_out() {
+    let mut bench = Bench::new();
+    bench.core.create_group(GroupId::META, alone(5));
+    let register = CatalogCommand::RegisterBroker {
+        cluster_id: ClusterId(Uuid::from_u128(1)),
+        broker: Broker { node: NodeId(1), host: "h".to_owned(), port: 1, rack: None, shards: 1 },
+    };
+    let ids = CatalogCommand::AllocateProducerIds { count: 10 };
+    bench.command(&register).unwrap();
+    bench.write_all();
+    bench.command(&ids).unwrap();
+    bench.write_all();
+    let both = bench.core.take_effects();
+    assert!(both.catalog.is_some(), "the registration was not shown before the ids came");
+    let gone = CatalogCommand::DeleteTopics { topics: vec![TopicRef::Name("t".to_owned())] };
+    for command in [&ids, &gone] {
+        bench.command(command).unwrap();
+        bench.write_all();
+        let effects = bench.core.take_effects();
+        assert_eq!((effects.replies.len(), effects.catalog), (1, None), "{command:?}");
+    }
+    bench.command(&register).unwrap();
+    bench.write_all();
+    assert_eq!(bench.core.take_effects().catalog, bench.core.catalog(), "the ids are in it, too");
 }
 
 #[test]
