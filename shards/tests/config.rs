@@ -100,6 +100,20 @@ fn given_every_source_when_loaded_then_the_later_wins_and_is_named() {
 }
 
 #[test]
+fn given_limits_of_both_ports_when_loaded_then_each_is_its_own() {
+    assert_eq!(given().config().admin.connections_max, 64);
+    let config = given()
+        .file("[admin]\nconnections_max = 5\n")
+        .variable("CHRONIK_KAFKA_CONNECTIONS_MAX", "7")
+        .config();
+    assert_eq!((config.admin.connections_max, config.kafka.connections_max), (5, 7));
+    let config = given().variable("CHRONIK_ADMIN_CONNECTIONS_MAX", "9").config();
+    assert_eq!(config.admin.connections_max, 9);
+    let zero = given().file("[admin]\nconnections_max = 0").problems();
+    assert_eq!(zero, ["chronik.toml:2: `admin.connections_max` = 0: must be between 1 and 10000"]);
+}
+
+#[test]
 fn given_address_and_port_when_loaded_then_the_later_source_decides_the_port() {
     let cases: [(&str, Option<&str>, Option<&str>, &str); 5] = [
         ("", Some("CHRONIK_KAFKA_PORT"), Some("7000"), "127.0.0.1:7000"),
@@ -200,7 +214,7 @@ fn given_a_wrong_value_when_loaded_then_the_error_says_where_what_and_what_inste
 
 #[test]
 fn given_an_unknown_key_when_loaded_then_the_nearest_is_suggested() {
-    let cases: [(Given, &str); 8] = [
+    let cases: [(Given, &str); 9] = [
         (
             given().file("nodeid = 1"),
             "chronik.toml:1: unknown setting `nodeid`; did you mean `node_id`?",
@@ -212,6 +226,10 @@ fn given_an_unknown_key_when_loaded_then_the_nearest_is_suggested() {
         (
             given().file("num_partitions = 1"),
             "chronik.toml:1: unknown setting `num_partitions`; did you mean `kafka.num_partitions`?",
+        ),
+        (
+            given().file("connections_max = 1"),
+            "chronik.toml:1: unknown setting `connections_max`; did you mean `kafka.connections_max`?",
         ),
         (
             given().file("[kafak]\nnum_partitions = 1"),

@@ -179,6 +179,13 @@ settings! {
         /// How many fetch sessions are remembered.
         fetch_session_slots: usize [0, 1_000_000] = 1000;
     }
+
+    /// The admin port.
+    admin: AdminConfig {
+        /// How many connections the admin port takes. They are counted apart from those of Kafka clients, so that
+        /// neither keeps the other out.
+        connections_max: usize [1, 10_000] = 64;
+    }
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
