@@ -9,10 +9,13 @@
 
 mod common;
 
+use std::path::Path;
+
 use chronik_engine::disk_sim::{
     CrashEnding, CrashMode, NameEnding, SECTOR_BYTES, SimDisk, block_on,
 };
 use chronik_engine::ids::{GroupId, RaftIndex};
+use chronik_engine::wal::inspect::verify;
 use chronik_engine::wal::record::WalRecord;
 use chronik_engine::wal::{ReadError, Wal, WalError};
 use common::{Model, Proposer, append, check_readable, check_recovered, options};
@@ -105,9 +108,28 @@ fn allowed(history: &History, op: u64) -> Vec<&Model> {
     acked.into_iter().chain(next).collect()
 }
 
+/// `wal verify` must say before a start what the start will say.
+async fn check_verify_foretells(disk: &SimDisk, why: &str) {
+    let Ok(verified) = verify(disk, Path::new("/wal")).await else {
+        return; // there is no directory yet
+    };
+    let torn = verified.torn.map(|(_, torn)| torn);
+    match Wal::open(disk.clone_state(), options()).await {
+        Ok((_, _, report)) if verified.damage.is_empty() => {
+            assert_eq!(torn, report.torn, "{why}: the tail");
+        }
+        Err(WalError::Damaged { .. }) => {
+            assert_ne!(verified.damage, [], "{why}: damage that verify does not see");
+        }
+        // Verify reads the payloads of sealed files too, and a missing file is not its business.
+        _ => {}
+    }
+}
+
 /// Opens the log, compares, goes on, and opens it again.
 fn reopen_and_go_on(disk: &SimDisk, allowed: &[&Model], why: &str) -> Result<(), WalError> {
     block_on(async {
+        check_verify_foretells(disk, why).await;
         let (wal, groups, _) = Wal::open(disk.clone(), options()).await?;
         let empty = Model::default();
         let allowed = if allowed.is_empty() { vec![&empty] } else { allowed.to_vec() };
@@ -226,6 +248,7 @@ fn given_a_misdirected_or_doubled_write_when_reopened_then_it_is_damage_or_nothi
 /// As [`reopen_and_go_on`], but entries of sealed files need not be readable: only their checks can find that damage.
 fn reopen_misdirected(disk: &SimDisk, allowed: &[&Model], why: &str) -> Result<(), WalError> {
     block_on(async {
+        check_verify_foretells(disk, why).await;
         let (_wal, groups, _) = Wal::open(disk.clone(), options()).await?;
         let empty = Model::default();
         let allowed = if allowed.is_empty() { vec![&empty] } else { allowed.to_vec() };

@@ -351,8 +351,17 @@ fn given_a_clean_close_when_opened_then_the_report_says_so_and_a_torn_tail_is_re
         drop(wal);
         disk.corrupt(Path::new(FIRST), position + 5_000..position + 5_001, Corruption::Zero)
             .unwrap();
+        let verified = verify(&disk, Path::new(DIR)).await.unwrap();
+        assert_eq!(verified.damage, [], "what was in flight is no damage");
+        let (path, foretold) = verified.torn.unwrap();
+        assert_eq!((path.as_path(), foretold.position), (Path::new(FIRST), position));
+        let inspection = inspect(&disk, Path::new(DIR)).await.unwrap();
+        let text = inspection.files[0].to_string();
+        assert!(text.contains("torn tail, 12288 bytes, cut at the next start"), "{text}");
         let (_, _, report) = Wal::open(disk.clone(), options()).await.unwrap();
-        assert_eq!(report.torn.map(|torn| (torn.position, torn.bytes)), Some((position, 12_288)));
+        assert_eq!(report.torn, Some(foretold));
+        assert_eq!((foretold.position, foretold.bytes), (position, 12_288));
+        assert_eq!(verify(&disk, Path::new(DIR)).await.unwrap().torn, None, "it was cut");
     });
 }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::block::{Block, BlockKind, SlotKind};
 use super::error::WalError;
+use super::recovery::TornTail;
 pub use super::walk::{FileEnd, Region};
 use super::walk::{Item, find_shard, walk};
 use crate::disk::Disk;
@@ -132,6 +133,13 @@ impl fmt::Display for FileSummary {
             let (position, bytes) = (region.position, region.bytes);
             writeln!(f, "{position:>12}  DAMAGED, {bytes} bytes: {}", region.fault)?;
         }
+        if let FileEnd::Open { torn: Some(torn) } = self.end {
+            let TornTail { position, bytes, fault } = torn;
+            writeln!(
+                f,
+                "{position:>12}  torn tail, {bytes} bytes, cut at the next start: {fault}"
+            )?;
+        }
         Ok(())
     }
 }
@@ -196,6 +204,8 @@ pub struct Verification {
     pub bytes: u64,
     /// Everything that is wrong, with file and position.
     pub damage: Vec<Region>,
+    /// What the next start cuts off the newest file, and the file; no damage, for nobody was told that it is durable.
+    pub torn: Option<(PathBuf, TornTail)>,
     /// Sealed files without a footer, which is no damage.
     pub without_footer: Vec<PathBuf>,
 }
@@ -216,6 +226,9 @@ pub async fn verify<D: Disk>(disk: &D, dir: &Path) -> Result<Verification, WalEr
             found.files += 1;
             if end == FileEnd::NoFooter {
                 found.without_footer.push(path.to_owned());
+            }
+            if let FileEnd::Open { torn } = end {
+                found.torn = torn.map(|torn| (path.to_owned(), torn));
             }
         }
     })

@@ -690,17 +690,24 @@ impl<D: Disk> Recovery<'_, D> {
         {
             return Err(damaged(path, seq, position, later, 0, fault));
         }
-        let bytes = match (header, fault) {
-            (Some(header), _) => header.padded_len(),
-            (None, BlockFault::NoMagic | BlockFault::File { .. } | BlockFault::Short) => 0,
-            (None, _) => DISK_ALIGN as u64,
-        };
-        if bytes > 0 {
-            let bytes = bytes.min(state.active.file.len() - position);
-            self.report.torn = Some(TornTail { position, bytes, fault });
-        }
+        self.report.torn = torn_tail(position, state.active.file.len(), fault, header);
         Ok(())
     }
+}
+
+/// What stands behind the last block where no later one follows: a torn tail, or nothing but free space.
+pub(super) fn torn_tail(
+    position: u64,
+    file_len: u64,
+    fault: BlockFault,
+    header: Option<BlockHeader>,
+) -> Option<TornTail> {
+    let bytes = match (header, fault) {
+        (Some(header), _) => header.padded_len(),
+        (None, BlockFault::NoMagic | BlockFault::File { .. } | BlockFault::Short) => return None,
+        (None, _) => DISK_ALIGN as u64,
+    };
+    Some(TornTail { position, bytes: bytes.min(file_len - position), fault })
 }
 
 fn replay_block<F>(

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::block::{Block, BlockFault, BlockHeader, BlockKind, FLAG_LAST_CHECKPOINT};
 use super::error::{IoOp, WalError};
 use super::file::wal_path;
-use super::recovery::{Listing, follows};
+use super::recovery::{Listing, TornTail, follows, torn_tail};
 use super::scan::{Found, Scanner};
 use super::{footer, to_usize};
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
@@ -44,10 +44,10 @@ pub enum FileEnd {
     Footer,
     /// Sealed; without a footer it is scanned at each start until it has one.
     NoFooter,
-    /// Still written; what follows the last block is free space or a torn block.
+    /// Still written.
     Open {
-        /// What stands behind the last block.
-        fault: BlockFault,
+        /// A block behind the last whole one, which the next start cuts; `None` if there is free space.
+        torn: Option<TornTail>,
     },
     /// Begun, but never used; the next start removes it.
     Unstarted,
@@ -60,8 +60,10 @@ pub(super) enum Item<'a> {
     End { file: FileSeq, path: &'a Path, len: u64, position: u64, end: FileEnd },
 }
 
-/// The shard that the files of a directory belong to; `None` if there is no whole block in any.
+/// The shard that the files of a directory belong to: that of a block in its place, else of one in a wrong place of its
+/// file. `None` if there is neither.
 pub(super) async fn find_shard<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Uuid>, WalError> {
+    let mut misdirected = None;
     for seq in Listing::read(disk, dir).await?.files {
         let path = wal_path(dir, seq);
         let file = disk.open(&path).await.map_err(WalError::io(IoOp::Open, path.clone()))?;
@@ -70,16 +72,18 @@ pub(super) async fn find_shard<D: Disk>(disk: &D, dir: &Path) -> Result<Option<U
             let bytes = file.read_at(position, DISK_ALIGN).await;
             let bytes = bytes.map_err(WalError::io(IoOp::Read, path.clone()))?;
             if let Ok(header) = BlockHeader::decode(&bytes)
-                && header.place.position == position
                 && header.place.file == seq
                 && header.check_table(&bytes).is_ok()
             {
-                return Ok(Some(header.place.shard));
+                if header.place.position == position {
+                    return Ok(Some(header.place.shard));
+                }
+                misdirected.get_or_insert(header.place.shard);
             }
             position += DISK_ALIGN as u64;
         }
     }
-    Ok(None)
+    Ok(misdirected)
 }
 
 /// Walks over all files, oldest first.
@@ -99,7 +103,8 @@ pub(super) async fn walk<D: Disk>(
             None => None,
         };
         let mut scanner = Scanner::new(&file, shard, *seq);
-        let walk = FileWalk { file: &file, path: &path, shard, seq: *seq, next_first };
+        let is_newest = at + 1 == files.len();
+        let walk = FileWalk { file: &file, path: &path, shard, seq: *seq, next_first, is_newest };
         expected = walk.run(&mut scanner, expected, &mut visit).await?;
     }
     Ok(())
@@ -127,6 +132,7 @@ struct FileWalk<'a, F> {
     shard: Uuid,
     seq: FileSeq,
     next_first: Option<BlockSeq>,
+    is_newest: bool,
 }
 
 impl<F: DiskFile> FileWalk<'_, F> {
@@ -140,7 +146,8 @@ impl<F: DiskFile> FileWalk<'_, F> {
         let io = |source| WalError::Io { op: IoOp::Read, path: self.path.to_owned(), source };
         let (mut position, mut in_start) = (0, true);
         loop {
-            let fault = match scanner.read(position).await.map_err(io)? {
+            let torn = |fault, header| torn_tail(position, self.file.len(), fault, header);
+            let (fault, torn) = match scanner.read(position).await.map_err(io)? {
                 Found::Block(block) if is_next(&block, in_start, expected) => {
                     let header = *block.header();
                     visit(Item::Block { file: self.seq, position, block: &block });
@@ -150,19 +157,26 @@ impl<F: DiskFile> FileWalk<'_, F> {
                     continue;
                 }
                 Found::Block(block) if block.header().kind == BlockKind::Footer => {
-                    BlockFault::Kind { kind: BlockKind::Footer as u8 }
+                    (BlockFault::Kind { kind: BlockKind::Footer as u8 }, None)
                 }
-                Found::Block(block) => BlockFault::Sequence {
-                    expected: expected.unwrap_or(BlockSeq(0)),
-                    found: block.header().place.sequence,
-                },
-                Found::Invalid { fault, .. } => fault,
-                Found::End => BlockFault::Short,
+                Found::Block(block) => {
+                    let found = block.header().place.sequence;
+                    let expected = expected.unwrap_or(BlockSeq(0));
+                    let fault = BlockFault::Sequence { expected, found };
+                    (fault, torn(fault, None))
+                }
+                Found::Invalid { fault, header } => (fault, torn(fault, header)),
+                Found::End => (BlockFault::Short, None),
             };
             let above = expected.unwrap_or(BlockSeq(0));
-            let next = scanner.find_block(position, above).await.map_err(io)?;
+            let mut next = scanner.find_block(position, above).await.map_err(io)?;
+            if next.is_none() && self.is_newest {
+                // Recovery takes a header in a wrong place, too, for proof that blocks are gone.
+                let stray = scanner.find_later(position, above).await.map_err(io)?;
+                next = stray.map(|at| (at + DISK_ALIGN as u64, BlockSeq(above.0 + 1)));
+            }
             let Some((next, last_block)) = self.resume(position, expected, next) else {
-                let end = self.end(position, in_start, fault).await?;
+                let end = self.end(in_start, torn).await?;
                 let (file, len) = (self.seq, self.file.len());
                 visit(Item::End { file, path: self.path, len, position, end });
                 return Ok(expected);
@@ -198,20 +212,15 @@ impl<F: DiskFile> FileWalk<'_, F> {
         (expected < next_first).then(|| (position + DISK_ALIGN as u64, BlockSeq(next_first.0 - 1)))
     }
 
-    async fn end(
-        &self,
-        position: u64,
-        in_start: bool,
-        fault: BlockFault,
-    ) -> Result<FileEnd, WalError> {
-        if in_start && position == 0 {
+    async fn end(&self, in_start: bool, torn: Option<TornTail>) -> Result<FileEnd, WalError> {
+        if in_start {
             return Ok(FileEnd::Unstarted);
         }
         let footer = footer::read(self.file, self.path, self.shard, self.seq).await?;
         Ok(match footer {
             Some(_) => FileEnd::Footer,
             None if self.next_first.is_some() => FileEnd::NoFooter,
-            None => FileEnd::Open { fault },
+            None => FileEnd::Open { torn },
         })
     }
 }

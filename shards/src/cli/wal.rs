@@ -8,11 +8,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use chronik_engine::disk_std::StdDisk;
-use chronik_engine::wal::WalError;
 use chronik_engine::wal::block::BlockKind;
 use chronik_engine::wal::inspect::{FileEnd, FileSummary, Inspection, Region, Verification};
 use chronik_engine::wal::inspect::{inspect, verify};
 use chronik_engine::wal::repair::{RepairReport, repair};
+use chronik_engine::wal::{TornTail, WalError};
 use futures_lite::future::block_on;
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -170,14 +170,26 @@ fn inspection_text(dir: &Path, found: &Inspection) -> String {
 
 fn verification_text(dir: &Path, found: &Verification) -> String {
     let damage: String = found.damage.iter().map(region_text).collect();
-    let verdict = if found.damage.is_empty() { "all whole" } else { "DAMAGED" };
+    let verdict = match (&found.damage[..], &found.torn) {
+        ([], None) => "all whole",
+        ([], Some(_)) => "all whole but for a torn tail",
+        _ => "DAMAGED",
+    };
+    let torn = found.torn.as_ref().map(|(path, torn)| {
+        let TornTail { position, bytes, fault } = torn;
+        let path = path.display();
+        format!(
+            "  {path} at byte {position}: a torn tail of {bytes} bytes, cut at the next start: {fault}\n"
+        )
+    });
     format!(
-        "{} ({}): {} files, {} blocks, {} bytes: {verdict}\n{damage}",
+        "{} ({}): {} files, {} blocks, {} bytes: {verdict}\n{damage}{}",
         dir.display(),
         shard_text(found.shard),
         found.files,
         found.blocks,
         found.bytes,
+        torn.unwrap_or_default(),
     )
 }
 
@@ -227,6 +239,15 @@ fn region_json(region: &Region) -> Value {
     })
 }
 
+fn torn_json(path: &Path, torn: &TornTail) -> Value {
+    json!({
+        "path": path,
+        "position": torn.position,
+        "bytes": torn.bytes,
+        "fault": torn.fault.to_string(),
+    })
+}
+
 fn inspection_json(dir: &Path, found: &Inspection) -> Value {
     let files = found.files.iter().map(|file| {
         let blocks = file.blocks.iter().map(|block| {
@@ -242,9 +263,14 @@ fn inspection_json(dir: &Path, found: &Inspection) -> Value {
                 "groups": block.groups.iter().map(|group| group.0).collect::<Vec<_>>(),
             })
         });
+        let torn = match &file.end {
+            FileEnd::Open { torn: Some(torn) } => torn_json(&file.path, torn),
+            _ => Value::Null,
+        };
         json!({
             "path": file.path,
             "bytes": file.len,
+            "torn": torn,
             "end_position": file.end_position,
             "end": end_name(file.end),
             "blocks": blocks.collect::<Vec<_>>(),
@@ -262,6 +288,7 @@ fn verification_json(dir: &Path, found: &Verification) -> Value {
         "blocks": found.blocks,
         "bytes": found.bytes,
         "damage": found.damage.iter().map(region_json).collect::<Vec<_>>(),
+        "torn": found.torn.as_ref().map(|(path, torn)| torn_json(path, torn)),
         "without_footer": found.without_footer,
     })
 }
@@ -311,5 +338,76 @@ fn end_name(end: FileEnd) -> &'static str {
         FileEnd::NoFooter => "no_footer",
         FileEnd::Open { .. } => "open",
         FileEnd::Unstarted => "unstarted",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use chronik_engine::ids::{GroupId, ReplicaId, Term};
+    use chronik_engine::wal::record::{GroupMeta, HardState, WalRecord};
+    use chronik_engine::wal::{Wal, WalOptions};
+    use uuid::Uuid;
+
+    use super::super::grammar::WalArgs;
+    use super::*;
+
+    /// A log with blocks of one record each. Gives back where each begins.
+    fn log(dir: &Path, blocks: &[WalRecord]) -> Vec<u64> {
+        let options = WalOptions {
+            file_bytes: 64 << 10,
+            first_file_bytes: 64 << 10,
+            ballast_bytes: 0,
+            ..WalOptions::new(dir, Uuid::from_u128(1))
+        };
+        block_on(async {
+            let (wal, _, _) = Wal::open(StdDisk, options).await.unwrap();
+            let mut positions = Vec::new();
+            for record in blocks {
+                positions.push(wal.append(std::slice::from_ref(record)).await.unwrap().position);
+            }
+            positions
+        })
+    }
+
+    fn flip(dir: &Path, at: u64) {
+        let path = dir.join("00000000000000000001.wal");
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&[0xff], at).unwrap();
+    }
+
+    fn args(dir: &Path, json: bool) -> WalArgs {
+        WalArgs { dir: dir.to_owned(), json }
+    }
+
+    #[test]
+    fn given_a_torn_tail_when_verified_then_it_is_named_and_is_no_damage_but_what_is_before_it_is()
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path();
+        let group = GroupId(3);
+        let created = WalRecord::GroupCreated { group, meta: GroupMeta::default() };
+        let state = HardState { term: Term(1), vote: ReplicaId(1), ..HardState::default() };
+        let vote = WalRecord::HardState { group, state };
+        let positions = log(dir, &[created, vote.clone(), vote]);
+        let verify = |json| run(&WalCommand::Verify(args(dir, json))).unwrap();
+        let whole = verify(false);
+        assert!(whole.text.ends_with(": all whole\n"), "{}", whole.text);
+
+        flip(dir, positions[2] + 70);
+        let torn = verify(false);
+        assert!(torn.verdict.is_ok());
+        assert!(torn.text.contains("all whole but for a torn tail"), "{}", torn.text);
+        let place = format!("at byte {}: a torn tail of 4096 bytes, cut", positions[2]);
+        assert!(torn.text.contains(&place), "{}", torn.text);
+        let json: Value = serde_json::from_str(&verify(true).text).unwrap();
+        assert_eq!(json["logs"][0]["torn"]["position"], positions[2]);
+        assert_eq!(json["logs"][0]["damage"], json!([]));
+
+        flip(dir, positions[0] + 70);
+        let damaged = verify(false);
+        assert!(matches!(damaged.verdict, Err(WalToolError::Damaged { regions: 1 })));
+        assert!(damaged.text.contains(": DAMAGED\n"), "{}", damaged.text);
     }
 }
