@@ -7,8 +7,11 @@
 //! Ids are random: a session of before a restart, or of another core, is not taken for one of now.
 //!
 //! - I1: a shard has at most the configured number of sessions, a session at most [`SESSION_PARTITIONS_MAX`]
-//!   partitions. What does not fit is served without a session.
+//!   partitions, all together at most [`PARTITIONS_MAX`]. What does not fit is served without a session.
 //! - I2: a session is given up for a new one only after [`EVICT_AFTER_NS`] without a request.
+//! - I3: a session has every partition that its client named and did not forget. One that would grow beyond the bounds
+//!   is ended, and its client told so: it begins again with all its partitions.
+//! - I4: `partitions` counts those of all sessions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -22,8 +25,16 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
+use crate::catalog::{CATALOG_PARTITIONS_MAX, TOPIC_NAME_BYTES_MAX};
+
 /// Partitions that one session may remember.
 pub const SESSION_PARTITIONS_MAX: usize = 20_000;
+
+/// Partitions that all sessions of a core may remember together. One takes about 300 bytes beside its topic's name: this
+/// is half of what the newest records of a core take by default.
+pub const PARTITIONS_MAX: usize = 100_000;
+
+const _: () = assert!(SESSION_PARTITIONS_MAX <= PARTITIONS_MAX, "a session that may be must fit");
 
 /// How long a session must have been idle before a new one may take its place.
 pub const EVICT_AFTER_NS: u64 = 120_000_000_000;
@@ -109,6 +120,7 @@ impl Answering {
 pub struct SessionCache {
     sessions: HashMap<i32, Session>,
     sessions_max: usize,
+    partitions: usize,
     random: SmallRng,
 }
 
@@ -119,6 +131,7 @@ impl SessionCache {
         SessionCache {
             sessions: HashMap::new(),
             sessions_max,
+            partitions: 0,
             random: SmallRng::seed_from_u64(seed),
         }
     }
@@ -138,20 +151,21 @@ impl SessionCache {
     /// Takes in a request: says how it is to be answered and which partitions it wants, in the order to serve them.
     ///
     /// # Errors
-    /// Kafka's fetch session errors.
+    /// Kafka's fetch session errors, and INVALID_REQUEST for what no client sends.
     pub fn begin(
         &mut self,
         request: &FetchRequest,
         by_id: bool,
         now_ns: u64,
     ) -> Result<(Answering, Vec<(PartitionKey, Wanted)>), ResponseError> {
+        check_size(&request.topics)?;
         match request.session_epoch {
             FINAL_EPOCH => {
-                self.sessions.remove(&request.session_id);
+                self.end(request.session_id);
                 Ok((Answering::Sessionless, wanted_of(&request.topics, by_id).collect()))
             }
             INITIAL_EPOCH => {
-                self.sessions.remove(&request.session_id);
+                self.end(request.session_id);
                 Ok(self.start(&request.topics, by_id, now_ns))
             }
             epoch => self.go_on(request, epoch, by_id, now_ns),
@@ -165,31 +179,42 @@ impl SessionCache {
         now_ns: u64,
     ) -> (Answering, Vec<(PartitionKey, Wanted)>) {
         let wanted: Vec<_> = wanted_of(topics, by_id).collect();
-        if wanted.is_empty() || wanted.len() > SESSION_PARTITIONS_MAX || !self.has_room(now_ns) {
+        if wanted.is_empty() || !self.has_room(wanted.len(), now_ns) {
             return (Answering::Sessionless, wanted);
         }
         let id = self.free_id();
-        let partitions = wanted
+        let partitions: BTreeMap<_, _> = wanted
             .iter()
             .map(|(key, wanted)| (key.clone(), Remembered { wanted: wanted.clone(), told: None }))
             .collect();
+        self.partitions += partitions.len();
         let session = Session { epoch: 1, by_id, partitions, served_last: None, used_ns: now_ns };
         self.sessions.insert(id, session);
         (Answering::Full(id), wanted)
     }
 
-    fn has_room(&mut self, now_ns: u64) -> bool {
-        if self.sessions.len() < self.sessions_max {
-            return true;
+    /// Forgets a session, known or not.
+    fn end(&mut self, id: i32) {
+        if let Some(session) = self.sessions.remove(&id) {
+            self.partitions -= session.partitions.len();
         }
-        let oldest = self.sessions.iter().min_by_key(|(_, session)| session.used_ns);
-        match oldest.map(|(id, session)| (*id, now_ns.saturating_sub(session.used_ns))) {
-            Some((id, idle_ns)) if idle_ns >= EVICT_AFTER_NS => {
-                self.sessions.remove(&id);
-                true
+    }
+
+    /// Whether a session of so many partitions may begin; gives up idle ones for it, the longest idle first.
+    fn has_room(&mut self, partitions: usize, now_ns: u64) -> bool {
+        if partitions > SESSION_PARTITIONS_MAX {
+            return false;
+        }
+        while self.sessions.len() >= self.sessions_max
+            || self.partitions + partitions > PARTITIONS_MAX
+        {
+            let oldest = self.sessions.iter().min_by_key(|(_, session)| session.used_ns);
+            match oldest.map(|(id, session)| (*id, now_ns.saturating_sub(session.used_ns))) {
+                Some((id, idle_ns)) if idle_ns >= EVICT_AFTER_NS => self.end(id),
+                _ => return false,
             }
-            _ => false,
         }
+        true
     }
 
     fn free_id(&mut self) -> i32 {
@@ -220,6 +245,7 @@ impl SessionCache {
         }
         session.epoch = session.epoch.checked_add(1).unwrap_or(1);
         session.used_ns = now_ns;
+        let partitions_before = session.partitions.len();
         for topic in &request.forgotten_topics_data {
             for partition in &topic.partitions {
                 let key = key_of(&topic.topic, topic.topic_id, *partition, by_id);
@@ -228,6 +254,11 @@ impl SessionCache {
         }
         for (key, wanted) in wanted_of(&request.topics, by_id) {
             session.remember(key, wanted);
+        }
+        self.partitions = self.partitions - partitions_before + session.partitions.len();
+        if session.partitions.len() > SESSION_PARTITIONS_MAX || self.partitions > PARTITIONS_MAX {
+            self.end(request.session_id);
+            return Err(ResponseError::FetchSessionIdNotFound);
         }
         Ok((Answering::Incremental(request.session_id), session.in_turn()))
     }
@@ -259,7 +290,7 @@ impl Session {
     fn remember(&mut self, key: PartitionKey, wanted: Wanted) {
         if let Some(remembered) = self.partitions.get_mut(&key) {
             remembered.wanted = wanted;
-        } else if self.partitions.len() < SESSION_PARTITIONS_MAX {
+        } else {
             self.partitions.insert(key, Remembered { wanted, told: None });
         }
     }
@@ -279,6 +310,16 @@ impl Session {
                 .collect(),
         }
     }
+}
+
+/// Each partition of a request gets a copy of its topic's name, so a small request could ask for a lot of memory.
+fn check_size(topics: &[FetchTopic]) -> Result<(), ResponseError> {
+    let partitions: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
+    let is_too_long = |topic: &FetchTopic| topic.topic.len() > TOPIC_NAME_BYTES_MAX;
+    if partitions > CATALOG_PARTITIONS_MAX || topics.iter().any(is_too_long) {
+        return Err(ResponseError::InvalidRequest);
+    }
+    Ok(())
 }
 
 fn key_of(topic: &StrBytes, topic_id: Uuid, partition: i32, by_id: bool) -> PartitionKey {
@@ -391,6 +432,71 @@ mod tests {
         assert_eq!(cache.len(), 1);
     }
 
+    fn partitions(numbers: std::ops::Range<usize>) -> Vec<FetchPartition> {
+        numbers.map(|number| partition(i32::try_from(number).unwrap(), 0)).collect()
+    }
+
+    #[test]
+    fn given_as_many_partitions_as_a_core_remembers_when_a_session_starts_then_only_an_idle_one_makes_room()
+     {
+        let mut cache = SessionCache::new(7, 1000);
+        let whole = PARTITIONS_MAX / SESSION_PARTITIONS_MAX;
+        for now_ns in (1..).take(whole) {
+            let large = request(0, 0, partitions(0..SESSION_PARTITIONS_MAX));
+            let (answering, _) = cache.begin(&large, false, now_ns).unwrap();
+            assert!(matches!(answering, Answering::Full(_)), "{answering:?}");
+        }
+        let one = request(0, 0, partitions(0..1));
+        let (answering, wanted) = cache.begin(&one, false, 10).unwrap();
+        assert_eq!((answering, wanted.len()), (Answering::Sessionless, 1), "served without one");
+        assert_eq!(cache.len(), whole);
+        let (answering, _) = cache.begin(&one, false, 1 + EVICT_AFTER_NS).unwrap();
+        assert!(matches!(answering, Answering::Full(_)), "the oldest one was idle for long");
+        assert_eq!(
+            (cache.len(), cache.partitions),
+            (whole, PARTITIONS_MAX - SESSION_PARTITIONS_MAX + 1)
+        );
+        let too_large = request(0, 0, partitions(0..SESSION_PARTITIONS_MAX + 1));
+        let (answering, _) = cache.begin(&too_large, false, u64::MAX).unwrap();
+        assert_eq!((answering, cache.len()), (Answering::Sessionless, whole), "all were kept");
+    }
+
+    #[test]
+    fn given_a_session_that_grows_when_beyond_a_bound_then_it_ends_and_its_client_is_told() {
+        let mut cache = SessionCache::new(7, 1000);
+        let all = request(0, 0, partitions(0..SESSION_PARTITIONS_MAX));
+        let id = cache.begin(&all, false, 1).unwrap().0.session_id();
+        let one_more = partitions(SESSION_PARTITIONS_MAX..SESSION_PARTITIONS_MAX + 1);
+        let refused = cache.begin(&request(id, 1, one_more), false, 1).unwrap_err();
+        assert_eq!(refused, ResponseError::FetchSessionIdNotFound);
+        assert_eq!((cache.len(), cache.partitions), (0, 0));
+
+        let small = cache.begin(&request(0, 0, partitions(0..1)), false, 1).unwrap().0.session_id();
+        let almost = request(0, 0, partitions(1..SESSION_PARTITIONS_MAX));
+        for _ in 0..PARTITIONS_MAX / SESSION_PARTITIONS_MAX {
+            cache.begin(&almost, false, 1).unwrap();
+        }
+        let room = PARTITIONS_MAX - cache.partitions;
+        let fits = cache.begin(&request(small, 1, partitions(0..1 + room)), false, 1).unwrap();
+        assert_eq!((fits.1.len(), cache.partitions), (1 + room, PARTITIONS_MAX));
+        let refused = cache.begin(&request(small, 2, partitions(0..2 + room)), false, 1);
+        assert_eq!(refused.unwrap_err(), ResponseError::FetchSessionIdNotFound);
+    }
+
+    #[test]
+    fn given_a_request_that_no_client_sends_when_fetched_then_it_is_refused() {
+        let mut cache = SessionCache::new(7, 10);
+        for epoch in [FINAL_EPOCH, INITIAL_EPOCH] {
+            let mut long = request(0, epoch, partitions(0..1));
+            let name = "n".repeat(TOPIC_NAME_BYTES_MAX + 1);
+            long.topics[0].topic = StrBytes::from_string(name).into();
+            assert_eq!(cache.begin(&long, false, 1), Err(ResponseError::InvalidRequest));
+            let many = request(0, epoch, partitions(0..CATALOG_PARTITIONS_MAX + 1));
+            assert_eq!(cache.begin(&many, false, 1), Err(ResponseError::InvalidRequest));
+        }
+        assert!(cache.is_empty());
+    }
+
     #[test]
     fn given_forgotten_partitions_when_fetched_then_they_are_not_served() {
         let mut cache = SessionCache::new(7, 1);
@@ -403,7 +509,7 @@ mod tests {
                 .with_partitions(vec![0]),
         );
         let (_, wanted) = cache.begin(&again, false, 1).unwrap();
-        assert_eq!(wanted.len(), 1);
+        assert_eq!((wanted.len(), cache.partitions), (1, 1));
         assert_eq!(wanted[0].0.partition, 1);
     }
 }
