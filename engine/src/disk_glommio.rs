@@ -1,7 +1,8 @@
 //! The production disk: `O_DIRECT` files through io_uring, on a glommio executor.
 //!
-//! Content is written and read by the ring; everything about names, which is rare, runs on the executor's blocking
-//! thread, so that a slow file system never holds up a core. May be used on the executor it was made on only.
+//! Content is written by the core's ring, in which the core sleeps, and read by glommio's; everything about names, which
+//! is rare, runs on the executor's blocking thread, so that a slow file system never holds up a core. May be used on the
+//! executor it was made on only, inside [`chronik_ring::run`].
 //!
 //! - I1: no other `DmaFile` is opened on a thread before [`GlommioDisk::new`] has probed the device from there.
 //!   glommio asks a device whether it can be polled by reading from the first file that a thread opens; where that
@@ -12,11 +13,13 @@
 use std::fs::OpenOptions as StdOpenOptions;
 use std::io;
 use std::marker::PhantomData;
-use std::os::unix::fs::FileExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
+use chronik_ring::guest;
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 use rustix::fs::OFlags;
 
@@ -43,12 +46,12 @@ impl GlommioDisk {
             write_probe(&probe_path)
         })
         .await?;
-        let probe = OpenOptions::new().read(true).dma_open(&path).await.map_err(io::Error::from)?;
-        let read = probe.read_at_aligned(0, DISK_ALIGN).await.map_err(io::Error::from)?;
+        let probe = guest(OpenOptions::new().read(true).dma_open(&path)).await?;
+        let read = guest(probe.read_at_aligned(0, DISK_ALIGN)).await?;
         if read.len() != DISK_ALIGN {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        probe.close().await.map_err(io::Error::from)?;
+        guest(probe.close()).await?;
         Ok(GlommioDisk { not_send: PhantomData })
     }
 }
@@ -65,7 +68,18 @@ fn write_probe(path: &Path) -> io::Result<()> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    glommio::executor().spawn_blocking(work).await
+    guest(glommio::executor().spawn_blocking(work)).await
+}
+
+/// A descriptor for writing past the page cache where the file system can (tmpfs cannot before Linux 6.6).
+fn open_direct(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let open = |flags: OFlags| {
+        StdOpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path)
+    };
+    match open(OFlags::DIRECT | flags) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(open(flags)?.into()),
+        opened => Ok(opened?.into()),
+    }
 }
 
 impl Disk for GlommioDisk {
@@ -78,15 +92,16 @@ impl Disk for GlommioDisk {
     }
 
     async fn open(&self, path: &Path) -> io::Result<GlommioFile> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).dma_open(path).await.map_err(io::Error::from)?;
+        let file = guest(OpenOptions::new().read(true).dma_open(path)).await?;
         let alignment = file.alignment();
         assert!((DISK_ALIGN as u64).is_multiple_of(alignment), "sectors of {alignment} bytes");
-        let len = file.file_size().await.map_err(io::Error::from)?;
-        let mut options = OpenOptions::new();
-        options.write(true).custom_flags(OFlags::DSYNC.bits().cast_signed());
-        let durable = options.dma_open(path).await.map_err(io::Error::from)?;
-        Ok(GlommioFile { file, durable, len })
+        let len = guest(file.file_size()).await?;
+        let path = path.to_path_buf();
+        let (unsynced, durable) = blocking(move || {
+            Ok((open_direct(&path, OFlags::empty())?, open_direct(&path, OFlags::DSYNC)?))
+        })
+        .await?;
+        Ok(GlommioFile { file, unsynced: Rc::new(unsynced), durable: Rc::new(durable), len })
     }
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -120,9 +135,11 @@ impl Disk for GlommioDisk {
 #[derive(Debug)]
 pub struct GlommioFile {
     file: DmaFile,
-    /// The same file, opened with `O_DSYNC`: a write that stands alone is one operation and one wake-up instead of two,
-    /// and needs no worker thread of io_uring, which `fdatasync` does.
-    durable: DmaFile,
+    /// For writes that share one sync.
+    unsynced: Rc<OwnedFd>,
+    /// Opened with `O_DSYNC`: a write that stands alone is one operation and one wake-up instead of two, and needs no
+    /// worker thread of io_uring, which `fdatasync` does.
+    durable: Rc<OwnedFd>,
     len: u64,
 }
 
@@ -135,7 +152,7 @@ impl DiskFile for GlommioFile {
     }
 
     async fn write_at(&self, buf: DmaBuffer, position: u64) -> io::Result<()> {
-        self.write_all(&self.file, buf, position).await
+        self.write_all(&self.unsynced, buf, position).await
     }
 
     async fn write_durable_at(&self, buf: DmaBuffer, position: u64) -> io::Result<()> {
@@ -143,7 +160,7 @@ impl DiskFile for GlommioFile {
     }
 
     async fn sync_data(&self) -> io::Result<()> {
-        self.file.fdatasync().await.map_err(io::Error::from)
+        chronik_ring::sync_data(&self.unsynced).await.map(drop)
     }
 
     /// Copies once, as glommio's buffers belong to the thread and [`Bytes`] does not. A read over
@@ -155,7 +172,7 @@ impl DiskFile for GlommioFile {
         while content.len() < len {
             let from = position + content.len() as u64;
             let part = (len - content.len()).min(DISK_IO_BYTES_MAX);
-            let read = self.file.read_at_aligned(from, part).await.map_err(io::Error::from)?;
+            let read = guest(self.file.read_at_aligned(from, part)).await?;
             let usable = if read.len() == part { part } else { read.len() & !(DISK_ALIGN - 1) };
             if usable == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -172,15 +189,19 @@ impl DiskFile for GlommioFile {
 
 impl GlommioFile {
     /// Writes the whole buffer through one of the file's descriptors.
-    async fn write_all(&self, file: &DmaFile, buf: DmaBuffer, position: u64) -> io::Result<()> {
+    async fn write_all(
+        &self,
+        descriptor: &Rc<OwnedFd>,
+        buf: DmaBuffer,
+        position: u64,
+    ) -> io::Result<()> {
         assert_transfer(position, buf.len());
         check_within(position, buf.len(), self.len, io::ErrorKind::InvalidInput)?;
         let mut buf = Rc::new(buf);
         let mut position = position;
         loop {
             let asked = buf.len();
-            let written = file.write_rc_at(Rc::clone(&buf), position).await;
-            let written = written.map_err(io::Error::from)?;
+            let written = chronik_ring::write_at(descriptor, Rc::clone(&buf), position).await?;
             assert!(written <= asked, "more was written than there is");
             if written == asked {
                 return Ok(());
@@ -190,7 +211,7 @@ impl GlommioFile {
             if done == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            let mut rest = file.alloc_dma_buffer(asked - done);
+            let mut rest = self.file.alloc_dma_buffer(asked - done);
             rest.as_bytes_mut().copy_from_slice(&buf.as_bytes()[done..]);
             buf = Rc::new(rest);
             position += done as u64;

@@ -18,7 +18,11 @@ fn scratch() -> tempfile::TempDir {
 
 fn on_executor<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
     let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(1 << 20);
-    builder.spawn(test).unwrap().join().unwrap();
+    builder.spawn(move || in_ring(test())).unwrap().join().unwrap();
+}
+
+async fn in_ring(test: impl Future<Output = ()>) {
+    chronik_ring::run(chronik_ring::Notifier::new().unwrap(), test).await.unwrap();
 }
 
 async fn write_filled(file: &impl DiskFile, byte: u8, len: usize, position: u64) {
@@ -58,7 +62,7 @@ fn given_several_executors_when_they_probe_one_directory_then_all_can_read() {
                 write_filled(&file, at, 4096, 0).await;
                 assert_eq!(file.read_at(0, 4096).await.unwrap()[..], [at; 4096]);
             };
-            builder.spawn(run).unwrap()
+            builder.spawn(move || in_ring(run())).unwrap()
         })
         .collect();
     for thread in threads {

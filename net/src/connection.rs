@@ -146,28 +146,17 @@ pub(crate) async fn send_all<H: RequestHandler>(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 control.set_write_wait(Some(core.clock.now()));
-                let sent = poll_fn(|cx| poll_send_first(socket, output, cx)).await?;
+                poll_fn(|cx| socket.poll_writable(cx)).await?;
                 control.set_write_wait(None);
-                sent
+                continue;
             }
             Err(error) => return Err(error.into()),
         };
         control.touch(core.clock.now());
         output.borrow_mut().advance(sent);
-        glommio::executor().yield_if_needed().await;
+        chronik_ring::yield_if_needed().await;
     }
     Ok(())
-}
-
-fn poll_send_first(
-    socket: &Socket,
-    output: &RefCell<Output>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    let output = output.borrow();
-    let mut slices = [IoSlice::new(&[])];
-    output.fill_slices(&mut slices);
-    socket.poll_write(cx, &slices[0])
 }
 
 /// A request that was taken and whose answer has not been encoded.
@@ -278,7 +267,7 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
             if fresh {
                 begun_at = clock::now();
             }
-            glommio::executor().yield_if_needed().await;
+            chronik_ring::yield_if_needed().await;
         }
     }
 

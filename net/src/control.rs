@@ -1,8 +1,7 @@
 //! What others may know of a connection and do to it: its deadlines, its draining, its end.
 //!
 //! Owns [`Control`], shared between a connection's task and the sweep of its core. The sweep reads
-//! the deadlines; nothing else in this crate has timers, because glommio's cost a system call each
-//! time one is moved.
+//! the deadlines; no connection has a timer of its own, which would be moved with every request.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};

@@ -15,8 +15,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use glommio::Task;
-use glommio::net::{TcpListener, TcpStream};
+use chronik_ring::Task;
 
 use crate::admission::Admission;
 use crate::clock::{self, Clock};
@@ -26,7 +25,7 @@ use crate::error::{CloseReason, NetError};
 use crate::handler::{ConnectionContext, ListenerKind, RequestHandler};
 use crate::log_limit::LogLimit;
 use crate::settings::NetSettings;
-use crate::socket::Socket;
+use crate::socket::{Listener, Socket};
 
 /// One buffer per core: a receive never waits while it holds it.
 const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -114,7 +113,7 @@ impl<H> std::fmt::Debug for Server<H> {
 }
 
 impl<H: RequestHandler> Server<H> {
-    /// Must be made on the glommio executor that is to serve.
+    /// Must be made on the core that is to serve, where a ring is installed.
     pub fn new(handler: Rc<H>, settings: NetSettings) -> Self {
         let core = Rc::new(Core {
             handler,
@@ -129,7 +128,7 @@ impl<H: RequestHandler> Server<H> {
             closing: Cell::new(false),
             settings,
         });
-        let sweep = glommio::spawn_local(sweep_connections(Rc::clone(&core)));
+        let sweep = chronik_ring::spawn(sweep_connections(Rc::clone(&core)));
         Self { core, tasks: RefCell::new(vec![sweep]) }
     }
 
@@ -139,13 +138,10 @@ impl<H: RequestHandler> Server<H> {
         if self.core.closing.get() {
             return Err(NetError::ShuttingDown);
         }
-        let bind_error = |error: glommio::GlommioError<()>| NetError::Bind {
-            address,
-            source: io::Error::from(error),
-        };
-        let listener = TcpListener::bind(address).map_err(bind_error)?;
+        let bind_error = |source: io::Error| NetError::Bind { address, source };
+        let listener = Listener::bind(address).map_err(bind_error)?;
         let bound = listener.local_addr().map_err(bind_error)?;
-        let accepting = glommio::spawn_local(accept(Rc::clone(&self.core), listener, kind));
+        let accepting = chronik_ring::spawn(accept(Rc::clone(&self.core), listener, kind));
         self.tasks.borrow_mut().push(accepting);
         Ok(bound)
     }
@@ -192,7 +188,7 @@ impl<H: RequestHandler> Server<H> {
     async fn wait_until_empty(&self, limit: Duration) {
         let start = clock::now();
         while !self.core.connections.borrow().is_empty() && start.elapsed() < limit {
-            glommio::timer::sleep(DRAIN_POLL).await;
+            chronik_ring::sleep(DRAIN_POLL).await;
         }
     }
 }
@@ -204,7 +200,7 @@ async fn sweep_connections<H: RequestHandler>(core: Rc<Core<H>>) {
         settings.idle_timeout.min(settings.half_frame_timeout).min(settings.write_stall_timeout);
     let interval = (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1));
     loop {
-        glommio::timer::sleep(interval).await;
+        chronik_ring::sleep(interval).await;
         let now = core.clock.advance();
         let contended = core.admission.waiting() > 0;
         for control in core.connections.borrow().values() {
@@ -213,12 +209,11 @@ async fn sweep_connections<H: RequestHandler>(core: Rc<Core<H>>) {
     }
 }
 
-async fn accept<H: RequestHandler>(core: Rc<Core<H>>, listener: TcpListener, kind: ListenerKind) {
+async fn accept<H: RequestHandler>(core: Rc<Core<H>>, listener: Listener, kind: ListenerKind) {
     loop {
         match listener.accept().await {
-            Ok(stream) => start_connection(&core, stream, kind),
+            Ok(socket) => start_connection(&core, socket, kind),
             Err(error) => {
-                let error = io::Error::from(error);
                 // A connection that was reset before it was accepted says nothing about the next.
                 if matches!(
                     error.kind(),
@@ -230,14 +225,13 @@ async fn accept<H: RequestHandler>(core: Rc<Core<H>>, listener: TcpListener, kin
                 if let Some(suppressed) = core.log_limit.allow(core.clock.now()) {
                     tracing::warn!(%error, suppressed, "cannot accept connections, pausing");
                 }
-                glommio::timer::sleep(ACCEPT_PAUSE).await;
+                chronik_ring::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, stream: TcpStream, kind: ListenerKind) {
-    let socket = Socket::new(stream);
+fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, socket: Socket, kind: ListenerKind) {
     // Both fail only when the peer is gone already.
     let Ok((peer, local)) = socket.addresses() else { return };
     if socket.configure(&core.settings).is_err() {
@@ -265,7 +259,7 @@ fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, stream: TcpStream, ki
     add(&core.counters.accepted, 1);
     let registered = Registered { core: Rc::clone(core), id };
     // Not detached in spirit: the registry is its gate (I1).
-    glommio::spawn_local(run_connection(registered, socket, control)).detach();
+    chronik_ring::spawn(run_connection(registered, socket, control)).detach();
 }
 
 /// A place in the registry, left when dropped.
@@ -293,7 +287,7 @@ async fn run_connection<H: RequestHandler>(
         let serving = pin!(connection::serve(core, &socket, &control));
         control.run(serving).await
     };
-    // The end is told now: closing waits for the ring to let go of the descriptor.
+    // The end is told now: the ring lets go of the descriptor a little later.
     socket.end_writes();
     if !reason.is_orderly() {
         add(&core.counters.closed_for_cause, 1);

@@ -1,42 +1,96 @@
-//! One TCP socket on one core: glommio waits for it, plain system calls move the bytes.
+//! One TCP socket on one core: the core's ring waits for it, plain system calls move the bytes.
 //!
-//! Owns [`Socket`]. Every operation tries the non-blocking call first and arms a poll only when that
-//! would block; glommio's own stream has neither a vectored write nor a read into uninitialised
-//! memory. Never uses the stream's timeouts: an abandoned one fires on a later operation.
-//!
-//! The only `unsafe` of this crate is here: glommio lends its descriptor as a number only.
-#![allow(unsafe_code)]
+//! Owns [`Socket`] and [`Listener`]. Every operation tries the non-blocking call first and arms a poll only when that
+//! would block, or when the last receive left nothing behind.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
-use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
+use chronik_ring::{Interest, OpFuture, readiness};
 use rustix::buffer::spare_capacity;
 use rustix::net::sockopt;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
+};
 
 use crate::settings::NetSettings;
+
+/// Connections that the kernel holds for us until they are accepted; it caps this at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    descriptor: Rc<OwnedFd>,
+}
+
+impl Listener {
+    /// Binds with SO_REUSEPORT, so that every core may bind the same address.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Listener> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let descriptor = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_reuseaddr(&descriptor, true)?;
+        sockopt::set_socket_reuseport(&descriptor, true)?;
+        rustix::net::bind(&descriptor, &address)?;
+        rustix::net::listen(&descriptor, BACKLOG)?;
+        Ok(Listener { descriptor: Rc::new(descriptor) })
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::try_from(rustix::net::getsockname(&self.descriptor)?)?)
+    }
+
+    /// Waits for a connection. Cancel-safe.
+    pub(crate) async fn accept(&self) -> io::Result<Socket> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        loop {
+            match rustix::net::accept_with(&self.descriptor, flags) {
+                Ok(descriptor) => return Ok(Socket::new(descriptor)),
+                Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
+                    readiness(&self.descriptor, Interest::Readable).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
 
 /// A connected socket, closed when dropped. Both directions are used by one task.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    descriptor: RawFd,
-    stream: RefCell<TcpStream>,
+    descriptor: Rc<OwnedFd>,
+    readable: RefCell<Option<OpFuture>>,
+    writable: RefCell<Option<OpFuture>>,
+    /// The last receive took all there was.
+    drained: Cell<bool>,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { descriptor: stream.as_raw_fd(), stream: RefCell::new(stream) }
+    fn new(descriptor: OwnedFd) -> Self {
+        Self {
+            descriptor: Rc::new(descriptor),
+            readable: RefCell::new(None),
+            writable: RefCell::new(None),
+            // A client speaks first, but seldom before it is accepted.
+            drained: Cell::new(false),
+        }
     }
 
     pub(crate) fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
-        let stream = self.stream.borrow();
-        Ok((stream.peer_addr()?, stream.local_addr()?))
+        let peer =
+            rustix::net::getpeername(&self.descriptor)?.ok_or(io::ErrorKind::NotConnected)?;
+        let local = rustix::net::getsockname(&self.descriptor)?;
+        Ok((peer.try_into()?, local.try_into()?))
     }
 
     /// No Nagle delay; a dead peer is noticed by keepalive when idle and by the user timeout when
@@ -56,13 +110,40 @@ impl Socket {
         Ok(())
     }
 
-    /// Receives into `buffer`; a short read arms the poll for the next one at once.
+    /// Receives into `buffer`, once there is something.
     pub(crate) fn poll_read(
         &self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buffer)
+        loop {
+            if self.drained.get() {
+                ready!(self.poll_ready(cx, &self.readable, Interest::Readable))?;
+                self.drained.set(false);
+            }
+            match rustix::net::recv(self.descriptor(), &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((received, _)) => {
+                    self.drained.set(received > 0 && received < buffer.len());
+                    return Poll::Ready(Ok(received));
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => self.drained.set(true),
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    fn poll_ready(
+        &self,
+        cx: &mut Context<'_>,
+        wait: &RefCell<Option<OpFuture>>,
+        interest: Interest,
+    ) -> Poll<io::Result<()>> {
+        let mut wait = wait.borrow_mut();
+        let armed = wait.get_or_insert_with(|| readiness(&self.descriptor, interest));
+        let ready = ready!(Pin::new(armed).poll(cx));
+        *wait = None;
+        Poll::Ready(ready.map(drop))
     }
 
     /// Receives what is there into the spare capacity of `buffer`; `WouldBlock` when nothing is.
@@ -79,9 +160,9 @@ impl Socket {
         Ok(rustix::net::sendmsg(self.descriptor(), slices, &mut control, flags)?)
     }
 
-    /// Waits until the socket takes bytes, and gives it some of `bytes`.
-    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)
+    /// Waits until the socket takes bytes.
+    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_ready(cx, &self.writable, Interest::Writable)
     }
 
     /// Tells the peer that nothing more comes.
@@ -91,8 +172,6 @@ impl Socket {
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor belongs to `self.stream`, which stays open until `self` is
-        // dropped, and the returned borrow cannot outlive `self`.
-        unsafe { BorrowedFd::borrow_raw(self.descriptor) }
+        self.descriptor.as_fd()
     }
 }

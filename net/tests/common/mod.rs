@@ -175,23 +175,27 @@ impl ToyServer {
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .io_memory(1 << 20)
             .spawn(move || async move {
-                let toy = Rc::new(Toy::default());
-                let server = Server::new(Rc::clone(&toy), settings);
-                let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-                let kafka = server.listen(any, ListenerKind::Kafka).unwrap();
-                let http = server.listen(any, ListenerKind::Http).unwrap();
-                tell.send((kafka, http)).unwrap();
-                while !stopped.load(Ordering::Acquire) {
-                    glommio::timer::sleep(Duration::from_millis(2)).await;
-                }
-                let late_answers = async {
-                    glommio::timer::sleep(Duration::from_millis(20)).await;
-                    toy.until_drain.take().iter().for_each(Later::finish);
+                let notifier = chronik_ring::Notifier::new().unwrap();
+                let serve = async move {
+                    let toy = Rc::new(Toy::default());
+                    let server = Server::new(Rc::clone(&toy), settings);
+                    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+                    let kafka = server.listen(any, ListenerKind::Kafka).unwrap();
+                    let http = server.listen(any, ListenerKind::Http).unwrap();
+                    tell.send((kafka, http)).unwrap();
+                    while !stopped.load(Ordering::Acquire) {
+                        chronik_ring::sleep(Duration::from_millis(2)).await;
+                    }
+                    let late_answers = async {
+                        chronik_ring::sleep(Duration::from_millis(20)).await;
+                        toy.until_drain.take().iter().for_each(Later::finish);
+                    };
+                    let (report, ()) =
+                        futures_lite::future::zip(server.shutdown(drain), late_answers).await;
+                    assert!(server.listen(any, ListenerKind::Kafka).is_err());
+                    (report, server.stats())
                 };
-                let (report, ()) =
-                    futures_lite::future::zip(server.shutdown(drain), late_answers).await;
-                assert!(server.listen(any, ListenerKind::Kafka).is_err());
-                (report, server.stats())
+                chronik_ring::run(notifier, serve).await.unwrap()
             })
             .unwrap();
         let (address, http_address) = told.recv().unwrap();

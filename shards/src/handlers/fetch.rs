@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use chronik_engine::ids::{GroupId, Offset, ShardId};
 use chronik_net::{FetchPartitionParts, FetchResponseParts, FetchTopicParts, RecordChunk};
-use futures_channel::oneshot;
 use futures_util::future::{Either, join_all, select};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::FetchRequest;
@@ -21,6 +20,7 @@ use super::fetch_session::{Answering, PartitionKey, Told, Wanted};
 use super::routing::{Route, resolve_topic};
 use crate::core::WaiterId;
 use crate::shell::read::{PartitionData, PartitionRead};
+use crate::shell::replies::ReplyTo;
 use crate::shell::shard::Shard;
 
 /// From this version on topics are named by id (KIP-516).
@@ -201,12 +201,12 @@ async fn wait_for_any(shard: &Rc<Shard>, items: &[Item], at_most: Duration) -> b
         Waiting { shard: Rc::clone(shard), waiter, targets: beyond.keys().copied().collect() };
     let mut wakes = Vec::with_capacity(beyond.len());
     for (target, beyond) in beyond {
-        let (wake, woken) = oneshot::channel();
+        let (wake, woken) = ReplyTo::channel(shard.id);
         if shard.post(target, move |there| there.wait_for_data(waiter, &beyond, wake)).is_ok() {
             wakes.push(woken);
         }
     }
-    let timeout = std::pin::pin!(glommio::timer::sleep(at_most));
+    let timeout = std::pin::pin!(chronik_ring::sleep(at_most));
     let woken = if wakes.is_empty() {
         timeout.await;
         false

@@ -25,6 +25,7 @@ use super::error_code::produce_error;
 use super::routing::{Route, resolve_topic};
 use crate::catalog::{Catalog, Topic};
 use crate::core::{Ack, ProduceResult, RequiredAcks};
+use crate::shell::replies::ReplyTo;
 use crate::shell::shard::Shard;
 
 /// The first version that may carry zstd (KIP-110).
@@ -178,7 +179,7 @@ impl Proposer<'_> {
     }
 
     fn propose(&self, route: Route, index: i32, batch: RecordBatch, acks: RequiredAcks) -> Outcome {
-        let (done, answer) = oneshot::channel();
+        let (done, answer) = ReplyTo::channel(self.shard.id);
         let retained_bytes = self.retained_bytes;
         let Route { shard: target, group } = route;
         let posted = self.shard.post(target, move |there| {
@@ -228,7 +229,7 @@ async fn answer(
     let left_ns = deadline_ns.map(|at| at.saturating_sub(shard.clock.now_ns()));
     let mut deadline = std::pin::pin!(async {
         match left_ns {
-            Some(left_ns) => glommio::timer::sleep(Duration::from_nanos(left_ns)).await,
+            Some(left_ns) => chronik_ring::sleep(Duration::from_nanos(left_ns)).await,
             None => std::future::pending().await,
         }
     });

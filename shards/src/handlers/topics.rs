@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chronik_engine::ids::{ReplicaId, ShardId};
-use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
@@ -26,7 +25,8 @@ use crate::catalog::{
     CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, Topic, TopicId, TopicRef,
     config_definitions,
 };
-use crate::core::{Ack, ProduceError, ProduceResult};
+use crate::core::{Ack, ProduceError};
+use crate::shell::replies::ReplyTo;
 use crate::shell::shard::Shard;
 
 /// Where Kafka says a topic's configuration comes from: set on the topic, or the default.
@@ -218,7 +218,7 @@ fn wait_of(timeout_ms: i32) -> Duration {
 
 /// Waits for a change at most so long. What was proposed is done all the same.
 async fn within<T>(at_most: Duration, change: impl Future<Output = T>) -> Option<T> {
-    let timeout = std::pin::pin!(glommio::timer::sleep(at_most));
+    let timeout = std::pin::pin!(chronik_ring::sleep(at_most));
     match select(std::pin::pin!(change), timeout).await {
         Either::Left((done, _)) => Some(done),
         Either::Right(((), _)) => None,
@@ -331,7 +331,7 @@ pub async fn change_catalog(
     command: CatalogCommand,
 ) -> Result<CommandOutcome, ProduceError> {
     let changed = shard.on(META_SHARD, move |meta| {
-        let (done, answer) = oneshot::channel::<ProduceResult>();
+        let (done, answer) = ReplyTo::channel(meta.id);
         meta.propose_command(&command, done);
         async move {
             let ack = answer.await.map_err(|_| ProduceError::NotLeader)??;

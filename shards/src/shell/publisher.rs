@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chronik_engine::ids::{GroupId, ShardId};
+use chronik_ring::sleep;
 use futures_util::future::join_all;
-use glommio::timer::sleep;
 
 use super::mesh::MeshRefused;
 use super::shard::Shard;

@@ -2,14 +2,42 @@
 //!
 //! - I1: every token that [`ReplyTable::insert`] gave out is answered once, or its waiter is told by the drop of the
 //!   sending half that the shard has gone.
-//! - I2: the core that waits and the core that answers may differ; the one-shot channels carry the answer across.
+//! - I2: the core that waits and the core that answers may differ: a [`ReplyTo`] brings the answer home over the mesh.
 
 use std::collections::HashMap;
 
 use chronik_engine::ids::ShardId;
 use futures_channel::oneshot;
 
+use super::shard::Shard;
 use crate::core::{ProduceResult, Token, WaiterId};
+
+/// Where an answer goes: to a task on the core that made this.
+#[derive(Debug)]
+pub struct ReplyTo<T> {
+    home: ShardId,
+    sender: oneshot::Sender<T>,
+}
+
+impl<T: Send + 'static> ReplyTo<T> {
+    /// For an answer that is waited for on `home`; to be called there.
+    #[must_use]
+    pub fn channel(home: ShardId) -> (ReplyTo<T>, oneshot::Receiver<T>) {
+        let (sender, receiver) = oneshot::channel();
+        (ReplyTo { home, sender }, receiver)
+    }
+
+    /// Answers from the core of `from`. Whoever waited may have left; that is fine.
+    pub fn send(self, from: &Shard, value: T) {
+        let ReplyTo { home, sender } = self;
+        if home == from.id {
+            _ = sender.send(value);
+        } else {
+            // Refused, the sender is dropped, and that is an answer too.
+            _ = from.mesh().send(home, Box::new(move |_| _ = sender.send(value)));
+        }
+    }
+}
 
 /// The waiting produces and commands of one shard.
 #[derive(Debug, Default)]
@@ -20,14 +48,14 @@ pub struct ReplyTable {
 
 #[derive(Debug)]
 struct Waiting {
-    sender: oneshot::Sender<ProduceResult>,
+    reply_to: ReplyTo<ProduceResult>,
     since_ns: u64,
 }
 
 impl ReplyTable {
     /// Takes note of somebody who waits since `since_ns` and names them.
-    pub fn insert(&mut self, sender: oneshot::Sender<ProduceResult>, since_ns: u64) -> Token {
-        let waiting = Waiting { sender, since_ns };
+    pub fn insert(&mut self, reply_to: ReplyTo<ProduceResult>, since_ns: u64) -> Token {
+        let waiting = Waiting { reply_to, since_ns };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot] = Some(waiting);
@@ -41,13 +69,12 @@ impl ReplyTable {
         Token(slot as u64)
     }
 
-    /// Answers the one named by `token` and says since when they waited. The waiter may have left; that is fine.
-    pub fn answer(&mut self, token: Token, result: ProduceResult) -> Option<u64> {
+    /// Gives out the one named by `token`, to be answered, and since when they waited.
+    pub fn take(&mut self, token: Token) -> Option<(ReplyTo<ProduceResult>, u64)> {
         let slot = usize::try_from(token.0).ok()?;
         let waiting = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);
-        _ = waiting.sender.send(result);
-        Some(waiting.since_ns)
+        Some((waiting.reply_to, waiting.since_ns))
     }
 
     /// How many wait.
@@ -66,20 +93,18 @@ impl ReplyTable {
 /// The fetches that wait for data on one shard, local ones and those of other cores.
 #[derive(Debug, Default)]
 pub struct WaiterTable {
-    waiting: HashMap<WaiterId, oneshot::Sender<()>>,
+    waiting: HashMap<WaiterId, ReplyTo<()>>,
 }
 
 impl WaiterTable {
     /// Takes note of a fetch.
-    pub fn insert(&mut self, waiter: WaiterId, sender: oneshot::Sender<()>) {
-        self.waiting.insert(waiter, sender);
+    pub fn insert(&mut self, waiter: WaiterId, wake: ReplyTo<()>) {
+        self.waiting.insert(waiter, wake);
     }
 
-    /// Wakes a fetch, if it still waits.
-    pub fn wake(&mut self, waiter: WaiterId) {
-        if let Some(sender) = self.waiting.remove(&waiter) {
-            _ = sender.send(());
-        }
+    /// Gives out a fetch that still waits, to be woken.
+    pub fn take(&mut self, waiter: WaiterId) -> Option<ReplyTo<()>> {
+        self.waiting.remove(&waiter)
     }
 
     /// Forgets a fetch that gave up.

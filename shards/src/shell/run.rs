@@ -15,23 +15,24 @@ use chronik_engine::ids::{GroupId, ReplicaId, ShardId};
 use chronik_engine::wal::record::GroupMeta;
 use chronik_engine::wal::{RecoveryReport, Wal, WalError, WalOptions};
 use chronik_net::NetError;
-use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
-use futures_lite::StreamExt;
 use glommio::{LocalExecutorBuilder, Placement};
 use rand::Rng;
 
 use super::clock::Clock;
 use super::commit::{commit_loop, tick_loop};
-use super::mesh::{Mesh, MeshPorts, mesh_ports, run_jobs};
+use super::mesh::{Mesh, run_jobs};
 use super::publisher::publish_loop;
 use super::serve::Listeners;
-use super::shard::{NodeInfo, Shard, ShardParts, random_seed};
+use super::shard::{NodeInfo, Order, Shard, ShardParts, random_seed};
 use super::upkeep::upkeep_loop;
 use crate::catalog::{Broker, CatalogCommand, ClusterId};
 use crate::core::{CoreConfig, CoreError, ShardCore};
 use crate::handlers::topics::change_catalog;
 use crate::identity::Identity;
 use crate::startup::{Environment, exit_code};
+
+/// A visit to glommio's reactor is over before this; beyond it the reactor would go to sleep.
+const REACTOR_SPIN: Duration = Duration::from_micros(20);
 
 /// How long connections may take to hand in what they have begun.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -46,6 +47,22 @@ pub enum RunError {
         shard: ShardId,
         /// What glommio says.
         error: glommio::GlommioError<()>,
+    },
+    /// A shard's ring could not be made.
+    #[error("shard {shard}: the kernel refused an io_uring: {error}")]
+    Ring {
+        /// The shard.
+        shard: ShardId,
+        /// What the kernel says.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The shards' ways to each other could not be made.
+    #[error("cannot make the inboxes of the shards: {error}")]
+    Mesh {
+        /// What the kernel says.
+        #[source]
+        error: std::io::Error,
     },
     /// A shard's log could not be opened.
     #[error("shard {shard}: {error}")]
@@ -116,19 +133,13 @@ impl RunError {
                 exit_code::DATA_DIR
             }
             RunError::Listen { .. } => exit_code::PORT_IN_USE,
-            RunError::Executor { .. } | RunError::Signals { .. } => exit_code::ENVIRONMENT,
+            RunError::Executor { .. }
+            | RunError::Ring { .. }
+            | RunError::Mesh { .. }
+            | RunError::Signals { .. } => exit_code::ENVIRONMENT,
             RunError::Register { .. } | RunError::Vanished { .. } => 1,
         }
     }
-}
-
-/// What the main thread tells a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    /// Take no more requests, answer those you have.
-    Drain,
-    /// Close the log and end.
-    Close,
 }
 
 /// What the main thread hears.
@@ -150,42 +161,37 @@ pub fn run(
 ) -> Result<(), RunError> {
     let (events, heard) = mpsc::channel();
     watch_signals(events.clone())?;
-    let mut orders: Vec<UnboundedSender<Order>> = Vec::new();
-    for (ports, uuid) in mesh_ports(node.shards).into_iter().zip(&identity.shard_uuids) {
-        let (order, ordered) = unbounded();
-        orders.push(order);
+    let mesh = Mesh::new(node.shards).map_err(|error| RunError::Mesh { error })?;
+    for (shard, shard_uuid) in (0..node.shards).map(ShardId).zip(&identity.shard_uuids) {
         let start = ShardStart {
-            shard_uuid: *uuid,
+            shard,
+            shard_uuid: *shard_uuid,
             node: Arc::clone(node),
-            orders: ordered,
             events: events.clone(),
-            ports,
+            mesh: mesh.clone(),
         };
         spawn(start, environment)?;
     }
     drop(events);
-    supervise(&heard, &orders)
+    supervise(&heard, &mesh, node.shards)
 }
 
 /// Waits for what happens. Returns when all shards have ended.
-fn supervise(
-    heard: &mpsc::Receiver<Event>,
-    orders: &[UnboundedSender<Order>],
-) -> Result<(), RunError> {
+fn supervise(heard: &mpsc::Receiver<Event>, mesh: &Mesh, shards: u16) -> Result<(), RunError> {
     let tell_all = |order: Order| {
-        for shard in orders {
+        for shard in (0..shards).map(ShardId) {
             // A shard that has ended hears no orders.
-            _ = shard.unbounded_send(order);
+            _ = mesh.send(shard, Box::new(move |shard| shard.give_order(order)));
         }
     };
     let (mut serving, mut drained, mut ended, mut stopping) = (0, 0, 0, false);
     let mut outcome = Ok(());
-    while ended < orders.len() {
+    while ended < shards {
         let Ok(event) = heard.recv() else { break };
         match event {
             Event::Serving => {
                 serving += 1;
-                if serving == orders.len() {
+                if serving == shards {
                     tracing::info!("ready");
                 }
             }
@@ -200,7 +206,7 @@ fn supervise(
             }
             Event::Drained => {
                 drained += 1;
-                if drained == orders.len() {
+                if drained == shards {
                     tell_all(Order::Close);
                 }
             }
@@ -236,15 +242,16 @@ fn watch_signals(events: mpsc::Sender<Event>) -> Result<(), RunError> {
 
 /// What a shard's thread starts with.
 struct ShardStart {
+    shard: ShardId,
     shard_uuid: uuid::Uuid,
     node: Arc<NodeInfo>,
-    orders: UnboundedReceiver<Order>,
     events: mpsc::Sender<Event>,
-    ports: MeshPorts,
+    mesh: Mesh,
 }
 
 fn spawn(start: ShardStart, environment: &Environment) -> Result<(), RunError> {
-    let shard = start.ports.shard();
+    let shard = start.shard;
+    let notifier = start.mesh.notifier(shard).ok_or(RunError::Vanished { shard })?;
     let placement = match environment.cpu_of(shard) {
         Some(cpu) => Placement::Fixed(cpu),
         None => Placement::Unbound,
@@ -252,9 +259,13 @@ fn spawn(start: ShardStart, environment: &Environment) -> Result<(), RunError> {
     LocalExecutorBuilder::new(placement)
         .name(&format!("chronik-{shard}"))
         .io_memory(environment.io_memory_bytes)
+        .spin_before_park(REACTOR_SPIN)
         .spawn(move || async move {
             let events = start.events.clone();
-            let result = shard_main(start).await;
+            let result = match chronik_ring::run(notifier, shard_main(start)).await {
+                Ok(result) => result,
+                Err(error) => Err(RunError::Ring { shard, error }),
+            };
             _ = events.send(Event::Ended(shard, result));
         })
         .map(drop)
@@ -263,10 +274,9 @@ fn spawn(start: ShardStart, environment: &Environment) -> Result<(), RunError> {
 
 /// The life of a shard.
 async fn shard_main(start: ShardStart) -> Result<(), RunError> {
-    let id = start.ports.shard();
+    let id = start.shard;
     let events = start.events.clone();
-    let mut orders = start.orders;
-    let shard = open_shard(id, start.node, start.shard_uuid, start.ports).await?;
+    let shard = open_shard(id, start.node, start.shard_uuid, start.mesh).await?;
     if id == ShardId(0) {
         register_broker(&shard).await?;
     }
@@ -274,8 +284,8 @@ async fn shard_main(start: ShardStart) -> Result<(), RunError> {
     let listeners =
         Listeners::open(&shard).map_err(|error| RunError::Listen { shard: id, error })?;
     _ = events.send(Event::Serving);
-    while let Some(order) = orders.next().await {
-        match order {
+    loop {
+        match shard.next_order().await {
             Order::Drain => {
                 listeners.drain(DRAIN).await;
                 _ = events.send(Event::Drained);
@@ -292,7 +302,7 @@ async fn open_shard(
     id: ShardId,
     node: Arc<NodeInfo>,
     shard_uuid: uuid::Uuid,
-    ports: MeshPorts,
+    mesh: Mesh,
 ) -> Result<Rc<Shard>, RunError> {
     let clock = Clock::start();
     let home = node.config.data_dir.join("shards").join(format!("{:03}", id.0));
@@ -315,14 +325,11 @@ async fn open_shard(
     let core_config = core_config(id, &node);
     let core = ShardCore::new(core_config, recovered, clock.wall_ms())
         .map_err(|error| RunError::Core { shard: id, error })?;
-    let (mesh, receivers) = Mesh::connect(ports).await;
-    let shard = Shard::new(ShardParts { id, node, clock, wal, core, mesh });
-    for receiver in receivers {
-        glommio::spawn_local(run_jobs(Rc::clone(&shard), receiver)).detach();
-    }
-    glommio::spawn_local(commit_loop(Rc::clone(&shard))).detach();
-    glommio::spawn_local(tick_loop(Rc::clone(&shard))).detach();
-    glommio::spawn_local(upkeep_loop(Rc::clone(&shard))).detach();
+    let shard = Shard::new(ShardParts { id, node, clock, wal, core, mesh: mesh.clone() });
+    chronik_ring::spawn(run_jobs(Rc::clone(&shard), mesh)).detach();
+    chronik_ring::spawn(commit_loop(Rc::clone(&shard))).detach();
+    chronik_ring::spawn(tick_loop(Rc::clone(&shard))).detach();
+    chronik_ring::spawn(upkeep_loop(Rc::clone(&shard))).detach();
     shard.change_core(|core| {
         if id == ShardId(0) && core.partition(GroupId::META).is_none() {
             core.create_group(GroupId::META, new_single_voter());
@@ -384,7 +391,7 @@ fn new_single_voter() -> GroupMeta {
 
 /// Enters this node into the catalog and publishes it for the first time.
 async fn register_broker(shard: &Rc<Shard>) -> Result<(), RunError> {
-    glommio::spawn_local(publish_loop(Rc::clone(shard))).detach();
+    chronik_ring::spawn(publish_loop(Rc::clone(shard))).detach();
     _ = shard.leads_all(vec![GroupId::META]).await;
     let node = &shard.node;
     let command = CatalogCommand::RegisterBroker {

@@ -25,14 +25,23 @@ use rand::Rng;
 use super::clock::Clock;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
-use super::replies::{ReplyTable, WaiterIds, WaiterTable};
+use super::replies::{ReplyTable, ReplyTo, WaiterIds, WaiterTable};
 use super::serve::ReadNetStats;
 use crate::catalog::{Catalog, CatalogCommand};
 use crate::config::Config;
-use crate::core::{ProduceError, ProduceResult, RequiredAcks, ShardCore, WaiterId};
+use crate::core::{ProduceError, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId};
 use crate::handlers::fetch_session::SessionCache;
 use crate::identity::Identity;
 use crate::metrics::{ShardMetrics, ShardSnapshot, Stage};
+
+/// What the main thread tells a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Take no more requests, answer those you have.
+    Drain,
+    /// Close the log and end.
+    Close,
+}
 
 /// What every shard of the node knows of it.
 #[derive(Debug)]
@@ -90,6 +99,9 @@ pub struct Shard {
     /// Told by the commit loop once it has written its last block.
     pub(super) stopped: Notify,
     pub(super) serving: Cell<bool>,
+    /// The last order of the main thread.
+    order: Cell<Option<Order>>,
+    ordered: Notify,
     pub(super) catalog_seen: Notify,
     pub(super) first_pending_ns: Cell<Option<u64>>,
     /// When the last block became durable, and whether a mark has covered it since.
@@ -173,6 +185,8 @@ impl Shard {
             stopping: Cell::new(false),
             stopped: Notify::default(),
             serving: Cell::new(false),
+            order: Cell::new(None),
+            ordered: Notify::default(),
             catalog_seen: Notify::default(),
             first_pending_ns: Cell::new(None),
             last_block_ns: Cell::new(0),
@@ -283,7 +297,22 @@ impl Shard {
         self.catalog_changed.notify();
         self.stopped.notified().await;
         self.change_core(ShardCore::abort_all);
-        self.mesh.close();
+        self.mesh.close(self.id);
+    }
+
+    pub(super) fn give_order(&self, order: Order) {
+        self.order.set(Some(order));
+        self.ordered.notify();
+    }
+
+    /// The next order. One that comes before the last was taken takes its place.
+    pub(super) async fn next_order(&self) -> Order {
+        loop {
+            self.ordered.notified().await;
+            if let Some(order) = self.order.take() {
+                return order;
+            }
+        }
     }
 
     /// Tells those who wait for this generation of the catalog or an older one that every core shows it.
@@ -364,18 +393,25 @@ impl Shard {
             let here = f(Rc::clone(self));
             return Either::Left(async move { Ok(here.await) });
         }
-        let (sender, receiver) = oneshot::channel();
+        let (reply_to, receiver) = ReplyTo::channel(self.id);
         let sent = self.mesh.send(
             target,
             Box::new(move |shard| {
                 let there = f(Rc::clone(shard));
-                glommio::spawn_local(async move { _ = sender.send(there.await) }).detach();
+                let shard = Rc::clone(shard);
+                let answer = async move { reply_to.send(&shard, there.await) };
+                chronik_ring::spawn(answer).detach();
             }),
         );
         Either::Right(async move {
             sent?;
             receiver.await.map_err(|oneshot::Canceled| MeshRefused)
         })
+    }
+
+    /// The way to the other shards.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     /// Sends a job to another shard, or runs it here if this is the one.
@@ -402,7 +438,7 @@ impl Shard {
         batch: RecordBatch,
         acks: RequiredAcks,
         retained_bytes: usize,
-        done: oneshot::Sender<ProduceResult>,
+        done: ReplyTo<ProduceResult>,
     ) {
         {
             let counters = &mut self.metrics.borrow_mut().counters;
@@ -418,15 +454,15 @@ impl Shard {
     pub fn propose_command(
         self: &Rc<Self>,
         command: &CatalogCommand,
-        done: oneshot::Sender<ProduceResult>,
+        done: ReplyTo<ProduceResult>,
     ) {
         self.propose(done, |core, token| core.propose_command(command, token));
     }
 
     fn propose(
         self: &Rc<Self>,
-        done: oneshot::Sender<ProduceResult>,
-        propose: impl FnOnce(&mut ShardCore, crate::core::Token) -> Result<(), ProduceError>,
+        done: ReplyTo<ProduceResult>,
+        propose: impl FnOnce(&mut ShardCore, Token) -> Result<(), ProduceError>,
     ) {
         let now_ns = self.clock.now_ns();
         let token = self.replies.borrow_mut().insert(done, now_ns);
@@ -436,7 +472,7 @@ impl Shard {
             propose(&mut self.core.borrow_mut(), token)
         };
         if let Err(error) = proposed {
-            self.replies.borrow_mut().answer(token, Err(error));
+            self.answer(token, Err(error));
         } else if self.first_pending_ns.get().is_none() {
             self.first_pending_ns.set(Some(now_ns));
         }
@@ -449,18 +485,17 @@ impl Shard {
         let effects = self.core.borrow_mut().take_effects();
         if !effects.replies.is_empty() {
             let now_ns = self.clock.now_ns();
-            let mut replies = self.replies.borrow_mut();
-            let mut metrics = self.metrics.borrow_mut();
             for (token, result) in effects.replies {
-                if let Some(since_ns) = replies.answer(token, result) {
+                if let Some(since_ns) = self.answer(token, result) {
+                    let mut metrics = self.metrics.borrow_mut();
                     metrics.record(Stage::Commit, now_ns.saturating_sub(since_ns));
                 }
             }
         }
-        if !effects.wakes.is_empty() {
-            let mut waiters = self.waiters.borrow_mut();
-            for waiter in effects.wakes {
-                waiters.wake(waiter);
+        for waiter in effects.wakes {
+            let woken = self.waiters.borrow_mut().take(waiter);
+            if let Some(woken) = woken {
+                woken.send(self, ());
             }
         }
         self.check_leadership();
@@ -474,6 +509,13 @@ impl Shard {
         }
     }
 
+    /// Answers the one named by `token` and says since when they waited.
+    fn answer(&self, token: Token, result: ProduceResult) -> Option<u64> {
+        let (reply_to, since_ns) = self.replies.borrow_mut().take(token)?;
+        reply_to.send(self, result);
+        Some(since_ns)
+    }
+
     /// A name for a fetch that is about to wait.
     pub fn new_waiter(&self) -> WaiterId {
         self.waiter_ids.borrow_mut().give()
@@ -484,7 +526,7 @@ impl Shard {
         self: &Rc<Self>,
         waiter: WaiterId,
         beyond: &[(GroupId, Offset)],
-        wake: oneshot::Sender<()>,
+        wake: ReplyTo<()>,
     ) {
         self.waiters.borrow_mut().insert(waiter, wake);
         self.change_core(|core| {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chronik_engine::wal::{SpareProgress, WalError};
-use glommio::timer::sleep;
+use chronik_ring::sleep;
 
 use super::fatal::{Reason, fatal};
 use super::shard::Shard;
