@@ -83,14 +83,14 @@ fn given_damage_when_repaired_then_the_log_is_contiguous_and_offsets_stay() {
     disk.corrupt(Path::new(FIRST), region.clone(), Corruption::Garbage).unwrap();
     let damaged = disk.read_raw(Path::new(FIRST)).unwrap();
 
-    let report = block_on(repair(&disk, Path::new(DIR), false)).unwrap();
+    let report = block_on(repair(&disk, Path::new(DIR), false, |_| ())).unwrap();
     assert!(!report.repaired);
     assert_eq!(disk.read_raw(Path::new(FIRST)).unwrap(), damaged, "only asked, nothing done");
     let lost = &report.regions[0].lost[0];
     assert_eq!((lost.first, lost.count), (RaftIndex(5), 2));
     assert_eq!(lost.offsets, Offset(9)..Offset(15));
 
-    let report = block_on(repair(&disk, Path::new(DIR), true)).unwrap();
+    let report = block_on(repair(&disk, Path::new(DIR), true, |_| ())).unwrap();
     assert!(report.repaired, "{report:?}");
     let copy = format!("{FIRST}.damaged-{}", region.start);
     let aside = disk.read_raw(Path::new(&copy)).unwrap();
@@ -143,7 +143,7 @@ fn given_a_damaged_checkpoint_in_the_newest_file_when_repaired_then_it_is_rebuil
     let newest = inspect_newest(&disk);
     disk.corrupt(&newest, 100..120, Corruption::FlipBit(1)).unwrap();
     assert!(matches!(open(&disk), Err(WalError::Damaged { position: 0, .. })));
-    let report = block_on(repair(&disk, Path::new(DIR), true)).unwrap();
+    let report = block_on(repair(&disk, Path::new(DIR), true, |_| ())).unwrap();
     assert!(report.repaired, "{report:?}");
     block_on(async {
         let (wal, groups, _) = Wal::open(disk.clone(), options()).await.unwrap();
@@ -153,7 +153,7 @@ fn given_a_damaged_checkpoint_in_the_newest_file_when_repaired_then_it_is_rebuil
 }
 
 fn inspect_newest(disk: &SimDisk) -> std::path::PathBuf {
-    let inspection = block_on(inspect(disk, Path::new(DIR))).unwrap();
+    let inspection = block_on(inspect(disk, Path::new(DIR), |_| ())).unwrap();
     inspection.files.last().unwrap().path.clone()
 }
 
@@ -211,7 +211,7 @@ fn given_blocks_that_fill_a_file_when_sealed_then_every_file_has_a_footer_and_ro
 fn given_damage_in_a_sealed_file_when_read_then_the_reader_names_it_and_verify_finds_it() {
     let disk = SimDisk::new(1);
     several_files(&disk);
-    let inspection = block_on(inspect(&disk, Path::new(DIR))).unwrap();
+    let inspection = block_on(inspect(&disk, Path::new(DIR), |_| ())).unwrap();
     let block = inspection.blocks().find(|block| block.batches > 0);
     let position = block.unwrap().position;
     let flipped = position + 5_000..position + 5_001;
@@ -222,7 +222,7 @@ fn given_damage_in_a_sealed_file_when_read_then_the_reader_names_it_and_verify_f
     let (wal, _, _) = block_on(Wal::open(disk.clone(), options())).unwrap_or_else(|error| {
         // The model applies nothing, so the entries are needed at the start, and their damage stops it.
         assert!(matches!(error, WalError::Entries { .. }), "{error}");
-        block_on(repair(&disk, Path::new(DIR), true)).unwrap();
+        block_on(repair(&disk, Path::new(DIR), true, |_| ())).unwrap();
         block_on(Wal::open(disk.clone(), options())).unwrap()
     });
     let read = block_on(wal.read_batches(GroupId(1), Offset(0), Offset(100), usize::MAX)).unwrap();
@@ -355,7 +355,7 @@ fn given_a_clean_close_when_opened_then_the_report_says_so_and_a_torn_tail_is_re
         assert_eq!(verified.damage, [], "what was in flight is no damage");
         let (path, foretold) = verified.torn.unwrap();
         assert_eq!((path.as_path(), foretold.position), (Path::new(FIRST), position));
-        let inspection = inspect(&disk, Path::new(DIR)).await.unwrap();
+        let inspection = inspect(&disk, Path::new(DIR), |_| ()).await.unwrap();
         let text = inspection.files[0].to_string();
         assert!(text.contains("torn tail, 12288 bytes, cut at the next start"), "{text}");
         let (_, _, report) = Wal::open(disk.clone(), options()).await.unwrap();
@@ -411,7 +411,7 @@ fn given_entries_that_nobody_needs_when_reclaimed_then_files_go_oldest_first_and
 fn given_a_log_when_inspected_then_every_block_is_listed_in_order() {
     let disk = SimDisk::new(1);
     several_files(&disk);
-    let inspection = block_on(inspect(&disk, Path::new(DIR))).unwrap();
+    let inspection = block_on(inspect(&disk, Path::new(DIR), |_| ())).unwrap();
     let sequences: Vec<u64> = inspection.blocks().map(|block| block.sequence.0).collect();
     assert_eq!(sequences, (1..=sequences.len() as u64).collect::<Vec<_>>());
     assert_eq!(inspection.files[0].blocks[0].kind, BlockKind::Checkpoint);

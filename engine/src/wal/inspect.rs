@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::block::{Block, BlockKind, SlotKind};
+use super::block::{Block, BlockKind, Row, SlotKind};
 use super::error::WalError;
 use super::recovery::TornTail;
 pub use super::walk::{FileEnd, Region};
@@ -159,14 +159,24 @@ impl Inspection {
         self.files.iter().flat_map(|file| &file.blocks)
     }
 
+    /// All groups, by their numbers.
+    #[must_use]
+    pub fn groups(&self) -> BTreeSet<GroupId> {
+        self.blocks().flat_map(|block| &block.groups).copied().collect()
+    }
+
     /// All damage.
     pub fn damage(&self) -> impl Iterator<Item = &Region> {
         self.files.iter().flat_map(|file| &file.damage)
     }
 }
 
-/// Summarises every block of every file.
-pub async fn inspect<D: Disk>(disk: &D, dir: &Path) -> Result<Inspection, WalError> {
+/// Summarises every block of every file. `visit` sees every row of them.
+pub async fn inspect<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    mut visit: impl FnMut(&Row),
+) -> Result<Inspection, WalError> {
     let Some(shard) = find_shard(disk, dir).await? else {
         return Ok(Inspection::default());
     };
@@ -175,6 +185,7 @@ pub async fn inspect<D: Disk>(disk: &D, dir: &Path) -> Result<Inspection, WalErr
     walk(disk, dir, shard, |item| match item {
         Item::Block { file, position, block } => {
             blocks.push(BlockSummary::of(file, position, block));
+            block.rows().for_each(|row| visit(&row));
         }
         Item::Damage(region) => damage.push(region.clone()),
         Item::End { file, path, len, position, end } => files.push(FileSummary {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::block::{
     Block, BlockKind, BlockPlace, BlockPlan, DESCRIPTOR_BYTES, Descriptor, FLAG_LAST_CHECKPOINT,
-    HEADER_BYTES, SlotKind,
+    HEADER_BYTES, Row, SlotKind,
 };
 use super::error::{IoOp, WalError};
 use super::file::{BlockLabel, damaged_path, write_block, write_zeros};
@@ -86,18 +86,25 @@ pub struct RepairReport {
     pub repaired: bool,
 }
 
-/// Reports the damage of a log and what repairing it would lose; with `accept_loss`, repairs it. The log must not be
-/// open. Not cancel-safe.
+/// Reports the damage of a log and what repairing it would lose; with `accept_loss`, repairs it. `visit` sees every row
+/// of what is whole. The log must not be open. Not cancel-safe.
 pub async fn repair<D: Disk>(
     disk: &D,
     dir: &Path,
     accept_loss: bool,
+    mut visit: impl FnMut(&Row),
 ) -> Result<RepairReport, WalError> {
     let Some(shard) = find_shard(disk, dir).await? else {
         return Ok(RepairReport::default());
     };
     let mut survey = Survey::default();
-    walk(disk, dir, shard, |item| survey.visit(item)).await?;
+    walk(disk, dir, shard, |item| {
+        if let Item::Block { block, .. } = &item {
+            block.rows().for_each(|row| visit(&row));
+        }
+        survey.visit(item);
+    })
+    .await?;
     survey.finish();
     let fixes = survey.fixes()?;
     let mut report = survey.report(&fixes);

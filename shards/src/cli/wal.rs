@@ -17,6 +17,9 @@ use futures_lite::future::block_on;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+mod names;
+
+use self::names::Names;
 use super::grammar::WalCommand;
 use crate::identity::{IdentityError, lock_directory};
 use crate::startup::exit_code;
@@ -83,13 +86,15 @@ pub(super) fn run(command: &WalCommand) -> Result<Findings, WalToolError> {
     let mut rows: Vec<Value> = Vec::new();
     let (mut damaged, mut unrepairable) = (0, 0);
     let mut repaired = true;
+    let mut names = Names::default();
     for dir in &logs.dirs {
         let failed = |source| WalToolError::Wal { dir: dir.clone(), source };
         match command {
             WalCommand::Inspect(_) => {
-                let found = block_on(inspect(&StdDisk, dir)).map_err(failed)?;
-                text.push_str(&inspection_text(dir, &found));
-                rows.push(inspection_json(dir, &found));
+                let walk = inspect(&StdDisk, dir, |row| names.note(row));
+                let found = block_on(walk).map_err(failed)?;
+                text.push_str(&inspection_text(dir, &found, &names));
+                rows.push(inspection_json(dir, &found, &names));
             }
             WalCommand::Verify(_) => {
                 let found = block_on(verify(&StdDisk, dir)).map_err(failed)?;
@@ -98,13 +103,14 @@ pub(super) fn run(command: &WalCommand) -> Result<Findings, WalToolError> {
                 rows.push(verification_json(dir, &found));
             }
             WalCommand::Repair { accept_loss, .. } => {
-                let found = block_on(repair(&StdDisk, dir, *accept_loss)).map_err(failed)?;
+                let walk = repair(&StdDisk, dir, *accept_loss, |row| names.note(row));
+                let found = block_on(walk).map_err(failed)?;
                 damaged += found.regions.len();
                 unrepairable +=
                     found.regions.iter().filter(|region| region.obstacle.is_some()).count();
                 repaired &= found.repaired || found.regions.is_empty();
-                text.push_str(&repair_text(dir, &found));
-                rows.push(repair_json(dir, &found));
+                text.push_str(&repair_text(dir, &found, &names));
+                rows.push(repair_json(dir, &found, &names));
             }
         }
     }
@@ -163,9 +169,10 @@ fn shard_text(shard: Option<uuid::Uuid>) -> String {
     shard.map_or_else(|| "no blocks".to_owned(), |shard| format!("shard {shard}"))
 }
 
-fn inspection_text(dir: &Path, found: &Inspection) -> String {
+fn inspection_text(dir: &Path, found: &Inspection, names: &Names) -> String {
     let files: String = found.files.iter().map(FileSummary::to_string).collect();
-    format!("{} ({})\n{files}\n", dir.display(), shard_text(found.shard))
+    let groups: String = found.groups().into_iter().map(|group| names.text(group) + "\n").collect();
+    format!("{} ({})\n{files}{groups}\n", dir.display(), shard_text(found.shard))
 }
 
 fn verification_text(dir: &Path, found: &Verification) -> String {
@@ -203,7 +210,7 @@ fn region_text(region: &Region) -> String {
     )
 }
 
-fn repair_text(dir: &Path, found: &RepairReport) -> String {
+fn repair_text(dir: &Path, found: &RepairReport, names: &Names) -> String {
     let mut text = match (found.regions.is_empty(), found.repaired) {
         (true, _) => format!("{}: nothing to repair\n", dir.display()),
         (false, true) => format!("{}: repaired\n", dir.display()),
@@ -215,8 +222,11 @@ fn repair_text(dir: &Path, found: &RepairReport) -> String {
         for run in &report.lost {
             let records = run.offsets.end.0 - run.offsets.start.0;
             text.push_str(&format!(
-                "    {lost}: group {}, {} entries from {}, {records} offsets from {}\n",
-                run.group, run.count, run.first, run.offsets.start
+                "    {lost}: {}, {} entries from {}, {records} offsets from {}\n",
+                names.text(run.group),
+                run.count,
+                run.first,
+                run.offsets.start
             ));
         }
         if let Some(obstacle) = &report.obstacle {
@@ -224,7 +234,7 @@ fn repair_text(dir: &Path, found: &RepairReport) -> String {
         }
     }
     for group in &found.groups_lost {
-        text.push_str(&format!("  {lost}: group {group} as a whole\n"));
+        text.push_str(&format!("  {lost}: {} as a whole\n", names.text(*group)));
     }
     text
 }
@@ -248,7 +258,7 @@ fn torn_json(path: &Path, torn: &TornTail) -> Value {
     })
 }
 
-fn inspection_json(dir: &Path, found: &Inspection) -> Value {
+fn inspection_json(dir: &Path, found: &Inspection, names: &Names) -> Value {
     let files = found.files.iter().map(|file| {
         let blocks = file.blocks.iter().map(|block| {
             json!({
@@ -277,7 +287,13 @@ fn inspection_json(dir: &Path, found: &Inspection) -> Value {
             "damage": file.damage.iter().map(region_json).collect::<Vec<_>>(),
         })
     });
-    json!({ "dir": dir, "shard": shard_json(found.shard), "files": files.collect::<Vec<_>>() })
+    let groups = found.groups().into_iter().map(|group| names.json(group));
+    json!({
+        "dir": dir,
+        "shard": shard_json(found.shard),
+        "files": files.collect::<Vec<_>>(),
+        "groups": groups.collect::<Vec<_>>(),
+    })
 }
 
 fn verification_json(dir: &Path, found: &Verification) -> Value {
@@ -293,16 +309,15 @@ fn verification_json(dir: &Path, found: &Verification) -> Value {
     })
 }
 
-fn repair_json(dir: &Path, found: &RepairReport) -> Value {
+fn repair_json(dir: &Path, found: &RepairReport, names: &Names) -> Value {
     let regions = found.regions.iter().map(|report| {
         let lost = report.lost.iter().map(|run| {
-            json!({
-                "group": run.group.0,
-                "first_index": run.first.0,
-                "entries": run.count,
-                "first_offset": run.offsets.start.0,
-                "end_offset": run.offsets.end.0,
-            })
+            let mut lost = names.json(run.group);
+            lost["first_index"] = run.first.0.into();
+            lost["entries"] = run.count.into();
+            lost["first_offset"] = run.offsets.start.0.into();
+            lost["end_offset"] = run.offsets.end.0.into();
+            lost
         });
         let mut region = region_json(&report.region);
         region["lost"] = lost.collect::<Vec<_>>().into();
@@ -313,7 +328,7 @@ fn repair_json(dir: &Path, found: &RepairReport) -> Value {
         "dir": dir,
         "repaired": found.repaired,
         "regions": regions.collect::<Vec<_>>(),
-        "groups_lost": found.groups_lost.iter().map(|group| group.0).collect::<Vec<_>>(),
+        "groups_lost": found.groups_lost.iter().map(|group| names.json(*group)).collect::<Vec<_>>(),
     })
 }
 
@@ -345,13 +360,14 @@ fn end_name(end: FileEnd) -> &'static str {
 mod tests {
     use std::os::unix::fs::FileExt as _;
 
-    use chronik_engine::ids::{GroupId, ReplicaId, Term};
-    use chronik_engine::wal::record::{GroupMeta, HardState, WalRecord};
+    use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
+    use chronik_engine::wal::record::{EntryKind, GroupMeta, HardState, LogEntry, WalRecord};
     use chronik_engine::wal::{Wal, WalOptions};
     use uuid::Uuid;
 
     use super::super::grammar::WalArgs;
     use super::*;
+    use crate::catalog::{CatalogCommand, NewTopic, PartitionTag, TopicId};
 
     /// A log with blocks of one record each. Gives back where each begins.
     fn log(dir: &Path, blocks: &[WalRecord]) -> Vec<u64> {
@@ -409,5 +425,78 @@ mod tests {
         let damaged = verify(false);
         assert!(matches!(damaged.verdict, Err(WalToolError::Damaged { regions: 1 })));
         assert!(damaged.text.contains(": DAMAGED\n"), "{}", damaged.text);
+    }
+    fn entry(group: GroupId, index: u64, kind: EntryKind, payload: Vec<u8>) -> WalRecord {
+        let is_batch = kind == EntryKind::Batch;
+        let entry = LogEntry {
+            index: RaftIndex(index),
+            term: Term(1),
+            kind,
+            base_offset: Offset(if is_batch {
+                10 * (i64::try_from(index).unwrap() - 1)
+            } else {
+                0
+            }),
+            offset_count: if is_batch { 10 } else { 0 },
+            max_timestamp_ms: -1,
+            payload: payload.into(),
+        };
+        WalRecord::Entry { group, entry }
+    }
+
+    /// The log of a shard with one partition, and if it is the first, of the catalog.
+    fn shard(data: &Path, shard: &str, group: GroupId, partition: u32) -> (PathBuf, Vec<u64>) {
+        let dir = data.join("shards").join(shard).join("wal");
+        let id = TopicId(Uuid::from_u128(7));
+        let topic = NewTopic {
+            name: "orders".to_owned(),
+            id,
+            internal: false,
+            partitions: Vec::new(),
+            configs: std::collections::BTreeMap::new(),
+        };
+        let command = CatalogCommand::CreateTopics { topics: vec![topic] }.encode().unwrap();
+        let tag = PartitionTag { topic: id, partition }.encode();
+        let mut blocks = Vec::new();
+        if shard == "000" {
+            let meta = GroupMeta::default();
+            blocks.push(WalRecord::GroupCreated { group: GroupId::META, meta });
+            blocks.push(entry(GroupId::META, 1, EntryKind::Command, command));
+        }
+        let meta = GroupMeta { tag, ..GroupMeta::default() };
+        blocks.push(WalRecord::GroupCreated { group, meta });
+        blocks.extend((1..4).map(|index| entry(group, index, EntryKind::Batch, vec![1; 80])));
+        let positions = log(&dir, &blocks);
+        (dir, positions)
+    }
+
+    #[test]
+    fn given_the_catalog_at_hand_when_groups_are_named_then_topic_and_partition_stand_beside_them()
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path();
+        shard(data, "000", GroupId(1), 0);
+        let (second, positions) = shard(data, "001", GroupId(2), 1);
+        flip(&second, positions[2] + 140);
+        let repair = |dir, json| {
+            let args = args(dir, json);
+            run(&WalCommand::Repair { args, accept_loss: false }).unwrap().text
+        };
+        let inspected = run(&WalCommand::Inspect(args(data, false))).unwrap().text;
+        for line in ["group 0 (the catalog)", "group 1 (orders, partition 0)"] {
+            assert!(inspected.lines().any(|found| found == line), "{inspected}");
+        }
+        let text = repair(data, false);
+        let lost =
+            "would be lost: group 2 (orders, partition 1), 1 entries from 2, 10 offsets from 10";
+        assert!(text.contains(lost), "{text}");
+        let json: Value = serde_json::from_str(&repair(data, true)).unwrap();
+        let lost = &json["logs"][1]["regions"][0]["lost"][0];
+        assert_eq!((&lost["topic"], &lost["partition"]), (&json!("orders"), &json!(1)));
+
+        // One shard's log alone knows the topic by its id.
+        let text = repair(&second, false);
+        let named = format!("group 2 (topic id {}, partition 1)", Uuid::from_u128(7));
+        assert!(text.contains(&named), "{text}");
     }
 }
