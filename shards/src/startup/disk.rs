@@ -1,4 +1,4 @@
-//! Whether the data directory's filesystem takes what the WAL does: O_DIRECT writes of aligned blocks.
+//! Whether the data directory's filesystem takes what the WAL does, O_DIRECT writes of aligned blocks, and keeps it.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -10,7 +10,11 @@ use super::StartupError;
 const ALIGNMENT: usize = 4096;
 const PROBE_FILE: &str = "probe.tmp";
 
-/// Writes one aligned block with O_DIRECT into the directory and removes it again.
+/// What statfs calls the filesystems whose files are only in memory (linux/magic.h).
+const IN_MEMORY: [(&str, i64); 2] = [("tmpfs", 0x0102_1994), ("ramfs", 0x8584_58f6)];
+
+/// Writes one aligned block with O_DIRECT into the directory and removes it again. Warns where what is written is not
+/// kept: newer kernels take O_DIRECT on tmpfs.
 ///
 /// # Errors
 /// The directory cannot be written, or its filesystem refuses O_DIRECT.
@@ -22,6 +26,12 @@ pub fn check_data_dir(path: &Path) -> Result<(), StartupError> {
     drop(plain.map_err(not_writable)?);
     let outcome = write_direct(&probe);
     fs::remove_file(&probe).map_err(not_writable)?;
+    if let Some(filesystem) = in_memory_filesystem(path) {
+        tracing::warn!(
+            "data directory {}: its filesystem ({filesystem}) is in memory; everything is lost when the machine stops",
+            path.display()
+        );
+    }
     match outcome {
         Ok(()) => Ok(()),
         // A full disk is not a reason to stay down: reads go on, and space may come back.
@@ -37,6 +47,12 @@ pub fn check_data_dir(path: &Path) -> Result<(), StartupError> {
         }
         Err(source) => Err(not_writable(source)),
     }
+}
+
+/// The name of the filesystem that holds `path`, if nothing in it outlives the machine.
+fn in_memory_filesystem(path: &Path) -> Option<&'static str> {
+    let found = rustix::fs::statfs(path).ok()?.f_type;
+    IN_MEMORY.iter().find(|(_, magic)| *magic == found).map(|(name, _)| *name)
 }
 
 fn write_direct(path: &Path) -> std::io::Result<()> {
@@ -79,6 +95,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         check_data_dir(directory.path()).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn given_mounts_of_this_machine_when_looked_at_then_those_in_memory_and_no_others_are_told() {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        for path in ["/", "/proc", "/sys", "/tmp", "/dev/shm", "/run"].map(Path::new) {
+            let Ok(path) = fs::canonicalize(path) else { continue };
+            let mounted = filesystem_of(&mounts, &path);
+            let mounted = mounted.map(|name| name.trim_start_matches("dev"));
+            let expected = mounted.filter(|name| ["tmpfs", "ramfs"].contains(name));
+            assert_eq!(in_memory_filesystem(&path), expected, "{} is {mounted:?}", path.display());
+        }
     }
 
     #[test]
