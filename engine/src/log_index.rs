@@ -451,20 +451,6 @@ impl LogIndex {
         })
     }
 
-    /// Where the entry of this index is, or the first one after it.
-    #[must_use]
-    pub fn locate_index(&self, group: GroupId, index: RaftIndex) -> Option<Located> {
-        let log = self.groups.get(&group)?;
-        let index = index.max(log.log_start.next());
-        let at = log.ranges.partition_point(|range| range.last < index);
-        if let Some(range) = log.ranges.get(at) {
-            return Some(Located::Sealed { range: *range });
-        }
-        let extents = &self.active.groups.get(&group)?.extents;
-        let extent = *extents.get(find_index(extents, index))?;
-        Some(Located::Active { extent })
-    }
-
     /// Where the batch is that holds this offset, or the first one after it.
     #[must_use]
     pub fn locate_offset(&self, group: GroupId, offset: Offset) -> Option<Located> {
@@ -488,22 +474,22 @@ impl LogIndex {
     ) -> Option<Located> {
         let log = self.groups.get(&group)?;
         let index = index.max(log.log_start.next());
-        let fits =
-            |range: &&FileRange| range.last >= index && range.max_timestamp_ms >= timestamp_ms;
-        if let Some(range) = log.ranges.iter().find(fits) {
+        let from = log.ranges.partition_point(|range| range.last < index);
+        let fits = |range: &&FileRange| range.max_timestamp_ms >= timestamp_ms;
+        if let Some(range) = log.ranges[from..].iter().find(fits) {
             return Some(Located::Sealed { range: *range });
         }
         let extents = &self.active.groups.get(&group)?.extents;
-        let from = find_index(extents, index);
-        let extent = extents[from..].iter().find(|e| e.max_timestamp_ms >= timestamp_ms)?;
-        Some(Located::Active { extent: *extent })
+        let extent = *find_timestamp(extents, index, timestamp_ms)?;
+        Some(Located::Active { extent })
     }
 }
 
-/// The first extent that does not end before `index`.
+/// The first extent that does not end before `index` and can hold a timestamp of at least `timestamp_ms`.
 #[must_use]
-pub fn find_index(extents: &[Extent], index: RaftIndex) -> usize {
-    extents.partition_point(|extent| extent.last() < index)
+pub fn find_timestamp(extents: &[Extent], index: RaftIndex, timestamp_ms: i64) -> Option<&Extent> {
+    let from = extents.partition_point(|extent| extent.last() < index);
+    extents[from..].iter().find(|extent| extent.max_timestamp_ms >= timestamp_ms)
 }
 
 /// The first extent that does not end before `offset`.

@@ -20,7 +20,7 @@ use super::scan::read_span;
 use super::{ReadError, Wal, to_usize};
 use crate::disk::{DISK_ALIGN, Disk};
 use crate::ids::{FileSeq, GroupId, Offset, RaftIndex, Term};
-use crate::log_index::{Extent, FileIndex, FileRange, Located, find_index, find_offset};
+use crate::log_index::{Extent, FileIndex, FileRange, Located, find_offset, find_timestamp};
 
 /// A record batch as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,7 +182,7 @@ impl<D: Disk> Wal<D> {
             return Ok(None);
         };
         let mut index = start.extent.first;
-        while let Some(found) = self.place_of_timestamp(group, &mut index, timestamp_ms).await? {
+        while let Some(found) = self.place_of_timestamp(group, index, timestamp_ms).await? {
             let file = self.open_file(found.file).await?;
             for checked in self.rows(group, &file, &found.extent).await? {
                 let row = checked.row;
@@ -227,44 +227,26 @@ impl<D: Disk> Wal<D> {
         }
     }
 
+    /// The place of this index, or the first one after it: any timestamp will do.
     async fn place_of_index(
         &self,
         group: GroupId,
-        mut index: RaftIndex,
+        index: RaftIndex,
     ) -> Result<Option<Place>, ReadError> {
-        loop {
-            let (located, active) = {
-                let state = self.state.borrow();
-                (state.index.locate_index(group, index), state.active.seq)
-            };
-            match located {
-                None => return Ok(None),
-                Some(Located::Active { extent }) => {
-                    return Ok(Some(Place { file: active, extent }));
-                }
-                Some(Located::Sealed { range }) => {
-                    let file_index = self.file_index(range.file).await?;
-                    let extents = extents_of(&file_index, group);
-                    let found = extents.get(find_index(extents, index));
-                    if let Some(extent) = found.and_then(|extent| clipped(extent, &range)) {
-                        return Ok(Some(Place { file: range.file, extent }));
-                    }
-                    index = range.last.next();
-                }
-            }
-        }
+        self.place_of_timestamp(group, index, i64::MIN).await
     }
 
+    /// The first place from `index` on that can hold a batch with a timestamp of at least `timestamp_ms`.
     async fn place_of_timestamp(
         &self,
         group: GroupId,
-        index: &mut RaftIndex,
+        mut index: RaftIndex,
         timestamp_ms: i64,
     ) -> Result<Option<Place>, ReadError> {
         loop {
             let (located, active) = {
                 let state = self.state.borrow();
-                (state.index.locate_timestamp(group, *index, timestamp_ms), state.active.seq)
+                (state.index.locate_timestamp(group, index, timestamp_ms), state.active.seq)
             };
             match located {
                 None => return Ok(None),
@@ -274,12 +256,11 @@ impl<D: Disk> Wal<D> {
                 Some(Located::Sealed { range }) => {
                     let file_index = self.file_index(range.file).await?;
                     let extents = extents_of(&file_index, group);
-                    let fits = |e: &&Extent| e.max_timestamp_ms >= timestamp_ms;
-                    let found = extents[find_index(extents, *index)..].iter().find(fits);
+                    let found = find_timestamp(extents, index, timestamp_ms);
                     if let Some(extent) = found.and_then(|extent| clipped(extent, &range)) {
                         return Ok(Some(Place { file: range.file, extent }));
                     }
-                    *index = range.last.next();
+                    index = range.last.next();
                 }
             }
         }
