@@ -6,6 +6,7 @@ pub mod disk;
 pub mod disk_glommio;
 pub mod disk_sim;
 pub mod disk_std;
+pub mod framed;
 pub mod ids;
 pub mod limits;
 pub mod log_index;

@@ -1,4 +1,4 @@
-//! The catalog and its commands as bytes: one version byte, then bincode's standard configuration.
+//! The catalog and its commands as bytes, framed as [`chronik_engine::framed`] says.
 //!
 //! Commands lie in META's log, the catalog in META's checkpoints; both outlive the program that wrote them. A change to
 //! the types below is a new version, and the golden files say so.
@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use chronik_engine::framed::{self, FramedError};
 use chronik_engine::ids::GroupId;
 use thiserror::Error;
 
@@ -24,79 +24,27 @@ const COMMAND_BYTES_MAX: usize = 16 << 20;
 /// Most memory that decoding a catalog may claim.
 const CATALOG_BYTES_MAX: usize = 1 << 30;
 
-type Bounded<const N: usize> = Configuration<LittleEndian, Varint, Limit<N>>;
-
-const fn bounded<const N: usize>() -> Bounded<N> {
-    bincode::config::standard().with_limit::<N>()
-}
-
 /// Why bytes are not a catalog or a command.
 #[derive(Debug, Error)]
 pub enum CatalogCodecError {
-    /// There are none.
-    #[error("empty")]
-    Empty,
-    /// Written by another version of the program.
-    #[error("format version {version} is not known")]
-    Version {
-        /// The version.
-        version: u8,
-    },
-    /// Not the format.
-    #[error("malformed")]
-    Malformed {
-        /// What bincode says.
-        #[source]
-        source: bincode::error::DecodeError,
-    },
-    /// There is something after the end.
-    #[error("{bytes} bytes follow the end")]
-    Trailing {
-        /// How many bytes.
-        bytes: usize,
-    },
+    /// Not the format, or another version of it.
+    #[error(transparent)]
+    Framed(#[from] FramedError),
     /// Well-formed, but it cannot have been written by a correct program.
     #[error("the catalog contradicts itself: {what}")]
     Inconsistent {
         /// What does not hold.
         what: &'static str,
     },
-    /// It cannot be written.
-    #[error("cannot be encoded")]
-    Encode {
-        /// What bincode says.
-        #[source]
-        source: bincode::error::EncodeError,
-    },
-}
-
-fn encode<const N: usize>(value: impl bincode::Encode) -> Result<Vec<u8>, CatalogCodecError> {
-    let mut bytes = vec![VERSION];
-    bincode::encode_into_std_write(value, &mut bytes, bounded::<N>())
-        .map_err(|source| CatalogCodecError::Encode { source })?;
-    Ok(bytes)
-}
-
-fn decode<T: bincode::Decode<()>, const N: usize>(bytes: &[u8]) -> Result<T, CatalogCodecError> {
-    let (&version, body) = bytes.split_first().ok_or(CatalogCodecError::Empty)?;
-    if version != VERSION {
-        return Err(CatalogCodecError::Version { version });
-    }
-    let (value, read) = bincode::decode_from_slice(body, bounded::<N>())
-        .map_err(|source| CatalogCodecError::Malformed { source })?;
-    if read != body.len() {
-        return Err(CatalogCodecError::Trailing { bytes: body.len() - read });
-    }
-    Ok(value)
 }
 
 impl CatalogCommand {
     /// The command as an entry's payload.
     ///
     /// # Errors
-    /// [`CatalogCodecError::Encode`], never in practice: encoding to memory does not fail.
+    /// [`FramedError::Encode`], never in practice: encoding to memory does not fail.
     pub fn encode(&self) -> Result<Vec<u8>, CatalogCodecError> {
-        encode::<COMMAND_BYTES_MAX>(self)
+        Ok(framed::encode(VERSION, self)?)
     }
 
     /// The command in an entry's payload.
@@ -104,7 +52,7 @@ impl CatalogCommand {
     /// # Errors
     /// If the bytes are not a command of a version this program knows.
     pub fn decode(bytes: &[u8]) -> Result<CatalogCommand, CatalogCodecError> {
-        decode::<CatalogCommand, COMMAND_BYTES_MAX>(bytes)
+        Ok(framed::decode::<_, COMMAND_BYTES_MAX>(VERSION, bytes)?)
     }
 }
 
@@ -131,7 +79,7 @@ impl Catalog {
     /// The catalog as the state of META's checkpoint.
     ///
     /// # Errors
-    /// [`CatalogCodecError::Encode`], never in practice: encoding to memory does not fail.
+    /// [`FramedError::Encode`], never in practice: encoding to memory does not fail.
     pub fn encode(&self) -> Result<Vec<u8>, CatalogCodecError> {
         let topic = |topic: &Arc<Topic>| TopicImage {
             name: topic.name.to_string(),
@@ -140,13 +88,14 @@ impl Catalog {
             partitions: topic.partitions.clone(),
             configs: topic.configs.clone(),
         };
-        encode::<CATALOG_BYTES_MAX>(CatalogImage {
+        let image = CatalogImage {
             cluster_id: self.cluster_id,
             brokers: self.brokers.values().map(|broker| Broker::clone(broker)).collect(),
             topics: self.topics.values().map(topic).collect(),
             next_group: self.next_group,
             next_producer_id: self.next_producer_id,
-        })
+        };
+        Ok(framed::encode(VERSION, image)?)
     }
 
     /// The catalog in a checkpoint. No bytes at all are the catalog before any command.
@@ -157,7 +106,7 @@ impl Catalog {
         if bytes.is_empty() {
             return Ok(Catalog::new());
         }
-        let image = decode::<CatalogImage, CATALOG_BYTES_MAX>(bytes)?;
+        let image: CatalogImage = framed::decode::<_, CATALOG_BYTES_MAX>(VERSION, bytes)?;
         let mut catalog = Catalog {
             cluster_id: image.cluster_id,
             next_group: image.next_group,

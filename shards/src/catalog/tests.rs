@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use chronik_engine::framed::FramedError;
 use chronik_engine::ids::{NodeId, ReplicaId, ShardId};
 use proptest::prelude::*;
 
@@ -239,17 +240,26 @@ fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
 #[test]
 fn given_bytes_that_are_no_catalog_when_decoded_then_an_error_says_why() {
     assert_eq!(Catalog::decode(&[]).unwrap(), Catalog::new());
-    assert!(matches!(Catalog::decode(&[2]), Err(CatalogCodecError::Version { version: 2 })));
-    assert!(matches!(CatalogCommand::decode(&[]), Err(CatalogCodecError::Empty)));
+    assert!(matches!(
+        Catalog::decode(&[2]),
+        Err(CatalogCodecError::Framed(FramedError::Version { version: 2 }))
+    ));
+    assert!(matches!(
+        CatalogCommand::decode(&[]),
+        Err(CatalogCodecError::Framed(FramedError::Empty))
+    ));
     let mut bytes = register(1, 1).encode().unwrap();
     bytes.push(0);
     assert!(matches!(
         CatalogCommand::decode(&bytes),
-        Err(CatalogCodecError::Trailing { bytes: 1 })
+        Err(CatalogCodecError::Framed(FramedError::Trailing { bytes: 1 }))
     ));
     // CreateTopics with 2^60 topics: refused before anything is reserved for them.
     let huge = [1, 1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0x10];
-    assert!(matches!(CatalogCommand::decode(&huge), Err(CatalogCodecError::Malformed { .. })));
+    assert!(matches!(
+        CatalogCommand::decode(&huge),
+        Err(CatalogCodecError::Framed(FramedError::Malformed { .. }))
+    ));
 }
 
 #[test]

@@ -24,7 +24,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use chronik_engine::framed::{self, FramedError};
 use chronik_engine::ids::{Offset, RaftIndex};
 use thiserror::Error;
 
@@ -420,25 +420,9 @@ pub struct ProducerImage {
 /// Why bytes are not the state of a partition's producers.
 #[derive(Debug, Error)]
 pub enum ProducerStateError {
-    /// Written by another version of the program, or empty.
-    #[error("format version {version:?} is not known")]
-    Version {
-        /// The version, if there is one.
-        version: Option<u8>,
-    },
-    /// Not the format.
-    #[error("malformed")]
-    Malformed {
-        /// What bincode says.
-        #[source]
-        source: bincode::error::DecodeError,
-    },
-    /// There is something after the end.
-    #[error("{bytes} bytes follow the end")]
-    Trailing {
-        /// How many bytes.
-        bytes: usize,
-    },
+    /// Not the format, or another version of it.
+    #[error(transparent)]
+    Framed(#[from] FramedError),
     /// Well-formed, but it cannot have been written by a correct program.
     #[error("the state of producer {producer_id} contradicts itself")]
     Inconsistent {
@@ -448,15 +432,11 @@ pub enum ProducerStateError {
 }
 
 impl ProducersImage {
-    const CONFIG: Configuration<LittleEndian, Varint, Limit<STATE_BYTES_MAX>> =
-        bincode::config::standard().with_limit::<STATE_BYTES_MAX>();
-
-    /// One version byte, then bincode's standard configuration.
+    /// The image, framed as [`framed`] says.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
-        match bincode::encode_into_std_write(self, &mut bytes, Self::CONFIG) {
-            Ok(_) => bytes,
+        match framed::encode(VERSION, self) {
+            Ok(bytes) => bytes,
             Err(error) => unreachable!("encoding into memory does not fail: {error}"),
         }
     }
@@ -466,15 +446,7 @@ impl ProducersImage {
     /// # Errors
     /// If it did not.
     pub fn decode(bytes: &[u8]) -> Result<ProducersImage, ProducerStateError> {
-        let Some((&VERSION, body)) = bytes.split_first() else {
-            return Err(ProducerStateError::Version { version: bytes.first().copied() });
-        };
-        let (image, read) = bincode::decode_from_slice::<ProducersImage, _>(body, Self::CONFIG)
-            .map_err(|source| ProducerStateError::Malformed { source })?;
-        if read != body.len() {
-            return Err(ProducerStateError::Trailing { bytes: body.len() - read });
-        }
-        Ok(image)
+        Ok(framed::decode::<_, STATE_BYTES_MAX>(VERSION, bytes)?)
     }
 }
 

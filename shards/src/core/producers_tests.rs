@@ -157,12 +157,18 @@ fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
 fn given_bytes_that_are_no_state_when_decoded_then_an_error_says_why() {
     assert!(Producers::decode(&[], 1, 0).unwrap().is_empty());
     let decode = |bytes: &[u8]| Producers::decode(bytes, 1, 0).unwrap_err();
-    assert!(matches!(decode(&[9]), ProducerStateError::Version { version: Some(9) }));
+    assert!(matches!(
+        decode(&[9]),
+        ProducerStateError::Framed(FramedError::Version { version: 9 })
+    ));
     assert!(matches!(
         decode(&[1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 1]),
-        ProducerStateError::Malformed { .. }
+        ProducerStateError::Framed(FramedError::Malformed { .. })
     ));
-    assert!(matches!(decode(&[1, 0, 0]), ProducerStateError::Trailing { bytes: 1 }));
+    assert!(matches!(
+        decode(&[1, 0, 0]),
+        ProducerStateError::Framed(FramedError::Trailing { bytes: 1 })
+    ));
     let image = ProducerImage {
         producer_id: 1,
         epoch: 0,
