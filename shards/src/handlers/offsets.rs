@@ -1,11 +1,16 @@
 //! ListOffsets and OffsetForLeaderEpoch: where a log begins, ends, and what stood where when.
+//!
+//! Both name partitions and ask one thing of each. [`ask`] takes the questions to the shards; a shard answers one after
+//! the other and lets others run between them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use chronik_engine::batch::RecordBatch;
-use chronik_engine::ids::{GroupId, Offset};
+use chronik_engine::ids::{GroupId, Offset, ShardId};
+use chronik_ring::yield_if_needed;
 use futures_util::future::join_all;
 use kafka_protocol::ResponseError;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
@@ -14,15 +19,19 @@ use kafka_protocol::messages::offset_for_leader_epoch_response::{
 };
 use kafka_protocol::messages::{
     ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
-    OffsetForLeaderEpochResponse,
+    OffsetForLeaderEpochResponse, TopicName,
 };
 use uuid::Uuid;
 
+use self::time_search::TimeSearch;
 use super::error_code::fetch_error;
 use super::routing::{Route, RouteError, resolve_topic};
+use crate::catalog::CATALOG_PARTITIONS_MAX;
 use crate::core::{FetchError, PartitionView};
 use crate::shell::read::kafka_epoch;
 use crate::shell::shard::Shard;
+
+mod time_search;
 
 /// Timestamps that mean a place rather than a time (KIP-79, KIP-734, KIP-405, KIP-1005).
 const LATEST: i64 = -1;
@@ -34,8 +43,103 @@ const LATEST_TIERED: i64 = -5;
 /// From this version on an answer has a leader epoch (KIP-320).
 const EPOCH_VERSION_MIN: i16 = 4;
 
-/// What a batch may unpack to when it is searched for a timestamp. A larger one is answered by its first offset.
-const LOOK_UP_BYTES_MAX: usize = 16 << 20;
+/// A topic of a request: for each partition that it names what is asked of it, or why nothing may be.
+struct AskedTopic<Q> {
+    name: TopicName,
+    partitions: Vec<(i32, Result<Q, ResponseError>)>,
+}
+
+/// A topic of the answer, its partitions as in the request.
+struct AnsweredTopic<A> {
+    name: TopicName,
+    partitions: Vec<(i32, Result<A, ResponseError>)>,
+}
+
+/// What is asked of one partition, and the place of its answer.
+struct Question<Q> {
+    slot: usize,
+    group: GroupId,
+    asked: Q,
+}
+
+/// The answer to a [`Question`] and its place.
+type Answer<A> = (usize, Result<A, FetchError>);
+
+/// Lets each shard answer what is asked of its partitions, the shards side by side, each once. Cancel-safe.
+async fn ask<Q, A, F, Fut>(
+    shard: &Rc<Shard>,
+    topics: Vec<AskedTopic<Q>>,
+    answer: F,
+) -> Vec<AnsweredTopic<A>>
+where
+    Q: Send + 'static,
+    A: Send + 'static,
+    F: Fn(Rc<Shard>, Vec<Question<Q>>) -> Fut + Copy + Send + 'static,
+    Fut: Future<Output = Vec<Answer<A>>> + 'static,
+{
+    let catalog = shard.catalog();
+    let node = shard.node.config.node_id;
+    let partitions: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
+    let mut answers = Vec::with_capacity(partitions);
+    let mut named = Vec::with_capacity(topics.len());
+    let mut by_shard: BTreeMap<ShardId, Vec<Question<Q>>> = BTreeMap::new();
+    for topic in topics {
+        let resolved = resolve_topic(&catalog, &topic.name, Uuid::nil(), false);
+        let mut numbers = Vec::with_capacity(topic.partitions.len());
+        for (number, asked) in topic.partitions {
+            numbers.push(number);
+            let route = resolved.and_then(|topic| Route::of(topic, number, node));
+            let routed = asked.and_then(|asked| {
+                route.map(|route| (route, asked)).map_err(RouteError::response_error)
+            });
+            let slot = answers.len();
+            answers.push(Err(match routed {
+                _ if partitions > CATALOG_PARTITIONS_MAX => ResponseError::InvalidRequest,
+                Err(error) => error,
+                Ok((Route { shard, group }, asked)) => {
+                    by_shard.entry(shard).or_default().push(Question { slot, group, asked });
+                    ResponseError::NotLeaderOrFollower // unless the shard answers
+                }
+            }));
+        }
+        named.push((topic.name, numbers));
+    }
+    let asked = by_shard
+        .into_iter()
+        .map(|(target, questions)| shard.on(target, move |there| answer(there, questions)));
+    for (slot, answer) in join_all(asked).await.into_iter().filter_map(Result::ok).flatten() {
+        answers[slot] = answer.map_err(|error| fetch_error(&error));
+    }
+    let mut answers = answers.into_iter();
+    named
+        .into_iter()
+        .map(|(name, numbers)| {
+            let partitions = numbers.into_iter().zip(answers.by_ref()).collect();
+            AnsweredTopic { name, partitions }
+        })
+        .collect()
+}
+
+/// Partitions that a request names more than once. Of a request that names more than there can be, only the first ones
+/// are looked at: it is refused whatever they are.
+fn named_again(topics: &[ListOffsetsTopic]) -> BTreeSet<(TopicName, i32)> {
+    let named = topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(|partition| (&topic.name, partition.partition_index))
+    });
+    let mut seen = BTreeSet::new();
+    named
+        .take(CATALOG_PARTITIONS_MAX)
+        .filter(|(name, number)| !seen.insert((name.as_str(), *number)))
+        .map(|(name, number)| (name.clone(), number))
+        .collect()
+}
+
+/// A time or a place that a partition is asked for.
+#[derive(Debug, Clone, Copy)]
+struct AskedTime {
+    timestamp: i64,
+    current_leader_epoch: i32,
+}
 
 /// An offset found, with the timestamp and the leader epoch of its record where they are known.
 #[derive(Debug, Clone, Copy)]
@@ -53,31 +157,29 @@ pub async fn list_offsets(
     version: i16,
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
-    let catalog = shard.catalog();
-    let node = shard.node.config.node_id;
+    let named_again = named_again(&request.topics);
     let topics = request.topics.into_iter().map(|topic| {
-        let resolved = resolve_topic(&catalog, &topic.name, Uuid::nil(), false);
-        let partitions: Vec<_> = topic
-            .partitions
-            .into_iter()
-            .map(|asked| {
-                let route =
-                    resolved.and_then(|topic| Route::of(topic, asked.partition_index, node));
-                let shard = Rc::clone(&shard);
-                async move {
-                    let found =
-                        look_up(&shard, route, asked.timestamp, asked.current_leader_epoch).await;
-                    list_offsets_answer(version, asked.partition_index, found)
-                }
-            })
-            .collect();
-        async move {
-            ListOffsetsTopicResponse::default()
-                .with_name(topic.name)
-                .with_partitions(join_all(partitions).await)
-        }
+        let asked_time = |name: &TopicName, partition: &ListOffsetsPartition| {
+            if named_again.contains(&(name.clone(), partition.partition_index)) {
+                return Err(ResponseError::InvalidRequest);
+            }
+            let ListOffsetsPartition { timestamp, current_leader_epoch, .. } = *partition;
+            Ok(AskedTime { timestamp, current_leader_epoch })
+        };
+        let partitions = topic.partitions.iter();
+        let partitions =
+            partitions.map(|asked| (asked.partition_index, asked_time(&topic.name, asked)));
+        AskedTopic { partitions: partitions.collect(), name: topic.name }
     });
-    ListOffsetsResponse::default().with_topics(join_all(topics).await)
+    let answered = ask(&shard, topics.collect(), find_all).await.into_iter().map(|topic| {
+        let partitions = topic.partitions.into_iter();
+        let partitions =
+            partitions.map(|(number, found)| list_offsets_answer(version, number, found));
+        ListOffsetsTopicResponse::default()
+            .with_name(topic.name)
+            .with_partitions(partitions.collect())
+    });
+    ListOffsetsResponse::default().with_topics(answered.collect())
 }
 
 fn list_offsets_answer(
@@ -99,27 +201,24 @@ fn list_offsets_answer(
     }
 }
 
-async fn look_up(
-    shard: &Rc<Shard>,
-    route: Result<Route, RouteError>,
-    timestamp: i64,
-    current_leader_epoch: i32,
-) -> Result<Found, ResponseError> {
-    let route = route.map_err(RouteError::response_error)?;
-    shard
-        .on(route.shard, move |there| async move {
-            find(&there, route.group, timestamp, current_leader_epoch).await
-        })
-        .await
-        .map_err(|_| ResponseError::NotLeaderOrFollower)?
-        .map_err(|error| fetch_error(&error))
+/// Answers for the partitions of this shard.
+async fn find_all(shard: Rc<Shard>, questions: Vec<Question<AskedTime>>) -> Vec<Answer<Found>> {
+    let mut searches = TimeSearch::new();
+    let mut answers = Vec::with_capacity(questions.len());
+    for Question { slot, group, asked } in questions {
+        if !answers.is_empty() {
+            yield_if_needed().await;
+        }
+        answers.push((slot, find(&shard, group, asked, &mut searches).await));
+    }
+    answers
 }
 
 async fn find(
     shard: &Rc<Shard>,
     group: GroupId,
-    timestamp: i64,
-    current_leader_epoch: i32,
+    AskedTime { timestamp, current_leader_epoch }: AskedTime,
+    searches: &mut TimeSearch,
 ) -> Result<Found, FetchError> {
     let view = shard.with_core(|core| core.leader_view(group, current_leader_epoch))?;
     let at = |offset: Offset| Found {
@@ -133,10 +232,12 @@ async fn find(
         // Nothing is tiered: there is no such offset.
         LATEST_TIERED => Ok(NOT_FOUND),
         MAX_TIMESTAMP => match shard.wal.max_timestamp_ms(group) {
-            Some(timestamp) => first_at_or_after(shard, group, &view, timestamp).await,
+            Some(timestamp) => first_at_or_after(shard, group, &view, timestamp, searches).await,
             None => Ok(NOT_FOUND),
         },
-        timestamp if timestamp >= 0 => first_at_or_after(shard, group, &view, timestamp).await,
+        timestamp if timestamp >= 0 => {
+            first_at_or_after(shard, group, &view, timestamp, searches).await
+        }
         _ => Ok(NOT_FOUND),
     }
 }
@@ -147,30 +248,35 @@ async fn first_at_or_after(
     group: GroupId,
     view: &PartitionView,
     timestamp: i64,
+    searches: &mut TimeSearch,
 ) -> Result<Found, FetchError> {
     let batch = shard
         .wal
         .find_timestamp(group, view.log_start_offset, timestamp)
         .await
         .map_err(|error| shard.read_failed(group, &error))?;
-    let Some(stored) = batch.filter(|stored| stored.base_offset < view.high_watermark) else {
+    let Some(batch) = batch.filter(|batch| batch.base_offset < view.high_watermark) else {
         return Ok(NOT_FOUND);
     };
-    let epoch = kafka_epoch(stored.epoch);
-    let base = stored.base_offset.0;
-    let whole_batch = Found { offset: base, timestamp: stored.max_timestamp_ms, epoch };
-    let Ok(batch) = RecordBatch::parse(stored.bytes) else { return Err(FetchError::Storage) };
-    // A batch whose records do not decode was taken as its producer sent it; its first offset is the best there is.
-    let Ok(records) = batch.records(LOOK_UP_BYTES_MAX) else { return Ok(whole_batch) };
-    for record in records {
-        let Ok(record) = record else { return Ok(whole_batch) };
-        let record_timestamp = batch.base_timestamp_ms().saturating_add(record.timestamp_delta);
-        if record_timestamp >= timestamp {
-            let offset = base + i64::from(record.offset_delta);
-            return Ok(Found { offset, timestamp: record_timestamp, epoch });
+    let found = searches
+        .first_at_or_after(batch.bytes, timestamp)
+        .await
+        .map_err(|_| FetchError::Storage)?;
+    let epoch = kafka_epoch(batch.epoch);
+    let base = batch.base_offset.0;
+    Ok(match found {
+        Some(place) => {
+            Found { offset: base + place.offset_delta, timestamp: place.timestamp, epoch }
         }
-    }
-    Ok(whole_batch)
+        None => Found { offset: base, timestamp: batch.max_timestamp_ms, epoch },
+    })
+}
+
+/// An epoch whose end a partition is asked for.
+#[derive(Debug, Clone, Copy)]
+struct AskedEpoch {
+    epoch: i32,
+    current_leader_epoch: i32,
 }
 
 /// Serves OffsetForLeaderEpoch (KIP-101, KIP-320). Cancel-safe.
@@ -178,59 +284,70 @@ pub async fn offset_for_leader_epoch(
     shard: Rc<Shard>,
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
-    let catalog = shard.catalog();
-    let node = shard.node.config.node_id;
     let topics = request.topics.into_iter().map(|topic| {
-        let resolved = resolve_topic(&catalog, &topic.topic, Uuid::nil(), false);
-        let partitions: Vec<_> = topic
-            .partitions
-            .into_iter()
-            .map(|asked| {
-                let route = resolved.and_then(|topic| Route::of(topic, asked.partition, node));
-                let shard = Rc::clone(&shard);
-                async move {
-                    let end =
-                        epoch_end(&shard, route, asked.leader_epoch, asked.current_leader_epoch)
-                            .await;
-                    epoch_answer(asked.partition, end)
-                }
-            })
-            .collect();
-        async move {
-            OffsetForLeaderTopicResult::default()
-                .with_topic(topic.topic)
-                .with_partitions(join_all(partitions).await)
-        }
+        let partitions = topic.partitions.into_iter().map(|asked| {
+            let epoch = asked.leader_epoch;
+            let current_leader_epoch = asked.current_leader_epoch;
+            (asked.partition, Ok(AskedEpoch { epoch, current_leader_epoch }))
+        });
+        AskedTopic { name: topic.topic, partitions: partitions.collect() }
     });
-    OffsetForLeaderEpochResponse::default().with_topics(join_all(topics).await)
+    let answered = ask(&shard, topics.collect(), epoch_ends).await.into_iter().map(|topic| {
+        let partitions = topic.partitions.into_iter();
+        let partitions = partitions.map(|(number, end)| epoch_answer(number, end));
+        OffsetForLeaderTopicResult::default()
+            .with_topic(topic.name)
+            .with_partitions(partitions.collect())
+    });
+    OffsetForLeaderEpochResponse::default().with_topics(answered.collect())
 }
 
-fn epoch_answer(partition: i32, end: Result<(i32, i64), ResponseError>) -> EpochEndOffset {
+fn epoch_answer(partition: i32, end: Result<(i32, Offset), ResponseError>) -> EpochEndOffset {
     let answer = EpochEndOffset::default().with_partition(partition);
     match end {
-        Ok((epoch, offset)) => answer.with_leader_epoch(epoch).with_end_offset(offset),
+        Ok((epoch, offset)) => answer.with_leader_epoch(epoch).with_end_offset(offset.0),
         Err(error) => {
             answer.with_error_code(error.code()).with_leader_epoch(-1).with_end_offset(-1)
         }
     }
 }
 
-async fn epoch_end(
-    shard: &Rc<Shard>,
-    route: Result<Route, RouteError>,
-    epoch: i32,
-    current_leader_epoch: i32,
-) -> Result<(i32, i64), ResponseError> {
-    let route = route.map_err(RouteError::response_error)?;
-    shard
-        .on(route.shard, move |there| {
-            let end = there.with_core(|core| {
-                core.end_offset_for_epoch(route.group, epoch, current_leader_epoch)
-            });
-            async move { end }
-        })
-        .await
-        .map_err(|_| ResponseError::NotLeaderOrFollower)?
-        .map(|(epoch, offset)| (epoch, offset.0))
-        .map_err(|error| fetch_error(&error))
+/// Answers for the partitions of this shard.
+async fn epoch_ends(
+    shard: Rc<Shard>,
+    questions: Vec<Question<AskedEpoch>>,
+) -> Vec<Answer<(i32, Offset)>> {
+    let mut answers = Vec::with_capacity(questions.len());
+    for Question { slot, group, asked: AskedEpoch { epoch, current_leader_epoch } } in questions {
+        if !answers.is_empty() {
+            yield_if_needed().await;
+        }
+        let end =
+            shard.with_core(|core| core.end_offset_for_epoch(group, epoch, current_leader_epoch));
+        answers.push((slot, end));
+    }
+    answers
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::protocol::StrBytes;
+
+    use super::*;
+
+    fn topic(name: &'static str, partitions: &[i32]) -> ListOffsetsTopic {
+        let partition =
+            |number: &i32| ListOffsetsPartition::default().with_partition_index(*number);
+        ListOffsetsTopic::default()
+            .with_name(StrBytes::from_static_str(name).into())
+            .with_partitions(partitions.iter().map(partition).collect())
+    }
+
+    #[test]
+    fn given_partitions_named_twice_when_looked_for_then_each_is_found_wherever_it_stands() {
+        let topics = [topic("a", &[0, 1, 2, 1]), topic("b", &[0, 1]), topic("a", &[2, 3])];
+        let again = named_again(&topics);
+        let again: Vec<_> = again.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+        assert_eq!(again, [("a", 1), ("a", 2)]);
+    }
 }
