@@ -97,7 +97,8 @@ async fn collect(shard: &Rc<Shard>, items: &mut [Item], limits: &Limits) {
         let bytes: usize = items.iter().map(Item::bytes).sum();
         let failed = items.iter().any(|item| item.data.is_err());
         let left_ns = deadline_ns.saturating_sub(shard.clock.now_ns());
-        if bytes >= limits.bytes_min || failed || left_ns == 0 || items.is_empty() {
+        let over = left_ns == 0 || shard.is_draining();
+        if bytes >= limits.bytes_min || failed || over || items.is_empty() {
             return;
         }
         if !wait_for_any(shard, items, Duration::from_nanos(left_ns)).await {

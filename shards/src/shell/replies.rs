@@ -107,6 +107,11 @@ impl WaiterTable {
         self.waiting.remove(&waiter)
     }
 
+    /// Gives out all of them.
+    pub fn take_all(&mut self) -> Vec<ReplyTo<()>> {
+        self.waiting.drain().map(|(_, wake)| wake).collect()
+    }
+
     /// Forgets a fetch that gave up.
     pub fn remove(&mut self, waiter: WaiterId) {
         self.waiting.remove(&waiter);

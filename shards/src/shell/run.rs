@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chronik_engine::disk_glommio::GlommioDisk;
 use chronik_engine::ids::{GroupId, ReplicaId, ShardId};
@@ -33,6 +33,9 @@ use crate::startup::{Environment, exit_code};
 
 /// A visit to glommio's reactor is over before this; beyond it the reactor would go to sleep.
 const REACTOR_SPIN: Duration = Duration::from_micros(20);
+
+/// A signal this soon after the first one is its echo; a later one ends the process at once.
+const SIGNAL_ECHO: Duration = Duration::from_millis(500);
 
 /// How long connections may take to hand in what they have begun.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -185,6 +188,7 @@ fn supervise(heard: &mpsc::Receiver<Event>, mesh: &Mesh, shards: u16) -> Result<
         }
     };
     let (mut serving, mut drained, mut ended, mut stopping) = (0, 0, 0, false);
+    let mut first_signal_at: Option<Instant> = None;
     let mut outcome = Ok(());
     while ended < shards {
         let Ok(event) = heard.recv() else { break };
@@ -195,6 +199,8 @@ fn supervise(heard: &mpsc::Receiver<Event>, mesh: &Mesh, shards: u16) -> Result<
                     tracing::info!("ready");
                 }
             }
+            // A terminal and coreutils' timeout signal twice, the process and its group: the same wish.
+            Event::Signal(_) if first_signal_at.is_some_and(|at| at.elapsed() < SIGNAL_ECHO) => {}
             Event::Signal(signal) if stopping => {
                 tracing::warn!("signal {signal} again: ending at once; recovery will do the rest");
                 std::process::exit(128 + signal);
@@ -202,6 +208,7 @@ fn supervise(heard: &mpsc::Receiver<Event>, mesh: &Mesh, shards: u16) -> Result<
             Event::Signal(signal) => {
                 tracing::info!("signal {signal}: finishing what clients have begun");
                 stopping = true;
+                first_signal_at = Some(now());
                 tell_all(Order::Drain);
             }
             Event::Drained => {
@@ -222,7 +229,15 @@ fn supervise(heard: &mpsc::Receiver<Event>, mesh: &Mesh, shards: u16) -> Result<
             }
         }
     }
+    if stopping && outcome.is_ok() {
+        tracing::info!("stopped");
+    }
     outcome
+}
+
+#[expect(clippy::disallowed_methods, reason = "signals come in real time")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the shell starts the threads")]
@@ -287,6 +302,7 @@ async fn shard_main(start: ShardStart) -> Result<(), RunError> {
     loop {
         match shard.next_order().await {
             Order::Drain => {
+                shard.begin_drain();
                 listeners.drain(DRAIN).await;
                 _ = events.send(Event::Drained);
             }

@@ -69,6 +69,7 @@ fn net_settings(node: &NodeInfo) -> NetSettings {
         frame_bytes_max: config.kafka.socket_request_max_bytes,
         admission_bytes_max: config.shard.in_flight_bytes,
         connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
+        http_connections_max: config.admin.connections_max,
         idle_timeout: Duration::from_millis(config.kafka.connections_idle_ms),
         half_frame_timeout: Duration::from_millis(config.kafka.request_receive_timeout_ms),
         ..NetSettings::default()

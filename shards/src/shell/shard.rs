@@ -99,6 +99,8 @@ pub struct Shard {
     /// Told by the commit loop once it has written its last block.
     pub(super) stopped: Notify,
     pub(super) serving: Cell<bool>,
+    /// The node is about to stop: fetches are answered with what there is.
+    draining: Cell<bool>,
     /// The last order of the main thread.
     order: Cell<Option<Order>>,
     ordered: Notify,
@@ -185,6 +187,7 @@ impl Shard {
             stopping: Cell::new(false),
             stopped: Notify::default(),
             serving: Cell::new(false),
+            draining: Cell::new(false),
             order: Cell::new(None),
             ordered: Notify::default(),
             catalog_seen: Notify::default(),
@@ -298,6 +301,20 @@ impl Shard {
         self.stopped.notified().await;
         self.change_core(ShardCore::abort_all);
         self.mesh.close(self.id);
+    }
+
+    /// Sends home the fetches that wait for data here, and lets no more wait.
+    pub(super) fn begin_drain(&self) {
+        self.draining.set(true);
+        let waiting = self.waiters.borrow_mut().take_all();
+        for wake in waiting {
+            wake.send(self, ());
+        }
+    }
+
+    /// Whether the node is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
     }
 
     pub(super) fn give_order(&self, order: Order) {
@@ -528,6 +545,10 @@ impl Shard {
         beyond: &[(GroupId, Offset)],
         wake: ReplyTo<()>,
     ) {
+        if self.draining.get() {
+            wake.send(self, ());
+            return;
+        }
         self.waiters.borrow_mut().insert(waiter, wake);
         self.change_core(|core| {
             for (group, offset) in beyond {
