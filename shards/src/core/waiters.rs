@@ -7,7 +7,7 @@
 //! - I2: at most [`WAITERS_MAX`] waiters; beyond that a waiter is woken at once, which is correct and only costs it a
 //!   look.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chronik_engine::ids::{GroupId, Offset};
 
@@ -21,7 +21,7 @@ pub const WAITERS_MAX: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     by_group: BTreeMap<GroupId, Vec<(Offset, WaiterId)>>,
-    by_waiter: HashMap<WaiterId, Vec<GroupId>, IdHashBuilder>,
+    by_waiter: HashMap<WaiterId, BTreeSet<GroupId>, IdHashBuilder>,
 }
 
 impl Waiters {
@@ -30,9 +30,7 @@ impl Waiters {
         if !self.by_waiter.contains_key(&waiter) && self.by_waiter.len() >= WAITERS_MAX {
             return false;
         }
-        let groups = self.by_waiter.entry(waiter).or_default();
-        if !groups.contains(&group) {
-            groups.push(group);
+        if self.by_waiter.entry(waiter).or_default().insert(group) {
             self.by_group.entry(group).or_default().push((beyond, waiter));
         }
         true
@@ -41,12 +39,7 @@ impl Waiters {
     /// Forgets a waiter, known or not.
     pub(super) fn forget(&mut self, waiter: WaiterId) {
         for group in self.by_waiter.remove(&waiter).unwrap_or_default() {
-            if let Some(waiting) = self.by_group.get_mut(&group) {
-                waiting.retain(|(_, other)| *other != waiter);
-                if waiting.is_empty() {
-                    self.by_group.remove(&group);
-                }
-            }
+            self.remove(group, waiter);
         }
     }
 
@@ -57,18 +50,44 @@ impl Waiters {
         high_watermark: Offset,
         wakes: &mut Vec<WaiterId>,
     ) {
-        let Some(waiting) = self.by_group.get(&group) else { return };
-        let woken = waiting.iter().filter(|(beyond, _)| *beyond < high_watermark);
-        let woken: Vec<WaiterId> = woken.map(|(_, waiter)| *waiter).collect();
-        for waiter in woken {
-            self.forget(waiter);
-            wakes.push(waiter);
-        }
+        self.wake_where(group, |beyond| beyond < high_watermark, wakes);
     }
 
     /// Something else than data has come over the group: all who wait on it are added to `wakes`.
     pub(super) fn wake_all(&mut self, group: GroupId, wakes: &mut Vec<WaiterId>) {
-        self.wake(group, Offset(i64::MAX), wakes);
+        self.wake_where(group, |_| true, wakes);
+    }
+
+    /// Many may wait on one group: they leave its list in one go and not one by one.
+    fn wake_where(
+        &mut self,
+        group: GroupId,
+        is_woken: impl Fn(Offset) -> bool,
+        wakes: &mut Vec<WaiterId>,
+    ) {
+        let Some(waiting) = self.by_group.get_mut(&group) else { return };
+        let woken = waiting.extract_if(.., |(beyond, _)| is_woken(*beyond));
+        let woken: Vec<WaiterId> = woken.map(|(_, waiter)| waiter).collect();
+        if waiting.is_empty() {
+            self.by_group.remove(&group);
+        }
+        for waiter in woken {
+            let groups = self.by_waiter.remove(&waiter).unwrap_or_default();
+            assert!(groups.contains(&group), "I1: {waiter:?} waits on a group without knowing");
+            for other in groups.into_iter().filter(|other| *other != group) {
+                self.remove(other, waiter);
+            }
+            wakes.push(waiter);
+        }
+    }
+
+    fn remove(&mut self, group: GroupId, waiter: WaiterId) {
+        if let Some(waiting) = self.by_group.get_mut(&group) {
+            waiting.retain(|(_, other)| *other != waiter);
+            if waiting.is_empty() {
+                self.by_group.remove(&group);
+            }
+        }
     }
 
     /// The shard stops: everybody is added to `wakes`.
@@ -88,6 +107,8 @@ impl Waiters {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -106,6 +127,64 @@ mod tests {
         waiters.wake_all(GroupId(2), &mut wakes);
         assert_eq!(wakes, [WaiterId(1), WaiterId(2)]);
         assert_eq!(waiters.len(), 0);
+    }
+
+    #[test]
+    fn given_one_who_waits_for_more_than_there_can_be_when_the_group_ends_then_it_is_woken() {
+        let mut waiters = Waiters::default();
+        let mut wakes = Vec::new();
+        for group in [1, 2] {
+            assert!(waiters.add(GroupId(group), Offset(i64::MAX), WaiterId(1)));
+            assert!(waiters.add(GroupId(group), Offset(0), WaiterId(2)));
+        }
+        waiters.wake_all(GroupId(1), &mut wakes);
+        assert_eq!(wakes, [WaiterId(1), WaiterId(2)]);
+        waiters.drain(&mut wakes);
+        assert_eq!((wakes.len(), waiters.len()), (2, 0));
+    }
+
+    proptest! {
+        /// The same rules on a list of pairs, without regard to speed.
+        #[test]
+        fn given_any_steps_when_done_then_as_the_model(
+            steps in proptest::collection::vec((0..4_u8, 0..3_u64, 0..4_u64, 0..4_i64), 1..60)
+        ) {
+            let mut waiters = Waiters::default();
+            let mut model: Vec<(GroupId, Offset, WaiterId)> = Vec::new();
+            for (step, group, waiter, offset) in steps {
+                let (group, waiter, offset) = (GroupId(group), WaiterId(waiter), Offset(offset));
+                let waits = |&(g, _, w): &(GroupId, Offset, WaiterId)| (g, w) == (group, waiter);
+                let mut wakes = Vec::new();
+                let mut expected: Vec<WaiterId> = Vec::new();
+                match step {
+                    0 => {
+                        prop_assert!(waiters.add(group, offset, waiter));
+                        if !model.iter().any(waits) {
+                            model.push((group, offset, waiter));
+                        }
+                    }
+                    1 => {
+                        waiters.forget(waiter);
+                        model.retain(|(_, _, w)| *w != waiter);
+                    }
+                    _ => {
+                        let all = step == 3;
+                        if all {
+                            waiters.wake_all(group, &mut wakes);
+                        } else {
+                            waiters.wake(group, offset, &mut wakes);
+                        }
+                        let woken = model.iter().filter(|(g, b, _)| *g == group && (all || *b < offset));
+                        expected.extend(woken.map(|(_, _, w)| *w));
+                        model.retain(|(_, _, w)| !expected.contains(w));
+                    }
+                }
+                prop_assert_eq!(wakes, expected);
+                let known: BTreeSet<WaiterId> = model.iter().map(|(_, _, w)| *w).collect();
+                prop_assert_eq!(waiters.len(), known.len());
+                prop_assert_eq!(waiters.by_group.values().map(Vec::len).sum::<usize>(), model.len());
+            }
+        }
     }
 
     #[test]
