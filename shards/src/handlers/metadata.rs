@@ -1,7 +1,7 @@
 //! Metadata: the brokers, the topics and who leads their partitions; topics asked for by name are made on the way where
 //! that is allowed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -77,11 +77,20 @@ async fn find(shard: &Rc<Shard>, version: i16, request: MetadataRequest) -> Vec<
     };
     let may_create = shard.node.config.kafka.auto_create_topics_enable
         && (version < 4 || request.allow_auto_topic_creation);
+    let named = each_once(named);
     let mut found: Vec<Found> = named.into_iter().map(|topic| find_one(&catalog, topic)).collect();
     if may_create {
         create_missing(shard, &mut found).await;
     }
     found
+}
+
+/// A topic that is named again is answered once, as by Kafka: else a few bytes more of a request would be a whole topic
+/// more of the answer.
+fn each_once(mut named: Vec<MetadataRequestTopic>) -> Vec<MetadataRequestTopic> {
+    let mut seen = BTreeSet::new();
+    named.retain(|topic| seen.insert((topic.name.clone(), topic.topic_id)));
+    named
 }
 
 fn find_one(catalog: &Catalog, asked: MetadataRequestTopic) -> Found {
@@ -218,4 +227,24 @@ fn describe_partitions(
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_topics_named_again_when_looked_for_then_each_counts_once_in_its_place() {
+        let by_name = |name| {
+            let name = StrBytes::from_static_str(name);
+            MetadataRequestTopic::default().with_name(Some(name.into()))
+        };
+        let by_id = |id| {
+            let topic = MetadataRequestTopic::default().with_name(None);
+            topic.with_topic_id(uuid::Uuid::from_u128(id))
+        };
+        let asked = vec![by_name("b"), by_id(1), by_name("a"), by_name("b"), by_id(2), by_id(1)];
+        let once = [by_name("b"), by_id(1), by_name("a"), by_id(2)];
+        assert_eq!(each_once(asked), once);
+    }
 }
