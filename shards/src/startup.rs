@@ -39,8 +39,8 @@ pub mod exit_code {
     pub const WAL_FAILED: i32 = 7;
 }
 
-/// The oldest kernel whose io_uring has the operations that are used.
-const KERNEL_MIN: (u32, u32) = (5, 8);
+/// The oldest kernel whose io_uring has the operations that are used; the last of them was the poll that stays armed.
+const KERNEL_MIN: (u32, u32) = (5, 13);
 /// Open files below which a busy broker runs out: each connection and each WAL file takes one.
 const NOFILE_WANTED: u64 = 4096;
 
@@ -362,8 +362,8 @@ mod tests {
     #[test]
     fn given_a_release_name_when_parsed_then_major_and_minor_compare_as_numbers() {
         assert_eq!(kernel_version("6.18.44-fc-v595"), Some((6, 18)));
-        assert!(kernel_version("5.10.0-21-amd64") > Some(KERNEL_MIN));
-        assert!(kernel_version("5.4.0") < Some(KERNEL_MIN));
+        assert!(kernel_version("5.15.0-21-amd64") > Some(KERNEL_MIN));
+        assert!(kernel_version("5.10.0") < Some(KERNEL_MIN));
         assert_eq!(kernel_version("unknown"), None);
     }
 
