@@ -1,6 +1,7 @@
 use bytes::Bytes;
-use chronik_engine::batch::{BatchBuilder, RecordBatch};
+use chronik_engine::batch::{BatchBuilder, HEADER_BYTES, RecordBatch};
 use chronik_engine::ids::ReplicaId;
+use chronik_engine::wal::record::{EntryKind, LogPosition};
 use uuid::Uuid;
 
 use super::*;
@@ -92,17 +93,45 @@ impl Bench {
 
     /// A crash after everything was written, and a start from the checkpoints alone.
     fn restart(&mut self) {
-        let recovered = self.core.checkpoints().into_iter().map(|checkpoint| RecoveredGroup {
-            hard_state: checkpoint.hard_state,
-            entries: Vec::new(),
-            last: checkpoint.last,
-            log_start: checkpoint.log_start,
-            log_start_offset: checkpoint.log_start_offset,
-            checkpoint,
-        });
+        let checkpoints = self.core.checkpoints();
+        self.restart_from(checkpoints, &[]);
+    }
+
+    /// A crash after `since` was written, and a start from checkpoints taken before. Of a batch the log gives back no
+    /// more than the header.
+    fn restart_from(&mut self, checkpoints: Vec<GroupCheckpoint>, since: &[WalRecord]) {
+        let recovered = checkpoints.into_iter().map(|checkpoint| recover(checkpoint, since));
         self.core = ShardCore::new(config(), recovered.collect(), 0).unwrap();
         self.core.start();
     }
+}
+
+fn recover(checkpoint: GroupCheckpoint, since: &[WalRecord]) -> RecoveredGroup {
+    let mut recovered = RecoveredGroup {
+        hard_state: checkpoint.hard_state,
+        entries: Vec::new(),
+        last: checkpoint.last,
+        log_start: checkpoint.log_start,
+        log_start_offset: checkpoint.log_start_offset,
+        checkpoint,
+    };
+    for record in since {
+        match record {
+            WalRecord::Entry { group, entry } if *group == recovered.checkpoint.group => {
+                let mut entry = entry.clone();
+                if entry.kind == EntryKind::Batch {
+                    entry.payload.truncate(HEADER_BYTES);
+                }
+                recovered.last = LogPosition { index: entry.index, term: entry.term };
+                recovered.entries.push(entry);
+            }
+            WalRecord::HardState { group, state } if *group == recovered.checkpoint.group => {
+                recovered.hard_state = *state;
+            }
+            _ => {}
+        }
+    }
+    recovered
 }
 
 #[test]
@@ -158,6 +187,36 @@ fn given_a_duplicate_when_the_first_is_in_flight_then_both_are_answered_with_its
     let later = bench.produce(sequenced(0, 2), RequiredAcks::All).unwrap();
     assert_eq!(bench.replies(), [(later, Ok(0))], "the checkpoint remembers it");
     bench.produce(sequenced(2, 1), RequiredAcks::All).unwrap();
+}
+
+#[test]
+fn given_a_checkpoint_and_the_log_since_when_restarted_then_producers_are_known_as_before() {
+    let mut bench = Bench::with_partition();
+    for sequence in 0..3 {
+        bench.produce(sequenced(sequence * 2, 2), RequiredAcks::All).unwrap();
+    }
+    bench.write_all();
+    let (checkpoints, written) = (bench.core.checkpoints(), bench.records.len());
+    for sequence in 3..7 {
+        bench.produce(sequenced(sequence * 2, 2), RequiredAcks::All).unwrap();
+        // Each in a block of its own, so that the commit index on disk is that of the block before.
+        bench.write_all();
+    }
+    let since = bench.records.split_off(written);
+    bench.restart_from(checkpoints, &since);
+    assert_eq!(bench.produce(sequenced(4, 2), RequiredAcks::All), Err(ProduceError::NotLeader));
+    bench.write_all();
+    for sequence in 2..7 {
+        let again = bench.produce(sequenced(sequence * 2, 2), RequiredAcks::All).unwrap();
+        assert_eq!(bench.replies(), [(again, Ok(i64::from(sequence) * 2))]);
+    }
+    assert!(matches!(
+        bench.produce(sequenced(2, 2), RequiredAcks::All),
+        Err(ProduceError::Sequence(producers::SequenceError::DuplicateSequence { .. }))
+    ));
+    let next = bench.produce(sequenced(14, 1), RequiredAcks::All).unwrap();
+    bench.write_all();
+    assert_eq!(bench.replies(), [(next, Ok(14))]);
 }
 
 #[test]
