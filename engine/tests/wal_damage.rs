@@ -208,6 +208,30 @@ fn given_blocks_that_fill_a_file_when_sealed_then_every_file_has_a_footer_and_ro
 }
 
 #[test]
+fn given_checkpoints_of_several_blocks_when_rolled_then_all_of_them_are_recovered() {
+    let disk = SimDisk::new(1);
+    let mut p = Proposer::default();
+    let mut checkpoints = Vec::new();
+    block_on(async {
+        let (wal, _, _) = Wal::open(disk.clone(), options()).await.unwrap();
+        wal.append(&[p.create(1), p.create(2), p.create(3)]).await.unwrap();
+        checkpoints = p.model.checkpoints();
+        checkpoints.iter_mut().for_each(|checkpoint| checkpoint.state = vec![5; 5 << 20]);
+        let next = [p.noop(2, 1)];
+        wal.roll(checkpoints.clone(), &next).await.unwrap();
+        assert!(!wal.needs_roll(&next), "the file was made for it");
+        wal.append(&next).await.unwrap();
+    });
+    let (_, groups, _) = block_on(Wal::open(disk.clone(), options())).unwrap();
+    let found: Vec<_> = groups.into_iter().map(|group| group.checkpoint.state).collect();
+    assert!(found == checkpoints.into_iter().map(|c| c.state).collect::<Vec<_>>());
+    let inspection = block_on(inspect(&disk, Path::new(DIR), |_| ())).unwrap();
+    let kinds: Vec<_> = inspection.files[1].blocks.iter().map(|block| block.kind).collect();
+    assert_eq!(kinds[..3], [BlockKind::Checkpoint; 3], "two of them do not fit one block");
+    assert_eq!(kinds[3], BlockKind::Data);
+}
+
+#[test]
 fn given_damage_in_a_sealed_file_when_read_then_the_reader_names_it_and_verify_finds_it() {
     let disk = SimDisk::new(1);
     several_files(&disk);

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub use super::descriptor::{Descriptor, SlotKind};
-use super::descriptor::{encode_bincode, put, u32_at, u64_at};
+use super::descriptor::{encode_bincode, encoded_len, put, u32_at, u64_at};
 use super::record::{EntryKind, LogEntry, WalRecord};
 use super::to_usize;
 use crate::disk::DISK_ALIGN;
@@ -370,9 +370,7 @@ impl<'a> BlockPlan<'a> {
     }
 
     fn checked(self) -> Result<BlockPlan<'a>, PlanError> {
-        if u32::try_from(self.length.next_multiple_of(DISK_ALIGN as u64)).is_err() {
-            return Err(PlanError::TooLong { length: self.length });
-        }
+        padded(self.length)?;
         Ok(self)
     }
 
@@ -488,6 +486,40 @@ impl<'a> BlockPlan<'a> {
         let crc = table_crc(parts, to_usize(header.table_end()));
         put(parts[0].as_mut(), header::CRC, &crc.to_le_bytes());
     }
+}
+
+/// Splits a file's checkpoints into blocks of at most `bytes_max`, or of one record where that is longer, and says what
+/// each takes in the file. Nothing is encoded: a core with many groups would stand still meanwhile. Without any record
+/// there is still one block, because a file begins with one.
+pub(super) fn split_checkpoints(
+    records: &[WalRecord],
+    bytes_max: u64,
+) -> Result<Vec<(&[WalRecord], u64)>, PlanError> {
+    let mut blocks = Vec::new();
+    let (mut from, mut length) = (0, HEADER_BYTES as u64);
+    for (at, record) in records.iter().enumerate() {
+        let WalRecord::Checkpoint(checkpoint) = record else {
+            unreachable!("a file begins with checkpoints, not with {record:?}");
+        };
+        let payload = encoded_len(checkpoint).map_err(|source| PlanError::Encode { source })?;
+        let row = DESCRIPTOR_BYTES as u64 + payload;
+        if at > from && padded(length + row)? > bytes_max {
+            blocks.push((&records[from..at], padded(length)?));
+            (from, length) = (at, HEADER_BYTES as u64);
+        }
+        length += row;
+    }
+    blocks.push((&records[from..], padded(length)?));
+    Ok(blocks)
+}
+
+/// What a block of this length takes in the file.
+fn padded(length: u64) -> Result<u64, PlanError> {
+    let padded = length.next_multiple_of(DISK_ALIGN as u64);
+    if u32::try_from(padded).is_err() {
+        return Err(PlanError::TooLong { length });
+    }
+    Ok(padded)
 }
 
 fn push_encoded<T: bincode::Encode>(list: &mut Vec<Vec<u8>>, value: &T) -> Result<u64, PlanError> {
@@ -621,4 +653,51 @@ pub struct Row {
 fn len_u32(len: usize) -> u32 {
     // `BlockPlan` refuses blocks of 4 GiB before any length in them is written.
     u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::ids::GroupId;
+    use crate::wal::record::{GroupCheckpoint, GroupMeta};
+    use proptest::prelude::*;
+
+    fn checkpoint(group: u64, state_bytes: usize) -> WalRecord {
+        let created = GroupCheckpoint::created(GroupId(group), GroupMeta::default());
+        WalRecord::Checkpoint(GroupCheckpoint { state: vec![1; state_bytes], ..created })
+    }
+
+    proptest! {
+        #[test]
+        fn given_checkpoints_when_split_then_all_are_in_blocks_as_long_as_foretold_and_well_filled(
+            sizes in prop::collection::vec(0..9_000_usize, 0..40)
+        ) {
+            let records: Vec<_> = (1..).zip(&sizes).map(|(id, size)| checkpoint(id, *size)).collect();
+            let bytes_max = 16_384;
+            let blocks = split_checkpoints(&records, bytes_max).unwrap();
+            let joined: Vec<_> = blocks.iter().flat_map(|(part, _)| part.iter()).collect();
+            prop_assert_eq!(joined, records.iter().collect::<Vec<_>>());
+            for (part, bytes) in &blocks {
+                prop_assert_eq!(BlockPlan::new(part).unwrap().padded_len(), *bytes);
+                prop_assert!(*bytes <= bytes_max);
+            }
+            for pair in blocks.windows(2) {
+                let one_more = pair[0].0.len() + 1;
+                let from = records.iter().position(|record| *record == pair[0].0[0]).unwrap();
+                let fuller = BlockPlan::new(&records[from..from + one_more]).unwrap();
+                prop_assert!(fuller.padded_len() > bytes_max, "the next one would have fit");
+            }
+        }
+    }
+
+    #[test]
+    fn given_a_checkpoint_longer_than_a_block_when_split_then_it_is_alone_and_none_at_all_is_a_block()
+     {
+        let records = [checkpoint(1, 10), checkpoint(2, 50_000), checkpoint(3, 10)];
+        let blocks = split_checkpoints(&records, 16_384).unwrap();
+        assert_eq!(blocks.iter().map(|(part, _)| part.len()).collect::<Vec<_>>(), [1, 1, 1]);
+        assert_eq!(split_checkpoints(&[], 16_384).unwrap(), [(&[][..], 4096)]);
+    }
 }

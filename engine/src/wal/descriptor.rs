@@ -322,6 +322,15 @@ pub(super) fn encode_bincode<T: bincode::Encode>(
     bincode::encode_to_vec(value, bincode::config::standard())
 }
 
+/// How long the encoding of a value is, without making it.
+pub(super) fn encoded_len<T: bincode::Encode>(
+    value: &T,
+) -> Result<u64, bincode::error::EncodeError> {
+    let mut size = bincode::enc::write::SizeWriter::default();
+    bincode::encode_into_writer(value, &mut size, bincode::config::standard())?;
+    Ok(size.bytes_written as u64)
+}
+
 pub(super) fn put(out: &mut [u8], at: usize, value: &[u8]) {
     out[at..at + value.len()].copy_from_slice(value);
 }

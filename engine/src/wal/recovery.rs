@@ -14,7 +14,8 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::block::{
-    Block, BlockFault, BlockHeader, BlockKind, FLAG_LAST_CHECKPOINT, FORMAT_VERSION, SlotKind,
+    Block, BlockFault, BlockHeader, BlockKind, BlockPlan, FLAG_LAST_CHECKPOINT, FORMAT_VERSION,
+    SlotKind,
 };
 use super::error::{IoOp, WalError};
 use super::file::{BALLAST_NAME, FileName, spare_path, wal_path, write_zeros};
@@ -23,7 +24,6 @@ use super::record::{GroupCheckpoint, HardState, LogEntry, LogPosition};
 use super::replay::{GroupReplay, Replay, ReplayError};
 use super::scan::{Found, Scanner};
 use super::spare::{Spare, Spares};
-use super::writer::checkpoint_plans;
 use super::{Active, Sealed, State, Wal, WalOptions, footer};
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
 use crate::ids::{BlockSeq, FileSeq, Offset};
@@ -420,11 +420,10 @@ async fn make_first_file<D: Disk>(
     };
     let kind = BlockKind::Checkpoint;
     let label = super::file::BlockLabel { kind, flags: FLAG_LAST_CHECKPOINT, place };
-    for plan in checkpoint_plans(&[])? {
-        super::file::write_block(&file, &plan, label, &mut Vec::new())
-            .await
-            .map_err(WalError::io(IoOp::Write, path.clone()))?;
-    }
+    let plan = BlockPlan::new(&[])?;
+    super::file::write_block(&file, &plan, label, &mut Vec::new())
+        .await
+        .map_err(WalError::io(IoOp::Write, path.clone()))?;
     file.sync_data().await.map_err(WalError::io(IoOp::Sync, path))
 }
 

@@ -3,17 +3,20 @@
 //! It assigns positions and numbers and keeps the order *write, sync, index*. It never retries, and never writes a
 //! sector twice.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::block::{BlockKind, BlockPlace, BlockPlan, Descriptor, FLAG_LAST_CHECKPOINT, SlotKind};
+use super::block::{
+    BlockKind, BlockPlace, BlockPlan, Descriptor, FLAG_LAST_CHECKPOINT, SlotKind, split_checkpoints,
+};
 use super::error::{IoOp, WalError};
 use super::file::{BlockLabel, Written, write_block};
 use super::record::{GroupCheckpoint, WalRecord};
 use super::{Active, Sealed, State, Unfinished, Wal, footer};
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
-use crate::ids::{BlockSeq, FileSeq, RaftIndex, ReplicaId, Term};
+use crate::ids::{BlockSeq, FileSeq, GroupId, RaftIndex, ReplicaId, Term};
 
 /// The most bytes of checkpoints in one block.
 const CHECKPOINT_BLOCK_BYTES: u64 = crate::limits::WAL_BLOCK_BYTES_MAX as u64;
@@ -229,8 +232,8 @@ impl<D: Disk> Wal<D> {
         self.check_checkpoints(&checkpoints);
         let applied = checkpoints.iter().map(|c| (c.group, c.applied)).collect();
         let records: Vec<WalRecord> = checkpoints.into_iter().map(WalRecord::Checkpoint).collect();
-        let plans = checkpoint_plans(&records)?;
-        let checkpoint_bytes: u64 = plans.iter().map(BlockPlan::padded_len).sum();
+        let blocks = split_checkpoints(&records, CHECKPOINT_BLOCK_BYTES)?;
+        let checkpoint_bytes: u64 = blocks.iter().map(|(_, bytes)| bytes).sum();
         let next_bytes = BlockPlan::new(next)?.padded_len();
         let needed = checkpoint_bytes + next_bytes + reserve_bytes(0, 0, next.len());
         let essential = !next.iter().any(is_batch);
@@ -240,8 +243,8 @@ impl<D: Disk> Wal<D> {
             (FileSeq(active.seq.0 + 1), active.next_block)
         };
         let (path, file) = self.next_file(seq, needed, essential).await?;
-        let position = self.write_checkpoints(&file, &path, seq, first_block, &plans).await?;
-        let next_block = BlockSeq(first_block.0 + plans.len() as u64);
+        let position = self.write_checkpoints(&file, &path, seq, first_block, &blocks).await?;
+        let next_block = BlockSeq(first_block.0 + blocks.len() as u64);
         self.switch_to(
             Active {
                 seq,
@@ -256,18 +259,19 @@ impl<D: Disk> Wal<D> {
         Ok(())
     }
 
-    /// Writes a file's checkpoint blocks, each durable before the next, and returns where they end.
+    /// Writes a file's checkpoint blocks, each durable before the next, and returns where they end. Each is encoded when
+    /// its turn comes, so that others run on this core between them.
     pub(super) async fn write_checkpoints(
         &self,
         file: &D::File,
         path: &std::path::Path,
         seq: FileSeq,
         first_block: BlockSeq,
-        plans: &[BlockPlan<'_>],
+        blocks: &[(&[WalRecord], u64)],
     ) -> Result<u64, WalError> {
         let mut position = 0;
-        for (at, plan) in plans.iter().enumerate() {
-            let flags = if at + 1 == plans.len() { FLAG_LAST_CHECKPOINT } else { 0 };
+        for (at, (records, bytes)) in blocks.iter().enumerate() {
+            let flags = if at + 1 == blocks.len() { FLAG_LAST_CHECKPOINT } else { 0 };
             let place = BlockPlace {
                 shard: self.options.shard_uuid,
                 file: seq,
@@ -275,17 +279,15 @@ impl<D: Disk> Wal<D> {
                 sequence: BlockSeq(first_block.0 + at as u64),
             };
             let label = BlockLabel { kind: BlockKind::Checkpoint, flags, place };
-            self.write_durable(file, path.to_owned(), plan, label, || ()).await?;
-            position += plan.padded_len();
+            let plan = BlockPlan::new(records)?;
+            assert!(plan.padded_len() == *bytes, "the file was made for blocks of these sizes");
+            self.write_durable(file, path.to_owned(), &plan, label, || ()).await?;
+            position += bytes;
         }
         Ok(position)
     }
 
-    fn switch_to(
-        &self,
-        next: Active<D::File>,
-        applied: std::collections::BTreeMap<crate::ids::GroupId, RaftIndex>,
-    ) {
+    fn switch_to(&self, next: Active<D::File>, applied: BTreeMap<GroupId, RaftIndex>) {
         let mut state = self.state.borrow_mut();
         let old_seq = state.active.seq;
         let first_block = state.active.next_block;
@@ -338,9 +340,11 @@ impl<D: Disk> Wal<D> {
     /// A checkpoint that forgets a group, an entry or a vote would make recovery forget it.
     fn check_checkpoints(&self, checkpoints: &[GroupCheckpoint]) {
         let state = self.state.borrow();
+        let by_group: BTreeMap<GroupId, &GroupCheckpoint> =
+            checkpoints.iter().map(|checkpoint| (checkpoint.group, checkpoint)).collect();
+        assert!(by_group.len() == checkpoints.len(), "a group has two checkpoints");
         for (group, log) in state.index.groups() {
-            let found = checkpoints.iter().find(|checkpoint| checkpoint.group == group);
-            let Some(checkpoint) = found else {
+            let Some(checkpoint) = by_group.get(&group) else {
                 unreachable!("the checkpoints leave out group {group}");
             };
             assert!(
@@ -378,10 +382,7 @@ fn room<F: DiskFile>(state: &State<F>, rows: usize) -> u64 {
     active.file.len().saturating_sub(reserve).saturating_sub(active.position)
 }
 
-pub(super) fn note_vote(
-    votes: &mut std::collections::BTreeMap<crate::ids::GroupId, (Term, ReplicaId)>,
-    row: &Descriptor,
-) {
+pub(super) fn note_vote(votes: &mut BTreeMap<GroupId, (Term, ReplicaId)>, row: &Descriptor) {
     match row.kind {
         SlotKind::HardState => {
             let state = row.hard_state();
@@ -397,26 +398,4 @@ pub(super) fn note_vote(
 fn is_batch(record: &WalRecord) -> bool {
     use super::record::EntryKind::Batch;
     matches!(record, WalRecord::Entry { entry, .. } if entry.kind == Batch)
-}
-
-/// Splits checkpoints into blocks. Without any group there is still one block: a file begins with one.
-pub(super) fn checkpoint_plans(records: &[WalRecord]) -> Result<Vec<BlockPlan<'_>>, WalError> {
-    let mut plans = Vec::new();
-    let mut rest = records;
-    loop {
-        let mut take = rest.len();
-        let plan = loop {
-            let plan = BlockPlan::new(&rest[..take]);
-            match plan {
-                Ok(plan) if plan.padded_len() <= CHECKPOINT_BLOCK_BYTES || take <= 1 => break plan,
-                Err(error) if take <= 1 => return Err(error.into()),
-                _ => take = take.div_ceil(2),
-            }
-        };
-        plans.push(plan);
-        rest = &rest[take..];
-        if rest.is_empty() {
-            return Ok(plans);
-        }
-    }
 }
