@@ -5,7 +5,6 @@ use std::ops::Range;
 use chronik_engine::batch::leader_epoch;
 use chronik_engine::ids::{GroupId, Offset, Term};
 use chronik_engine::tail_cache::CachedBatch;
-use chronik_engine::wal::record::EpochStart;
 
 use super::group::Group;
 use super::{FetchError, ShardCore, WaiterId};
@@ -14,7 +13,7 @@ use super::{FetchError, ShardCore, WaiterId};
 const UNDEFINED: (i32, Offset) = (-1, Offset(-1));
 
 /// A partition as this replica knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionView {
     /// Whether this replica leads it.
     pub is_leader: bool,
@@ -30,16 +29,6 @@ pub struct PartitionView {
     pub end_offset: Offset,
     /// Producers that are remembered.
     pub producers: usize,
-    epochs: Vec<EpochStart>,
-}
-
-impl PartitionView {
-    /// The epoch in which the record at `offset` was or will be appended; `None` for an empty log.
-    #[must_use]
-    pub fn epoch_of(&self, offset: Offset) -> Option<Term> {
-        let begun = self.epochs.partition_point(|start| start.offset <= offset);
-        begun.checked_sub(1).and_then(|at| self.epochs.get(at)).map(|start| start.epoch)
-    }
 }
 
 /// Where the answer to a fetch is.
@@ -128,6 +117,14 @@ impl ShardCore {
         self.shared.waiters.forget(waiter);
     }
 
+    /// The epoch in which the record at `offset` was or will be appended; `None` for an empty log.
+    #[must_use]
+    pub fn epoch_of(&self, group: GroupId, offset: Offset) -> Option<Term> {
+        let epochs = self.live(group)?.raft.epochs();
+        let begun = epochs.partition_point(|start| start.offset <= offset);
+        begun.checked_sub(1).and_then(|at| epochs.get(at)).map(|start| start.epoch)
+    }
+
     /// Where `epoch`, or the last one with records before it, ends: Kafka's `LeaderEpochFileCache.endOffsetFor`.
     ///
     /// # Errors
@@ -186,7 +183,6 @@ impl Group {
             high_watermark: self.high_watermark(),
             end_offset: self.raft.end_offset(),
             producers: self.producers(),
-            epochs: self.raft.epochs().to_vec(),
         }
     }
 }

@@ -349,9 +349,9 @@ fn given_epochs_when_their_end_is_asked_for_then_the_answers_are_kafkas() {
     assert_eq!(end(3), (3, 5));
     assert_eq!(end(4), (4, 5));
     assert_eq!(end(5), (-1, -1), "newer than all");
-    let view = bench.core.partition(GROUP).unwrap();
-    assert_eq!(view.epoch_of(Offset(2)), Some(Term(1)));
-    assert_eq!(view.epoch_of(Offset(4)), Some(Term(3)));
+    assert_eq!(bench.core.epoch_of(GROUP, Offset(2)), Some(Term(1)));
+    assert_eq!(bench.core.epoch_of(GROUP, Offset(4)), Some(Term(3)));
+    assert_eq!(bench.core.epoch_of(GroupId(99), Offset(4)), None);
 }
 
 #[test]

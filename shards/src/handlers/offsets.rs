@@ -224,7 +224,7 @@ async fn find(
     let at = |offset: Offset| Found {
         offset: offset.0,
         timestamp: -1,
-        epoch: view.epoch_of(offset).map_or(-1, kafka_epoch),
+        epoch: shard.with_core(|core| core.epoch_of(group, offset)).map_or(-1, kafka_epoch),
     };
     match timestamp {
         LATEST => Ok(at(view.high_watermark)),
