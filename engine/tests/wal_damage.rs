@@ -346,10 +346,10 @@ fn given_a_full_disk_when_rolling_then_batches_are_refused_and_votes_are_not() {
             let before = p.model.clone();
             append(&wal, &before, &[p.vote(1, 2, 102)]).await.expect("the ballast has room");
         }
-        assert!(matches!(wal.prepare_spare_step().await, Err(WalError::StorageFull { .. })));
+        assert!(matches!(wal.prepare_spare_step(1 << 20).await, Err(WalError::StorageFull { .. })));
 
         disk.set_capacity(None);
-        while wal.prepare_spare_step().await.unwrap() != SpareProgress::Ready {}
+        while wal.prepare_spare_step(1 << 20).await.unwrap() != SpareProgress::Ready {}
         assert!(!wal.is_storage_full());
         let before = p.model.clone();
         append(&wal, &before, &[p.batch(1, 2, 1, 9_000)]).await.unwrap();
@@ -421,7 +421,11 @@ fn given_entries_that_nobody_needs_when_reclaimed_then_files_go_oldest_first_and
         assert!(matches!(gone, Err(ReadError::OffsetReclaimed { .. })));
         wal.reclaim(|_| Some(last.next())).await.unwrap();
         assert_eq!(wal.file_count(), 1);
-        assert_eq!(wal.prepare_spare_step().await.unwrap(), SpareProgress::Ready, "used again");
+        assert_eq!(
+            wal.prepare_spare_step(1 << 20).await.unwrap(),
+            SpareProgress::Ready,
+            "used again"
+        );
         let before = p.model.clone();
         append(&wal, &before, &[p.batch(1, 1, 1, 15_000)]).await.unwrap();
         check_readable(&wal, &p.model).await;

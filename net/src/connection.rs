@@ -69,8 +69,17 @@ pub(crate) async fn serve<H: RequestHandler>(
             Err(reason) => reason,
         };
     }
-    let connection = Connection::new(core, socket, control);
-    connection.run(opening).await
+    serve_kafka(core, socket, control, opening).await
+}
+
+/// Serves a Kafka connection, of which `opening` was received already, to its end.
+pub(crate) async fn serve_kafka<H: RequestHandler>(
+    core: &Rc<Core<H>>,
+    socket: &Socket,
+    control: &Control,
+    opening: Vec<u8>,
+) -> CloseReason {
+    Connection::new(core, socket, control).run(opening).await
 }
 
 /// The first bytes, at least four: enough to tell HTTP from a frame's length.
@@ -250,6 +259,12 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
             }
             if let Some(reason) = end.take() {
                 return reason;
+            }
+            if let Some(target) = self.control.context.affinity.target()
+                && early_permit.is_none()
+                && frames.received_in_frame() <= EARLY_PERMIT_BYTES
+            {
+                return CloseReason::Moved { target, unread: frames.into_unread() };
             }
             if let Some(length) = frames.body_length()
                 && length > EARLY_PERMIT_BYTES

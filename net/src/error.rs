@@ -95,12 +95,19 @@ pub enum CloseReason {
     TooManyConnections { connections_max: usize },
     #[error("the server is shutting down")]
     Shutdown,
+    /// Not closed: it goes on there.
+    #[error("moved to core {target}")]
+    Moved {
+        target: u16,
+        /// Received and not yet a whole request.
+        unread: Vec<u8>,
+    },
 }
 
 impl CloseReason {
     /// An orderly end that nobody needs to read about.
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Self::PeerClosed | Self::Shutdown)
+        matches!(self, Self::PeerClosed | Self::Shutdown | Self::Moved { .. })
     }
 }
 

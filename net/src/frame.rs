@@ -70,6 +70,18 @@ impl FrameAssembler {
         }
     }
 
+    /// The bytes of the frame that is not whole yet, as they came. To be fed to another assembler.
+    pub(crate) fn into_unread(self) -> Vec<u8> {
+        match self.state {
+            State::Head { bytes, received } => bytes[..received].to_vec(),
+            State::Body { buffer, length } => {
+                // Checked on the way in: a length is an i32 on the wire.
+                let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+                [prefix.as_slice(), &buffer].concat()
+            }
+        }
+    }
+
     /// Takes bytes off the stream.
     pub(crate) fn feed(&mut self, mut input: &[u8]) -> Result<(), FrameError> {
         while !input.is_empty() {
@@ -225,6 +237,22 @@ mod tests {
             }
             prop_assert_eq!(frames, bodies);
             prop_assert_eq!(assembler.received_in_frame(), 0);
+        }
+    }
+
+    #[test]
+    fn given_a_stream_cut_anywhere_when_another_assembler_goes_on_then_no_byte_is_lost() {
+        let bodies = vec![vec![1u8; 30], vec![2u8; 20]];
+        let stream = stream_of(&bodies);
+        for cut in 0..=stream.len() {
+            let mut first = FrameAssembler::new(LIMITS);
+            first.feed(&stream[..cut]).unwrap();
+            let mut frames: Vec<Bytes> = std::iter::from_fn(|| first.next_frame()).collect();
+            let mut second = FrameAssembler::new(LIMITS);
+            second.feed(&first.into_unread()).unwrap();
+            second.feed(&stream[cut..]).unwrap();
+            frames.extend(std::iter::from_fn(|| second.next_frame()));
+            assert_eq!(frames, bodies, "cut at {cut}");
         }
     }
 

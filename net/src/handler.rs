@@ -14,11 +14,13 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::affinity::Affinity;
 use crate::error::CloseReason;
 use crate::protocol::Request;
 use crate::response::ResponseBody;
@@ -35,6 +37,10 @@ pub trait RequestHandler: 'static {
 
     /// Hears how long a request was under way on the wire. Called on the hot path: record it, nothing more.
     fn wire_time(&self, _stage: WireStage, _took: Duration) {}
+
+    /// Takes a connection to the core that its [`Affinity`] decided for, where [`crate::Server::adopt`] goes on with it. A
+    /// handler that never votes is never asked.
+    fn hand_over(&self, _target: u16, _connection: MovedConnection) {}
 
     /// Serves one HTTP request, from the admin port or sniffed on the Kafka port.
     fn http(
@@ -116,6 +122,17 @@ pub struct ConnectionContext {
     pub listener: ListenerKind,
     /// Requests taken so far.
     pub requests: Cell<u64>,
+    /// Where its requests belong.
+    pub affinity: Affinity,
+}
+
+/// A Kafka connection between two cores. Dropped, it is closed.
+#[derive(Debug)]
+pub struct MovedConnection {
+    pub(crate) descriptor: OwnedFd,
+    /// Received and not yet a whole request.
+    pub(crate) unread: Vec<u8>,
+    pub(crate) requests: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

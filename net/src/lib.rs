@@ -1,7 +1,7 @@
 //! The Kafka wire: listeners, frames, decoding behind a guard, ordered answers, HTTP sniffing.
 //!
 //! Knows the wire only. It calls [`RequestHandler`], which `shards` implements, and holds no broker
-//! state. A connection lives on the core that accepted it; nothing here is `Send`.
+//! state. A connection lives on the core that accepted it, or is moved once to the one that its requests belong to.
 //!
 //! | module | owns |
 //! |---|---|
@@ -13,11 +13,13 @@
 //! | [`listener`] | [`Server`]: binding, accepting, deadlines, drain |
 //! | `connection`, `control`, `socket` | one connection: pipelining, its deadlines, its system calls |
 //! | [`admission`] | the byte budget of a core |
+//! | `affinity` | which core a connection's requests belong to |
 //! | `http` | HTTP on the Kafka port and the admin port |
 //! | [`client`] | a blocking client for tests and tools |
 //! | [`settings`], [`error`] | limits, and what went wrong |
 
 pub mod admission;
+mod affinity;
 pub mod client;
 mod clock;
 mod connection;
@@ -36,13 +38,14 @@ pub mod response;
 pub mod settings;
 mod socket;
 
+pub use affinity::Affinity;
 pub use error::{CloseReason, FrameError, NetError};
 pub use fetch_response::{
     FetchNodeEndpoint, FetchPartitionParts, FetchResponseParts, FetchTopicParts, RecordChunk,
 };
 pub use handler::{
     ConnectionContext, Enqueued, Finished, FinishedFuture, HttpMethod, HttpRequest, HttpResponse,
-    ListenerKind, RequestHandler, WireStage,
+    ListenerKind, MovedConnection, RequestHandler, WireStage,
 };
 pub use listener::{DrainReport, NetStats, Server};
 pub use output::Output;

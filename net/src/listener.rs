@@ -18,11 +18,12 @@ use std::time::Duration;
 use chronik_ring::Task;
 
 use crate::admission::Admission;
+use crate::affinity::Affinity;
 use crate::clock::{self, Clock};
 use crate::connection;
 use crate::control::Control;
 use crate::error::{CloseReason, NetError};
-use crate::handler::{ConnectionContext, ListenerKind, RequestHandler};
+use crate::handler::{ConnectionContext, ListenerKind, MovedConnection, RequestHandler};
 use crate::log_limit::LogLimit;
 use crate::settings::NetSettings;
 use crate::socket::{Listener, Socket};
@@ -61,6 +62,7 @@ pub(crate) struct Counters {
     refused: Cell<u64>,
     accept_errors: Cell<u64>,
     closed_for_cause: Cell<u64>,
+    handed_over: Cell<u64>,
 }
 
 impl Counters {
@@ -85,6 +87,8 @@ pub struct NetStats {
     pub accept_errors: u64,
     /// Closed for any cause but an orderly end.
     pub connections_closed_for_cause: u64,
+    /// Moved to another core.
+    pub connections_handed_over: u64,
     pub requests: u64,
     pub request_bytes: u64,
     pub admission_bytes_used: usize,
@@ -146,6 +150,21 @@ impl<H: RequestHandler> Server<H> {
         Ok(bound)
     }
 
+    /// Goes on with a connection of another core. It was counted where it was accepted, and is not refused here.
+    pub fn adopt(&self, moved: MovedConnection) {
+        if self.core.closing.get() {
+            return;
+        }
+        let MovedConnection { descriptor, unread, requests } = moved;
+        let socket = Socket::new(descriptor);
+        // It fails only when the peer is gone already.
+        let Ok(addresses) = socket.addresses() else { return };
+        let affinity = Affinity::settled();
+        let (registered, control) =
+            register(&self.core, addresses, ListenerKind::Kafka, requests, affinity);
+        chronik_ring::spawn(run_connection(registered, socket, control, Some(unread))).detach();
+    }
+
     pub fn stats(&self) -> NetStats {
         let counters = &self.core.counters;
         NetStats {
@@ -154,6 +173,7 @@ impl<H: RequestHandler> Server<H> {
             connections_refused: counters.refused.get(),
             accept_errors: counters.accept_errors.get(),
             connections_closed_for_cause: counters.closed_for_cause.get(),
+            connections_handed_over: counters.handed_over.get(),
             requests: counters.requests.get(),
             request_bytes: counters.request_bytes.get(),
             admission_bytes_used: self.core.admission.bytes_used(),
@@ -233,7 +253,7 @@ async fn accept<H: RequestHandler>(core: Rc<Core<H>>, listener: Listener, kind: 
 
 fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, socket: Socket, kind: ListenerKind) {
     // Both fail only when the peer is gone already.
-    let Ok((peer, local)) = socket.addresses() else { return };
+    let Ok(addresses) = socket.addresses() else { return };
     if socket.configure(&core.settings).is_err() {
         return;
     }
@@ -246,20 +266,31 @@ fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, socket: Socket, kind:
     };
     if open >= connections_max {
         add(&core.counters.refused, 1);
-        log_close(core, &peer, None, &CloseReason::TooManyConnections { connections_max });
+        log_close(core, &addresses.0, None, &CloseReason::TooManyConnections { connections_max });
         return;
     }
+    add(&core.counters.accepted, 1);
+    let (registered, control) = register(core, addresses, kind, 0, Affinity::default());
+    // Not detached in spirit: the registry is its gate (I1).
+    chronik_ring::spawn(run_connection(registered, socket, control, None)).detach();
+}
+
+fn register<H>(
+    core: &Rc<Core<H>>,
+    (peer, local): (SocketAddr, SocketAddr),
+    kind: ListenerKind,
+    requests: u64,
+    affinity: Affinity,
+) -> (Registered<H>, Rc<Control>) {
     let id = core.next_connection_id.replace(core.next_connection_id.get() + 1);
-    let context = ConnectionContext { id, peer, local, listener: kind, requests: Cell::new(0) };
+    let requests = Cell::new(requests);
+    let context = ConnectionContext { id, peer, local, listener: kind, requests, affinity };
     let control = Rc::new(Control::new(context, core.clock.now()));
     core.connections.borrow_mut().insert(id, Rc::clone(&control));
     if kind == ListenerKind::Http {
-        core.http_connections.set(http + 1);
+        core.http_connections.set(core.http_connections.get() + 1);
     }
-    add(&core.counters.accepted, 1);
-    let registered = Registered { core: Rc::clone(core), id };
-    // Not detached in spirit: the registry is its gate (I1).
-    chronik_ring::spawn(run_connection(registered, socket, control)).detach();
+    (Registered { core: Rc::clone(core), id }, control)
 }
 
 /// A place in the registry, left when dropped.
@@ -281,12 +312,27 @@ async fn run_connection<H: RequestHandler>(
     registered: Registered<H>,
     socket: Socket,
     control: Rc<Control>,
+    unread: Option<Vec<u8>>,
 ) {
     let core = &registered.core;
     let reason = {
-        let serving = pin!(connection::serve(core, &socket, &control));
+        let serving = pin!(async {
+            match unread {
+                None => connection::serve(core, &socket, &control).await,
+                Some(unread) => connection::serve_kafka(core, &socket, &control, unread).await,
+            }
+        });
         control.run(serving).await
     };
+    if let CloseReason::Moved { target, unread } = reason {
+        // Without a descriptor to spare the connection closes, and its client comes again.
+        if let Ok(descriptor) = socket.duplicate() {
+            add(&core.counters.handed_over, 1);
+            let requests = control.context.requests.get();
+            core.handler.hand_over(target, MovedConnection { descriptor, unread, requests });
+        }
+        return;
+    }
     // The end is told now: the ring lets go of the descriptor a little later.
     socket.end_writes();
     if !reason.is_orderly() {

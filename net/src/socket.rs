@@ -76,7 +76,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    fn new(descriptor: OwnedFd) -> Self {
+    pub(crate) fn new(descriptor: OwnedFd) -> Self {
         Self {
             descriptor: Rc::new(descriptor),
             readable: RefCell::new(None),
@@ -163,6 +163,12 @@ impl Socket {
     /// Waits until the socket takes bytes.
     pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_ready(cx, &self.writable, Interest::Writable)
+    }
+
+    /// The same connection under another descriptor: the ring of this core holds the first one until its poll is
+    /// cancelled.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.descriptor.try_clone()
     }
 
     /// Tells the peer that nothing more comes.

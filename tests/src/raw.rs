@@ -280,6 +280,16 @@ impl RawConnection {
         })?
     }
 
+    /// The same for a connection that is to fetch nothing.
+    pub fn ensure_topic_without_fetching(&mut self, topic: &str) -> Result<()> {
+        wait_for(&format!("topic {topic} is ready"), ANSWER_DEADLINE, || {
+            let ready = self.metadata(topic, true).map(|metadata| {
+                metadata.topics.first().is_some_and(|topic| topic.error_code == 0).then_some(())
+            });
+            ready.transpose()
+        })?
+    }
+
     fn topic_is_ready(&mut self, topic: &str) -> Result<Option<()>> {
         let metadata = self.metadata(topic, true)?;
         let found = metadata.topics.first().context("no topic in the answer")?;

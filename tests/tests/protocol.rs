@@ -6,10 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "these tests wait for real processes on real time")]
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use chronik_tests::batch::{self, BatchBuilder};
+use chronik_tests::http;
 use chronik_tests::mutate::overwrite;
 use chronik_tests::process::{Broker, Served, Settings, fresh_name};
 use chronik_tests::raw::{
@@ -17,6 +19,7 @@ use chronik_tests::raw::{
     produce_request, topic_name,
 };
 use chronik_tests::requests::{World, check_answer, valid_requests};
+use chronik_tests::scratch::say_skipped;
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
@@ -445,4 +448,52 @@ fn given_acks_0_when_produced_then_there_is_no_answer_and_the_record_is_there() 
     connection.api_versions().unwrap();
     let found = connection.fetch(&topic, 0, 0).unwrap();
     assert_eq!(values(only(&found)), [(0, "quiet".into())]);
+}
+
+/// Kernel and catalog choose the cores, so that some of these connections are on the wrong one.
+#[test]
+fn given_producers_on_the_wrong_core_when_they_go_on_then_they_are_moved_and_nothing_is_lost_or_reordered()
+ {
+    const BATCHES: i64 = 400;
+    const IN_FLIGHT: usize = 7;
+    let broker = Broker::start(Settings::new()).unwrap();
+    let moved = || {
+        let page = http::get(broker.ports().admin_addr(), "/metrics").unwrap();
+        http::Metrics::parse(&page.body).unwrap().sum("chronik_connections_moved_total")
+    };
+    let shards = http::get(broker.ports().admin_addr(), "/metrics").unwrap().body;
+    if !shards.contains("chronik_connections{shard=\"1\"}") {
+        say_skipped("one shard only, so no connection is on a wrong one");
+        return;
+    }
+    for _ in 0..16 {
+        let topic = fresh_name("moved");
+        let mut connection = RawConnection::open(broker.ports().kafka_addr()).unwrap();
+        connection.ensure_topic_without_fetching(&topic).unwrap();
+        let mut asked = VecDeque::new();
+        let mut next_offset = 0;
+        for _ in 0..BATCHES {
+            let request = produce_request(&topic, 0, -1, BatchBuilder::of_value("x").build());
+            asked.push_back(connection.send(9, &request).unwrap());
+            if asked.len() == IN_FLIGHT {
+                next_offset += take_answer(&mut connection, &mut asked, next_offset);
+            }
+        }
+        while !asked.is_empty() {
+            next_offset += take_answer(&mut connection, &mut asked, next_offset);
+        }
+        assert_eq!(next_offset, BATCHES);
+        if moved() >= 2.0 {
+            return;
+        }
+    }
+    panic!("of 16 connections, each on a core by chance, fewer than two were moved");
+}
+
+fn take_answer(connection: &mut RawConnection, asked: &mut VecDeque<i32>, offset: i64) -> i64 {
+    let id = asked.pop_front().unwrap();
+    let answer = connection.receive::<ProduceRequest>(9, id).unwrap();
+    let partition = &answer.responses[0].partition_responses[0];
+    assert_eq!((partition.error_code, partition.base_offset), (0, offset));
+    1
 }

@@ -1,5 +1,7 @@
 //! The ring under a real glommio executor and a real kernel.
 
+#![allow(clippy::disallowed_methods, reason = "these tests wait on real time")]
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::os::fd::OwnedFd;

@@ -208,7 +208,7 @@ impl<D: Disk> Wal<D> {
         let dir = &self.options.dir;
         for (number, len) in &listing.spares {
             let path = spare_path(dir, *number);
-            if *len != self.options.file_bytes || self.spares.borrow().spare.is_some() {
+            if !self.fits_as_spare(*len) || self.spares.borrow().spare.is_some() {
                 self.remove(path).await?;
                 continue;
             }

@@ -4,15 +4,21 @@
 //! (the file system has to convert extents at each sync). So the next file is made and zeroed ahead of its use, a step
 //! at a time while the shard is idle, and files that were reclaimed are used again.
 //!
+//! A spare is at most [`SPARE_GROWTH`] times as large as the active file: it has to be zeroed before that one is full,
+//! and a log that has just begun with a small file has little time.
+//!
 //! It never touches a file that has blocks of the log in use.
 
 use std::path::PathBuf;
 
+use super::Wal;
 use super::error::{IoOp, WalError};
 use super::file::{BALLAST_NAME, spare_path, wal_path, write_zeros};
-use super::{Wal, block};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{DISK_ALIGN, Disk, DiskFile};
 use crate::ids::FileSeq;
+
+/// How many times larger than the file before it a file may be.
+const SPARE_GROWTH: u64 = 4;
 
 /// A file that is ready to be taken.
 pub(super) struct Spare<F> {
@@ -57,16 +63,35 @@ impl<D: Disk> Wal<D> {
         self.spares.borrow().storage_full
     }
 
-    /// One small step towards the next file: restores the ballast, makes the spare, or zeroes at most 1 MiB of it. To be
-    /// called while the shard is idle. Fails with [`WalError::StorageFull`] where there is no room. Not cancel-safe, and
-    /// one at a time; appends may run beside it.
-    pub async fn prepare_spare_step(&self) -> Result<SpareProgress, WalError> {
+    /// Bytes of the next file that are yet to be zeroed, and bytes of the active file that are yet to be written: what is
+    /// left to do, and how much may be written meanwhile.
+    #[must_use]
+    pub fn spare_left(&self) -> (u64, u64) {
+        let to_zero = match &self.spares.borrow().spare {
+            Some(spare) => spare.file.len().saturating_sub(spare.written_to),
+            None => self.spare_bytes(),
+        };
+        let active = &self.state.borrow().active;
+        (to_zero, active.file.len().saturating_sub(active.position))
+    }
+
+    /// How large the next file should be.
+    fn spare_bytes(&self) -> u64 {
+        let grown = self.state.borrow().active.file.len().saturating_mul(SPARE_GROWTH);
+        grown.min(self.options.file_bytes)
+    }
+
+    /// One small step towards the next file: restores the ballast, makes the spare, or zeroes at most `bytes_max` of it.
+    /// Fails with [`WalError::StorageFull`] where there is no room. Not cancel-safe, and one at a time; appends may run
+    /// beside it.
+    pub async fn prepare_spare_step(&self, bytes_max: u64) -> Result<SpareProgress, WalError> {
+        assert!(bytes_max >= DISK_ALIGN as u64, "a step of nothing");
         if self.poisoned.get() {
             return Err(WalError::Poisoned);
         }
         assert!(!self.spares.borrow().busy, "one step at a time, and none is dropped half-way");
         self.spares.borrow_mut().busy = true;
-        let result = self.step().await;
+        let result = self.step(bytes_max).await;
         let mut spares = self.spares.borrow_mut();
         spares.busy = false;
         match &result {
@@ -77,7 +102,7 @@ impl<D: Disk> Wal<D> {
         result
     }
 
-    async fn step(&self) -> Result<SpareProgress, WalError> {
+    async fn step(&self, bytes_max: u64) -> Result<SpareProgress, WalError> {
         let wants_ballast = {
             let spares = self.spares.borrow();
             self.options.ballast_bytes > 0 && !spares.has_ballast
@@ -96,7 +121,7 @@ impl<D: Disk> Wal<D> {
                 spares.next_number - 1
             };
             let path = spare_path(&self.options.dir, number);
-            let file = self.create(path.clone(), self.options.file_bytes).await?;
+            let file = self.create(path.clone(), self.spare_bytes()).await?;
             self.put_spare(Spare { path, file, written_to: 0 }).await?;
             return Ok(SpareProgress::Working);
         };
@@ -105,7 +130,8 @@ impl<D: Disk> Wal<D> {
             self.put_spare(spare).await?;
             return Ok(SpareProgress::Ready);
         }
-        let to = len.min(spare.written_to + block::PART_BYTES as u64);
+        let step = bytes_max - bytes_max % DISK_ALIGN as u64;
+        let to = len.min(spare.written_to + step);
         let from = spare.written_to;
         let io = WalError::io(IoOp::Write, spare.path.clone());
         write_zeros(&spare.file, from, to).await.map_err(io)?;
@@ -122,7 +148,7 @@ impl<D: Disk> Wal<D> {
     pub(super) async fn put_spare(&self, spare: Spare<D::File>) -> Result<(), WalError> {
         let wanted = {
             let spares = self.spares.borrow();
-            spare.file.len() == self.options.file_bytes && spares.spare.is_none()
+            self.fits_as_spare(spare.file.len()) && spares.spare.is_none()
         };
         if wanted {
             self.spares.borrow_mut().spare = Some(spare);
@@ -130,6 +156,11 @@ impl<D: Disk> Wal<D> {
         }
         let io = WalError::io(IoOp::Remove, spare.path.clone());
         self.disk.remove(&spare.path).await.map_err(io)
+    }
+
+    /// Whether a file of this length may be the next one.
+    pub(super) fn fits_as_spare(&self, len: u64) -> bool {
+        (self.spare_bytes()..=self.options.file_bytes).contains(&len)
     }
 
     pub(super) async fn create(&self, path: PathBuf, len: u64) -> Result<D::File, WalError> {
@@ -178,7 +209,7 @@ impl<D: Disk> Wal<D> {
         needed: u64,
         essential: bool,
     ) -> Result<D::File, WalError> {
-        let align = crate::disk::DISK_ALIGN as u64;
+        let align = DISK_ALIGN as u64;
         let needed = needed.next_multiple_of(align);
         let error = match self.create(path.clone(), needed.max(self.options.file_bytes)).await {
             Err(error @ WalError::StorageFull { .. }) => error,

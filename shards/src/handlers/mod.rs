@@ -17,9 +17,10 @@ pub mod topics;
 use std::rc::Rc;
 use std::time::Duration;
 
+use chronik_engine::ids::ShardId;
 use chronik_net::{
-    ConnectionContext, Enqueued, Finished, HttpRequest, HttpResponse, Request, RequestHandler,
-    RequestKind, ResponseBody, WireStage,
+    ConnectionContext, Enqueued, Finished, HttpRequest, HttpResponse, MovedConnection, Request,
+    RequestHandler, RequestKind, ResponseBody, WireStage,
 };
 
 use crate::metrics::Stage;
@@ -59,18 +60,23 @@ fn finished(body: impl Into<ResponseBody>) -> Finished {
 }
 
 impl RequestHandler for Handlers {
-    async fn enqueue(&self, _: &ConnectionContext, request: Request) -> Enqueued {
+    async fn enqueue(&self, connection: &ConnectionContext, request: Request) -> Enqueued {
         let shard = &self.shard;
         let version = request.api_version;
         let here = Rc::clone(shard);
         match request.body {
             RequestKind::Produce(body) => {
-                let answer = produce::enqueue(shard, version, body, request.retained_bytes);
+                let answer =
+                    produce::enqueue(shard, connection, version, body, request.retained_bytes);
                 timed(shard, Stage::ProduceTotal, answer)
             }
-            RequestKind::Fetch(body) => timed(shard, Stage::FetchTotal, async move {
-                finished(fetch::fetch(here, version, body).await)
-            }),
+            RequestKind::Fetch(body) => {
+                // Its session lives on this core.
+                connection.affinity.pin();
+                timed(shard, Stage::FetchTotal, async move {
+                    finished(fetch::fetch(here, version, body).await)
+                })
+            }
             RequestKind::ListOffsets(body) => Enqueued::finish_with(async move {
                 finished(offsets::list_offsets(here, version, body).await)
             }),
@@ -99,6 +105,11 @@ impl RequestHandler for Handlers {
         };
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.shard.metrics.borrow_mut().record(stage, took_ns);
+    }
+
+    fn hand_over(&self, target: u16, connection: MovedConnection) {
+        // Refused, the connection closes and its client comes again.
+        _ = self.shard.post(ShardId(target), move |there| there.adopt(connection));
     }
 
     async fn http(&self, connection: &ConnectionContext, request: HttpRequest) -> HttpResponse {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chronik_engine::batch::{BatchError, RecordBatch, TimestampType};
 use chronik_engine::compression::Codec;
 use chronik_engine::ids::ShardId;
-use chronik_net::{CloseReason, Finished};
+use chronik_net::{Affinity, CloseReason, ConnectionContext, Finished};
 use futures_channel::oneshot;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -52,6 +52,7 @@ struct TopicOutcomes {
 /// closes the connection, which is the only way to make such a client look again for the leader. Does not wait.
 pub fn enqueue(
     shard: &Rc<Shard>,
+    connection: &ConnectionContext,
     version: i16,
     request: ProduceRequest,
     retained_bytes: usize,
@@ -64,6 +65,7 @@ pub fn enqueue(
     let catalog = shard.catalog();
     let proposer = Proposer {
         shard,
+        affinity: &connection.affinity,
         catalog: &catalog,
         version,
         acks,
@@ -100,6 +102,7 @@ fn count(shard: &Shard, response: &ProduceResponse) -> bool {
 
 struct Proposer<'a> {
     shard: &'a Rc<Shard>,
+    affinity: &'a Affinity,
     catalog: &'a Catalog,
     version: i16,
     acks: Option<RequiredAcks>,
@@ -182,6 +185,7 @@ impl Proposer<'_> {
         let (done, answer) = ReplyTo::channel(self.shard.id);
         let retained_bytes = self.retained_bytes;
         let Route { shard: target, group } = route;
+        self.affinity.vote(target.0, self.shard.id.0);
         let posted = self.shard.post(target, move |there| {
             there.propose_batch(group, batch, acks, retained_bytes, done);
         });

@@ -84,6 +84,8 @@ counters! {
     connections_accepted: "chronik_connections_accepted_total" Counter Sum Shard;
     /// Connections refused because of connections_max.
     connections_refused: "chronik_connections_refused_total" Counter Sum Shard;
+    /// Connections moved to the core that most of their requests belong to.
+    connections_moved: "chronik_connections_moved_total" Counter Sum Shard;
     /// Bytes written to the write-ahead log, padding included.
     wal_bytes: "chronik_wal_bytes_written_total" Counter Sum Shard;
     /// Blocks written to the write-ahead log; each is one group commit.

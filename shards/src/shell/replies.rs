@@ -21,7 +21,6 @@ pub struct ReplyTo<T> {
 
 impl<T: Send + 'static> ReplyTo<T> {
     /// For an answer that is waited for on `home`; to be called there.
-    #[must_use]
     pub fn channel(home: ShardId) -> (ReplyTo<T>, oneshot::Receiver<T>) {
         let (sender, receiver) = oneshot::channel();
         (ReplyTo { home, sender }, receiver)

@@ -299,15 +299,10 @@ async fn shard_main(start: ShardStart) -> Result<(), RunError> {
     let listeners =
         Listeners::open(&shard).map_err(|error| RunError::Listen { shard: id, error })?;
     _ = events.send(Event::Serving);
-    loop {
-        match shard.next_order().await {
-            Order::Drain => {
-                shard.begin_drain();
-                listeners.drain(DRAIN).await;
-                _ = events.send(Event::Drained);
-            }
-            Order::Close => break,
-        }
+    while let Order::Drain = shard.next_order().await {
+        shard.begin_drain();
+        listeners.drain(DRAIN).await;
+        _ = events.send(Event::Drained);
     }
     shard.stop().await;
     Ok(())

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chronik_engine::ids::ShardId;
-use chronik_net::{ListenerKind, NetError, NetSettings, NetStats, Server};
+use chronik_net::{ListenerKind, MovedConnection, NetError, NetSettings, NetStats, Server};
 
 use super::shard::{NodeInfo, Shard};
 use crate::handlers::Handlers;
@@ -31,6 +31,8 @@ impl Listeners {
         }
         let stats = Rc::clone(&server);
         shard.set_net_stats(Box::new(move || stats.stats()));
+        let adopting = Rc::clone(&server);
+        shard.set_adopt(Box::new(move |connection| adopting.adopt(connection)));
         Ok(Listeners { server })
     }
 
@@ -48,6 +50,9 @@ impl Listeners {
 
 /// Reads the network counters of a core.
 pub type ReadNetStats = Box<dyn Fn() -> NetStats>;
+
+/// Takes a connection that another core hands over.
+pub type Adopt = Box<dyn Fn(MovedConnection)>;
 
 fn listen(
     server: &Server<Handlers>,

@@ -18,6 +18,7 @@ use chronik_engine::batch::RecordBatch;
 use chronik_engine::disk_glommio::GlommioDisk;
 use chronik_engine::ids::{GroupId, Offset, ShardId};
 use chronik_engine::wal::Wal;
+use chronik_net::MovedConnection;
 use futures_channel::oneshot;
 use futures_util::future::Either;
 use rand::Rng;
@@ -26,7 +27,7 @@ use super::clock::Clock;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
 use super::replies::{ReplyTable, ReplyTo, WaiterIds, WaiterTable};
-use super::serve::ReadNetStats;
+use super::serve::{Adopt, ReadNetStats};
 use crate::catalog::{Catalog, CatalogCommand};
 use crate::config::Config;
 use crate::core::{ProduceError, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId};
@@ -124,6 +125,7 @@ pub struct Shard {
     catalog_generation_published: Cell<u64>,
     mesh: Mesh,
     net_stats: RefCell<Option<ReadNetStats>>,
+    adopt: RefCell<Option<Adopt>>,
 }
 
 impl std::fmt::Debug for Shard {
@@ -207,6 +209,7 @@ impl Shard {
             catalog_generation_published: Cell::new(0),
             mesh,
             net_stats: RefCell::default(),
+            adopt: RefCell::default(),
             node,
         })
     }
@@ -273,6 +276,7 @@ impl Shard {
             counters.connections = net.connections as u64;
             counters.connections_accepted = net.connections_accepted;
             counters.connections_refused = net.connections_refused;
+            counters.connections_moved = net.connections_handed_over;
             counters.in_flight_bytes = net.admission_bytes_used as u64;
         }
         counters.wal_position_bytes = self.wal.position().1;
@@ -379,6 +383,18 @@ impl Shard {
     /// Where the figures of this core's connections are read.
     pub(super) fn set_net_stats(&self, read: ReadNetStats) {
         *self.net_stats.borrow_mut() = Some(read);
+    }
+
+    /// Where connections that other cores hand over go on.
+    pub(super) fn set_adopt(&self, adopt: Adopt) {
+        *self.adopt.borrow_mut() = Some(adopt);
+    }
+
+    /// Goes on with a connection of another core, or closes it where this one does not serve yet.
+    pub fn adopt(&self, connection: MovedConnection) {
+        if let Some(adopt) = self.adopt.borrow().as_ref() {
+            adopt(connection);
+        }
     }
 
     /// Reads the core. The borrow ends with the closure.

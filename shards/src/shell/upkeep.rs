@@ -1,5 +1,8 @@
 //! What a shard does for its log when there is nothing better to do: the next file is made and zeroed, sealed files
 //! get their footers, files that nobody needs are taken back.
+//!
+//! Zeroing shares the disk with the commits, and a commit that comes behind a large write waits for it. So the next file
+//! is zeroed in small steps and only as fast as the log needs it, unless nothing is written.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,17 +13,33 @@ use chronik_ring::sleep;
 use super::fatal::{Reason, fatal};
 use super::shard::Shard;
 
-/// Between two steps while the spare file is being zeroed: a step of 1 MiB every 20 ms is 50 MB/s of the disk.
-const STEP: Duration = Duration::from_millis(20);
+/// Zeroed in one step while commits come, in bytes: about what one of them takes.
+const STEP_BYTES: u64 = 128 << 10;
+
+/// Zeroed in one step while none comes.
+const STEP_BYTES_IDLE: u64 = 1 << 20;
+
+/// The fastest that a file is zeroed, in bytes per second. A log that grows faster writes large blocks, which lose less
+/// in a file that was not zeroed.
+const RATE_MAX: u64 = 50 << 20;
+
+/// The slowest, once it has begun.
+const RATE_MIN: u64 = 2 << 20;
+
+/// Over how long the log's growth is measured.
+const WINDOW_NS: u64 = 500_000_000;
 
 /// Between two looks when there was nothing to do.
 const IDLE: Duration = Duration::from_millis(250);
 
 /// Runs until the shard stops.
 pub async fn upkeep_loop(shard: Rc<Shard>) {
+    let mut growth = Growth::default();
     while !shard.stopping.get() {
-        let pause = match step(&shard).await {
-            Ok(SpareProgress::Working) => STEP,
+        growth.measure(shard.clock.now_ns(), shard.metrics.borrow().counters.wal_bytes);
+        let pace = Pace::of(growth.bytes_per_s, shard.wal.spare_left());
+        let pause = match step(&shard, pace.step_bytes).await {
+            Ok(SpareProgress::Working) => pace.pause,
             Ok(SpareProgress::Ready) => IDLE,
             Err(WalError::StorageFull { .. }) => IDLE,
             Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
@@ -30,8 +49,89 @@ pub async fn upkeep_loop(shard: Rc<Shard>) {
     }
 }
 
-async fn step(shard: &Rc<Shard>) -> Result<SpareProgress, WalError> {
+async fn step(shard: &Rc<Shard>, step_bytes: u64) -> Result<SpareProgress, WalError> {
     shard.wal.finish_sealed().await?;
     shard.wal.reclaim(|group| shard.with_core(|core| core.first_index_needed(group))).await?;
-    shard.wal.prepare_spare_step().await
+    shard.wal.prepare_spare_step(step_bytes).await
+}
+
+/// How fast the log grows.
+#[derive(Debug, Default)]
+struct Growth {
+    since_ns: u64,
+    since_bytes: u64,
+    bytes_per_s: u64,
+}
+
+impl Growth {
+    fn measure(&mut self, now_ns: u64, wal_bytes: u64) {
+        let window_ns = now_ns.saturating_sub(self.since_ns);
+        if window_ns < WINDOW_NS {
+            return;
+        }
+        let bytes = u128::from(wal_bytes.saturating_sub(self.since_bytes));
+        let per_s = bytes * 1_000_000_000 / u128::from(window_ns);
+        self.bytes_per_s = u64::try_from(per_s).unwrap_or(u64::MAX);
+        (self.since_ns, self.since_bytes) = (now_ns, wal_bytes);
+    }
+}
+
+/// How the next file is zeroed.
+#[derive(Debug, PartialEq, Eq)]
+struct Pace {
+    step_bytes: u64,
+    pause: Duration,
+}
+
+impl Pace {
+    /// So that `to_zero` bytes are zeroed a quarter before `room` bytes are written.
+    fn of(growth_per_s: u64, (to_zero, room): (u64, u64)) -> Pace {
+        if growth_per_s == 0 {
+            return Pace::at(STEP_BYTES_IDLE, RATE_MAX);
+        }
+        let needed = u128::from(growth_per_s) * u128::from(to_zero) / u128::from(room.max(1));
+        let rate = u64::try_from(needed.saturating_add(needed / 4)).unwrap_or(u64::MAX);
+        Pace::at(STEP_BYTES, rate.clamp(RATE_MIN, RATE_MAX))
+    }
+
+    fn at(step_bytes: u64, bytes_per_s: u64) -> Pace {
+        Pace { step_bytes, pause: Duration::from_nanos(step_bytes * 1_000_000_000 / bytes_per_s) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn given_a_log_that_grows_when_paced_then_the_spare_is_ready_before_the_file_is_full() {
+        for (growth, to_zero, room) in
+            [(4 * MIB, 64 * MIB, 16 * MIB), (8 * MIB, 256 * MIB, 200 * MIB), (MIB, MIB, 100 * MIB)]
+        {
+            let pace = Pace::of(growth, (to_zero, room));
+            let steps = to_zero.div_ceil(pace.step_bytes);
+            let takes = pace.pause * u32::try_from(steps).unwrap();
+            assert!(takes < Duration::from_secs(room / growth), "{growth}: {takes:?}");
+            assert!(pace.pause >= Duration::from_millis(2), "{growth}: {:?}", pace.pause);
+        }
+    }
+
+    #[test]
+    fn given_extremes_when_paced_then_the_rate_has_bounds() {
+        let fastest = Pace::at(STEP_BYTES, RATE_MAX);
+        assert_eq!(Pace::of(u64::MAX, (u64::MAX, 0)), fastest);
+        assert_eq!(Pace::of(1, (0, u64::MAX)), Pace::at(STEP_BYTES, RATE_MIN));
+        assert_eq!(Pace::of(0, (MIB, MIB)), Pace::at(STEP_BYTES_IDLE, RATE_MAX));
+    }
+
+    #[test]
+    fn given_readings_when_growth_is_measured_then_it_is_per_second_over_a_whole_window() {
+        let mut growth = Growth::default();
+        growth.measure(WINDOW_NS, 3 * MIB);
+        assert_eq!(growth.bytes_per_s, 6 * MIB);
+        growth.measure(WINDOW_NS + 1, 90 * MIB);
+        assert_eq!(growth.bytes_per_s, 6 * MIB, "too soon to say");
+    }
 }

@@ -143,7 +143,7 @@ impl Node {
         let needed = |group| self.core.borrow().first_index_needed(group);
         let reclaimed = self.wal.reclaim(needed).await?;
         self.reclaimed.set(self.reclaimed.get() + reclaimed);
-        let progress = match self.wal.prepare_spare_step().await {
+        let progress = match self.wal.prepare_spare_step(1 << 20).await {
             Ok(progress) => progress,
             Err(WalError::StorageFull { .. }) => SpareProgress::Ready,
             Err(error) => return Err(error),
