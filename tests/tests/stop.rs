@@ -1,6 +1,7 @@
 //! How a broker leaves when it is told to.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "these tests wait for real processes on real time")]
 
 use std::time::{Duration, Instant};
 

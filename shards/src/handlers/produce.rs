@@ -70,7 +70,7 @@ pub fn enqueue(
         version,
         acks,
         transactional: request.transactional_id.is_some(),
-        retained_bytes,
+        spare_bytes_each: spare_bytes_each(&request, retained_bytes),
     };
     let topics: Vec<TopicOutcomes> =
         request.topic_data.into_iter().map(|topic| proposer.topic(topic)).collect();
@@ -86,6 +86,18 @@ pub fn enqueue(
             _ => Finished::Response(response.into()),
         }
     }
+}
+
+/// A batch in memory keeps its whole frame there. What is not batches is shared among them, so that together they count
+/// as the frame.
+fn spare_bytes_each(request: &ProduceRequest, frame_bytes: usize) -> usize {
+    let batches = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    let (count, bytes) = batches
+        .filter_map(|data| data.records.as_ref())
+        .fold((0usize, 0usize), |(count, bytes), records| {
+            (count + 1, bytes.saturating_add(records.len()))
+        });
+    frame_bytes.saturating_sub(bytes).div_ceil(count.max(1))
 }
 
 /// Counts the answers; says whether any partition failed.
@@ -107,7 +119,8 @@ struct Proposer<'a> {
     version: i16,
     acks: Option<RequiredAcks>,
     transactional: bool,
-    retained_bytes: usize,
+    /// What each batch keeps in memory beside its own bytes.
+    spare_bytes_each: usize,
 }
 
 impl Proposer<'_> {
@@ -183,7 +196,7 @@ impl Proposer<'_> {
 
     fn propose(&self, route: Route, index: i32, batch: RecordBatch, acks: RequiredAcks) -> Outcome {
         let (done, answer) = ReplyTo::channel(self.shard.id);
-        let retained_bytes = self.retained_bytes;
+        let retained_bytes = batch.size().saturating_add(self.spare_bytes_each);
         let Route { shard: target, group } = route;
         self.affinity.vote(target.0, self.shard.id.0);
         let posted = self.shard.post(target, move |there| {
