@@ -143,6 +143,12 @@ impl GroupFile {
         }
     }
 
+    /// The bytes of all its payloads.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        self.extents.iter().map(|extent| u64::from(extent.payload_bytes)).sum()
+    }
+
     /// This file's part of the group as one range.
     #[must_use]
     pub fn range(&self, file: FileSeq) -> Option<FileRange> {
@@ -154,6 +160,7 @@ impl GroupFile {
             base_offset: first.base_offset,
             end_offset: last.end_offset(),
             max_timestamp_ms: self.extents.iter().map(|e| e.max_timestamp_ms).max().unwrap_or(-1),
+            payload_bytes: self.extents.iter().map(|e| u64::from(e.payload_bytes)).sum(),
         })
     }
 }
@@ -258,6 +265,8 @@ pub struct FileRange {
     pub end_offset: Offset,
     /// The greatest timestamp in it.
     pub max_timestamp_ms: i64,
+    /// Bytes of all payloads.
+    pub payload_bytes: u64,
 }
 
 /// The log of one group.

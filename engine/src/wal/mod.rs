@@ -50,6 +50,7 @@ pub mod record;
 mod recovery;
 pub mod repair;
 mod replay;
+mod retention;
 mod scan;
 mod spare;
 mod walk;
@@ -65,6 +66,7 @@ use uuid::Uuid;
 pub use self::error::{Contradiction, IoOp, ReadError, WalError};
 pub use self::reader::StoredBatch;
 pub use self::recovery::{RecoveredGroup, RecoveryReport, TornTail};
+pub use self::retention::{LogNeed, RetentionLimits};
 pub use self::spare::SpareProgress;
 pub use self::writer::AppendReport;
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
@@ -251,6 +253,17 @@ impl<D: Disk> Wal<D> {
         let part = state.index.active().groups.get(&group);
         let active = part.iter().flat_map(|part| &part.extents).map(|e| e.max_timestamp_ms);
         sealed.chain(active).filter(|timestamp_ms| *timestamp_ms >= 0).max()
+    }
+
+    /// The bytes of a group's entries in all files. What lies before its log start within a file, and what a cut left
+    /// there, is counted until the file goes.
+    #[must_use]
+    pub fn payload_bytes(&self, group: GroupId) -> u64 {
+        let state = self.state.borrow();
+        let ranges = state.index.group(group).map(|log| log.ranges.iter());
+        let sealed: u64 = ranges.into_iter().flatten().map(|range| range.payload_bytes).sum();
+        let active = state.index.active().groups.get(&group);
+        sealed + active.map_or(0, crate::log_index::GroupFile::payload_bytes)
     }
 
     /// The first offset of a group that can be read here; `None` if there is no entry. Retention may have set the

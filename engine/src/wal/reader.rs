@@ -267,7 +267,7 @@ impl<D: Disk> Wal<D> {
     }
 
     /// A sealed file's index: from memory, from its footer, or by a scan of the file.
-    async fn file_index(&self, seq: FileSeq) -> Result<Rc<FileIndex>, ReadError> {
+    pub(super) async fn file_index(&self, seq: FileSeq) -> Result<Rc<FileIndex>, ReadError> {
         let pinned = {
             let state = self.state.borrow();
             state.sealed.get(&seq).and_then(|sealed| sealed.pinned.clone())
@@ -444,12 +444,12 @@ fn entry<F>(
     entry.ok_or_else(|| damaged(open, checked.payload_position, group, row.index))
 }
 
-fn extents_of(index: &FileIndex, group: GroupId) -> &[Extent] {
+pub(super) fn extents_of(index: &FileIndex, group: GroupId) -> &[Extent] {
     index.groups.get(&group).map_or(&[][..], |part| part.extents.as_slice())
 }
 
 /// The part of a sealed file's extent that later files did not make void.
-fn clipped(extent: &Extent, range: &FileRange) -> Option<Extent> {
+pub(super) fn clipped(extent: &Extent, range: &FileRange) -> Option<Extent> {
     if extent.first > range.last {
         return None;
     }
