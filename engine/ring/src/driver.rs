@@ -20,11 +20,14 @@ const ROUND_MAX: Duration = Duration::from_micros(500);
 /// Between two visits to glommio's reactor while a guest waits for it.
 const GUEST_PAUSE: Duration = Duration::from_micros(50);
 
+/// The same while tasks keep the core busy: glommio by itself looks at its rings only every 100 ms then.
+const GUEST_PAUSE_BUSY: Duration = Duration::from_millis(1);
+
 /// Long enough that glommio has no time to fire it before it has looked at its rings.
 const REACTOR_VISIT: Duration = Duration::from_micros(1);
 
 thread_local! {
-    static CURRENT: RefCell<Option<Rc<CoreRing>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Current> = const { RefCell::new(Current::NotYet) };
     /// A task has run since the driver last looked.
     static ACTIVE: Cell<bool> = const { Cell::new(false) };
     /// Guests under way.
@@ -32,16 +35,28 @@ thread_local! {
     static ROUND_BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
     static NOTIFIED: RefCell<Option<Waker>> = const { RefCell::new(None) };
     static NOTIFICATION_KEPT: Cell<bool> = const { Cell::new(false) };
+    /// glommio's reactor is being visited: no task may run, or glommio would not get to it.
+    static VISITING: Cell<bool> = const { Cell::new(false) };
+    /// The tasks that were to run meanwhile.
+    static HELD_BACK: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The ring of this thread.
-pub(crate) fn current() -> Rc<CoreRing> {
-    let ring = CURRENT.with_borrow(Clone::clone);
-    #[expect(
-        clippy::expect_used,
-        reason = "a program that forgets it fails at its first operation"
-    )]
-    ring.expect("no chronik_ring::run on this thread")
+#[derive(Debug, Clone)]
+enum Current {
+    NotYet,
+    Running(Rc<CoreRing>),
+    Ended,
+}
+
+/// The ring of this thread; `None` when [`run`] has ended. The executor may go on for a moment with tasks that were
+/// about to run: nothing that they begin resolves.
+pub(crate) fn current() -> Option<Rc<CoreRing>> {
+    match CURRENT.with_borrow(Clone::clone) {
+        Current::Running(ring) => Some(ring),
+        Current::Ended => None,
+        #[expect(clippy::panic, reason = "a program that forgets it fails at its first operation")]
+        Current::NotYet => panic!("no chronik_ring::run on this thread"),
+    }
 }
 
 /// The shell's time: monotonic, one read of the clock.
@@ -58,7 +73,7 @@ struct Installed {
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        CURRENT.take();
+        CURRENT.set(Current::Ended);
         NOTIFIED.take();
     }
 }
@@ -70,7 +85,7 @@ impl Drop for Installed {
 /// If the kernel refuses the ring.
 pub async fn run<T>(notifier: Notifier, future: impl Future<Output = T>) -> io::Result<T> {
     let ring = Rc::new(CoreRing::new(notifier)?);
-    CURRENT.set(Some(Rc::clone(&ring)));
+    CURRENT.set(Current::Running(Rc::clone(&ring)));
     let _installed = Installed { _driver: glommio::spawn_local(drive(ring)) };
     Ok(Tracked { inner: pin!(future) }.await)
 }
@@ -126,7 +141,7 @@ pub async fn notified() {
     .await;
 }
 
-/// Tells the driver that a task has run.
+/// Tells the driver that a task has run, and keeps it from running while the reactor is visited.
 struct Tracked<'a, F> {
     inner: Pin<&'a mut F>,
 }
@@ -135,15 +150,32 @@ impl<F: Future> Future for Tracked<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        ACTIVE.set(true);
+        note_activity();
+        if VISITING.get() {
+            HELD_BACK.with_borrow_mut(|held| held.push(cx.waker().clone()));
+            return Poll::Pending;
+        }
         self.inner.as_mut().poll(cx)
     }
+}
+
+impl<F> Drop for Tracked<'_, F> {
+    /// A task that was cancelled is not polled again, but the end of its future may wake others.
+    fn drop(&mut self) {
+        note_activity();
+    }
+}
+
+/// There may be somebody behind the driver in the queue: it must not sleep before they have run.
+pub(crate) fn note_activity() {
+    ACTIVE.set(true);
 }
 
 /// Runs for as long as the ring is installed. Each time around, all tasks that were runnable before have run.
 async fn drive(ring: Rc<CoreRing>) {
     // Entries that were queued in a round before the last: nobody is about to make the system call for them.
     let mut queued_before = false;
+    let mut visited_at = now();
     loop {
         yield_now().await;
         let now = now();
@@ -156,11 +188,16 @@ async fn drive(ring: Rc<CoreRing>) {
             } else {
                 queued_before = ring.needs_enter();
             }
+            if GUESTS.get() > 0 && now.saturating_duration_since(visited_at) >= GUEST_PAUSE_BUSY {
+                visited_at = now;
+                visit_reactor().await;
+            }
             continue;
         }
         queued_before = false;
         let mut at_most = ring.timers.next_in(now).map_or(SLEEP_MAX, |next| next.min(SLEEP_MAX));
         if GUESTS.get() > 0 {
+            visited_at = now;
             visit_reactor().await;
             if ACTIVE.get() {
                 continue;
@@ -185,10 +222,15 @@ fn gather(ring: &CoreRing, now: Instant) -> bool {
     answered | timed | notified
 }
 
-/// Lets glommio's reactor submit and collect once: while this waits no task is runnable, so glommio looks at its rings,
-/// and the timer brings it back before it can go to sleep.
+/// Lets glommio's reactor submit and collect once: while this waits all others are held back, so no task is runnable,
+/// glommio looks at its rings, and the timer brings it back before it can go to sleep.
 async fn visit_reactor() {
+    VISITING.set(true);
     glommio::timer::sleep(REACTOR_VISIT).await;
     // What the visit has woken stands behind us.
     yield_now().await;
+    VISITING.set(false);
+    for held in HELD_BACK.take() {
+        held.wake();
+    }
 }

@@ -66,7 +66,8 @@ enum OnDrop {
 /// would return.
 #[derive(Debug)]
 pub struct OpFuture {
-    ring: Rc<CoreRing>,
+    /// `None` if the core had ended before: it never resolves.
+    ring: Option<Rc<CoreRing>>,
     /// `None` once it has resolved.
     key: Option<usize>,
     on_drop: OnDrop,
@@ -75,8 +76,8 @@ pub struct OpFuture {
 impl OpFuture {
     fn start(entry: io_uring::squeue::Entry, keep: Keep, on_drop: OnDrop) -> OpFuture {
         let ring = driver::current();
-        let key = ring.start(entry, keep);
-        OpFuture { ring, key: Some(key), on_drop }
+        let key = ring.as_ref().map(|ring| ring.start(entry, keep));
+        OpFuture { ring, key, on_drop }
     }
 }
 
@@ -84,10 +85,11 @@ impl Future for OpFuture {
     type Output = io::Result<usize>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(ring) = &self.ring else { return Poll::Pending };
         let Some(key) = self.key else {
             return Poll::Ready(Err(io::Error::other("an operation was polled after its end")));
         };
-        let polled = self.ring.poll(key, cx);
+        let polled = ring.poll(key, cx);
         if polled.is_ready() {
             self.key = None;
         }
@@ -97,8 +99,8 @@ impl Future for OpFuture {
 
 impl Drop for OpFuture {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.ring.abandon(key, self.on_drop == OnDrop::Cancel);
+        if let (Some(ring), Some(key)) = (&self.ring, self.key) {
+            ring.abandon(key, self.on_drop == OnDrop::Cancel);
         }
     }
 }

@@ -16,6 +16,7 @@ use io_uring::{IoUring, cqueue, opcode, types};
 use rustix::io::Errno;
 use slab::Slab;
 
+use crate::driver;
 use crate::notifier::Notifier;
 use crate::timers::Timers;
 
@@ -140,15 +141,25 @@ impl CoreRing {
     }
 
     fn push(&self, entry: &Entry) {
-        let mut ring = self.ring.borrow_mut();
         loop {
-            // SAFETY: what the entry points to is kept in `ops` until the kernel has answered (lib I3);
-            // cancellations and polls point to nothing.
-            if unsafe { ring.submission().push(entry) }.is_ok() {
-                return;
+            {
+                let mut ring = self.ring.borrow_mut();
+                // SAFETY: what the entry points to is kept in `ops` until the kernel has answered (lib I3);
+                // cancellations and polls point to nothing.
+                if unsafe { ring.submission().push(entry) }.is_ok() {
+                    return;
+                }
+                // Full: the kernel takes all of them at once.
+                let submitted = ring.submit();
+                if !is_busy(&submitted) {
+                    forgive(submitted);
+                    continue;
+                }
             }
-            // Full: the kernel takes all of them at once.
-            forgive(ring.submit());
+            // Before 5.19 it takes none while answers wait for room that only we can make.
+            if self.collect() {
+                driver::note_activity();
+            }
         }
     }
 
@@ -254,6 +265,11 @@ fn build() -> io::Result<IoUring> {
         built => return built,
     }
     IoUring::builder().setup_cqsize(COMPLETIONS).build(SUBMISSIONS)
+}
+
+fn is_busy(entered: &io::Result<usize>) -> bool {
+    let error = entered.as_ref().err().and_then(io::Error::raw_os_error);
+    error == Some(Errno::BUSY.raw_os_error())
 }
 
 /// A core whose ring cannot be entered can neither write nor answer.

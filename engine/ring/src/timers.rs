@@ -65,7 +65,7 @@ impl Future for Sleep {
             let Some(at) = driver::now().checked_add(self.duration) else {
                 return Poll::Pending; // beyond the end of time
             };
-            let ring = driver::current();
+            let Some(ring) = driver::current() else { return Poll::Pending };
             let id = ring.timers.next_id.get();
             ring.timers.next_id.set(id + 1);
             ring.timers.waiting.borrow_mut().insert((at, id), cx.waker().clone());

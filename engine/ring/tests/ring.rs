@@ -237,3 +237,86 @@ fn given_a_failing_operation_when_it_ends_then_the_error_is_the_kernels() {
         assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::INVAL.raw_os_error()));
     });
 }
+
+#[test]
+fn given_tasks_that_never_wait_when_a_guest_is_under_way_then_it_is_served_within_milliseconds() {
+    let took = run(|| async {
+        let busy = spawn(async {
+            loop {
+                yield_now().await;
+            }
+        });
+        yield_now().await;
+        let begun = Instant::now();
+        for _ in 0..5 {
+            guest(glommio::executor().spawn_blocking(|| ())).await;
+        }
+        drop(busy);
+        begun.elapsed()
+    });
+    assert!(took < Duration::from_millis(50), "guests of a busy core waited {took:?}");
+}
+
+#[test]
+fn given_a_task_that_waits_when_it_is_cancelled_then_the_canceller_goes_on_at_once() {
+    let took = run(|| async {
+        let begun = Instant::now();
+        for _ in 0..10 {
+            let waiting = spawn(std::future::pending::<()>());
+            yield_now().await;
+            waiting.cancel().await;
+        }
+        begun.elapsed()
+    });
+    assert!(took < chronik_ring::SLEEP_MAX, "cancellations waited for the timer: {took:?}");
+}
+
+#[test]
+fn given_tasks_that_go_on_when_the_main_future_ends_then_what_they_begin_never_resolves() {
+    let begun = Arc::new(AtomicU64::new(0));
+    run({
+        let begun = Arc::clone(&begun);
+        || async move {
+            let (left, _right) = pair();
+            for at in 0..3 {
+                let (begun, left) = (Arc::clone(&begun), Rc::clone(&left));
+                spawn(async move {
+                    for _ in 0..2 {
+                        yield_now().await; // the main future ends meanwhile
+                    }
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    match at {
+                        0 => sleep(Duration::ZERO).await,
+                        1 => _ = readiness(&left, Interest::Writable).await,
+                        _ => notified().await,
+                    }
+                    unreachable!("the core has ended");
+                })
+                .detach();
+            }
+            yield_now().await;
+        }
+    });
+    assert_eq!(begun.load(Ordering::SeqCst), 3, "they went on after the main future");
+}
+
+#[test]
+fn given_more_answers_than_the_ring_holds_when_they_come_at_once_then_none_is_lost() {
+    const WAITS: usize = 12_000;
+    run(|| async {
+        let (left, right) = pair();
+        let waits: Vec<_> = (0..WAITS)
+            .map(|_| {
+                let left = Rc::clone(&left);
+                spawn(async move { readiness(&left, Interest::Readable).await.expect("a poll") })
+            })
+            .collect();
+        sleep(Duration::from_millis(5)).await;
+        rustix::io::write(&*right, b"x").expect("a byte");
+        for wait in waits {
+            wait.await;
+        }
+        // The notifier's poll may have ended with the overflow: it is armed again.
+        sleep(Duration::from_millis(1)).await;
+    });
+}
