@@ -10,8 +10,12 @@
 use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, DeleteTopicsRequest,
-    FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    FindCoordinatorRequest, JoinGroupRequest, SyncGroupRequest, HeartbeatRequest, LeaveGroupRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetDeleteRequest, DescribeGroupsRequest, ListGroupsRequest, DeleteGroupsRequest,
+    AlterConfigsRequest, ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+    DescribeTopicPartitionsRequest, FetchRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest,
     OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::{Decodable, StrBytes};
@@ -39,7 +43,7 @@ const fn served(api_key: ApiKey, version_min: i16, version_max: i16) -> ApiSuppo
 }
 
 /// Everything served, and nothing else is advertised.
-pub const SUPPORTED: [ApiSupport; 9] = [
+pub static SUPPORTED: &[ApiSupport] = &[
     ApiSupport {
         api_key: ApiKey::Produce,
         version_min: 3,
@@ -52,8 +56,29 @@ pub const SUPPORTED: [ApiSupport; 9] = [
     served(ApiKey::ApiVersions, 0, 4),
     served(ApiKey::CreateTopics, 2, 7),
     served(ApiKey::DeleteTopics, 1, 6),
+    served(ApiKey::DeleteRecords, 0, 2),
     served(ApiKey::InitProducerId, 0, 5),
     served(ApiKey::OffsetForLeaderEpoch, 2, 4),
+    served(ApiKey::FindCoordinator, 0, 6),
+    served(ApiKey::JoinGroup, 0, 9),
+    served(ApiKey::SyncGroup, 0, 5),
+    served(ApiKey::Heartbeat, 0, 4),
+    served(ApiKey::LeaveGroup, 0, 5),
+    served(ApiKey::OffsetCommit, 2, 9),
+    served(ApiKey::OffsetFetch, 1, 9),
+    served(ApiKey::OffsetDelete, 0, 0),
+    served(ApiKey::DescribeGroups, 0, 6),
+    served(ApiKey::ListGroups, 0, 5),
+    served(ApiKey::DeleteGroups, 0, 2),
+    served(ApiKey::DescribeConfigs, 1, 4),
+    served(ApiKey::AlterConfigs, 0, 2),
+    served(ApiKey::DescribeLogDirs, 1, 4),
+    served(ApiKey::CreatePartitions, 0, 3),
+    served(ApiKey::IncrementalAlterConfigs, 0, 1),
+    served(ApiKey::DescribeCluster, 0, 2),
+    served(ApiKey::DescribeProducers, 0, 0),
+    served(ApiKey::ListConfigResources, 0, 1),
+    served(ApiKey::DescribeTopicPartitions, 0, 0),
 ];
 
 /// The row of an API key, if it is served at all.
@@ -84,7 +109,28 @@ pub enum RequestKind {
     OffsetForLeaderEpoch(OffsetForLeaderEpochRequest),
     CreateTopics(CreateTopicsRequest),
     DeleteTopics(DeleteTopicsRequest),
+    DeleteRecords(DeleteRecordsRequest),
     InitProducerId(InitProducerIdRequest),
+    FindCoordinator(FindCoordinatorRequest),
+    JoinGroup(JoinGroupRequest),
+    SyncGroup(SyncGroupRequest),
+    Heartbeat(HeartbeatRequest),
+    LeaveGroup(LeaveGroupRequest),
+    OffsetCommit(OffsetCommitRequest),
+    OffsetFetch(OffsetFetchRequest),
+    OffsetDelete(OffsetDeleteRequest),
+    DescribeGroups(DescribeGroupsRequest),
+    ListGroups(ListGroupsRequest),
+    DeleteGroups(DeleteGroupsRequest),
+    DescribeConfigs(DescribeConfigsRequest),
+    AlterConfigs(AlterConfigsRequest),
+    DescribeLogDirs(DescribeLogDirsRequest),
+    CreatePartitions(CreatePartitionsRequest),
+    IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
+    DescribeCluster(DescribeClusterRequest),
+    DescribeProducers(DescribeProducersRequest),
+    ListConfigResources(ListConfigResourcesRequest),
+    DescribeTopicPartitions(DescribeTopicPartitionsRequest),
 }
 
 /// What a frame turned out to be. Lives on the stack between decoding and its handler, so the large
@@ -166,7 +212,32 @@ fn decode_body(
         ApiKey::OffsetForLeaderEpoch => RequestKind::OffsetForLeaderEpoch(decode(body, version)?),
         ApiKey::CreateTopics => RequestKind::CreateTopics(decode(body, version)?),
         ApiKey::DeleteTopics => RequestKind::DeleteTopics(decode(body, version)?),
+        ApiKey::DeleteRecords => RequestKind::DeleteRecords(decode(body, version)?),
         ApiKey::InitProducerId => RequestKind::InitProducerId(decode(body, version)?),
+        ApiKey::FindCoordinator => RequestKind::FindCoordinator(decode(body, version)?),
+        ApiKey::JoinGroup => RequestKind::JoinGroup(decode(body, version)?),
+        ApiKey::SyncGroup => RequestKind::SyncGroup(decode(body, version)?),
+        ApiKey::Heartbeat => RequestKind::Heartbeat(decode(body, version)?),
+        ApiKey::LeaveGroup => RequestKind::LeaveGroup(decode(body, version)?),
+        ApiKey::OffsetCommit => RequestKind::OffsetCommit(decode(body, version)?),
+        ApiKey::OffsetFetch => RequestKind::OffsetFetch(decode(body, version)?),
+        ApiKey::OffsetDelete => RequestKind::OffsetDelete(decode(body, version)?),
+        ApiKey::DescribeGroups => RequestKind::DescribeGroups(decode(body, version)?),
+        ApiKey::ListGroups => RequestKind::ListGroups(decode(body, version)?),
+        ApiKey::DeleteGroups => RequestKind::DeleteGroups(decode(body, version)?),
+        ApiKey::DescribeConfigs => RequestKind::DescribeConfigs(decode(body, version)?),
+        ApiKey::AlterConfigs => RequestKind::AlterConfigs(decode(body, version)?),
+        ApiKey::DescribeLogDirs => RequestKind::DescribeLogDirs(decode(body, version)?),
+        ApiKey::CreatePartitions => RequestKind::CreatePartitions(decode(body, version)?),
+        ApiKey::IncrementalAlterConfigs => {
+            RequestKind::IncrementalAlterConfigs(decode(body, version)?)
+        }
+        ApiKey::DescribeCluster => RequestKind::DescribeCluster(decode(body, version)?),
+        ApiKey::DescribeProducers => RequestKind::DescribeProducers(decode(body, version)?),
+        ApiKey::ListConfigResources => RequestKind::ListConfigResources(decode(body, version)?),
+        ApiKey::DescribeTopicPartitions => {
+            RequestKind::DescribeTopicPartitions(decode(body, version)?)
+        }
         ApiKey::ApiVersions => {
             decode::<ApiVersionsRequest>(body, version)?;
             return Ok(None);

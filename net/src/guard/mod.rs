@@ -119,6 +119,10 @@ impl Walk<'_> {
             },
             Kind::Array(element) => self.array(element, nullable),
             Kind::Struct(structure) => self.structure(structure),
+            Kind::OptionalStruct(structure) => match self.take::<1>()? {
+                [1] => self.structure(structure),
+                _ => Ok(()),
+            },
         }
     }
 

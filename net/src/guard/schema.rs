@@ -8,6 +8,9 @@ use kafka_protocol::messages::ApiKey;
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -17,6 +20,9 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::protocol::StrBytes;
+
+mod admin;
+mod groups;
 
 const INT8: usize = 1;
 const INT16: usize = 2;
@@ -58,6 +64,8 @@ pub(super) enum Kind {
     Bytes,
     Array(Element),
     Struct(&'static Struct),
+    /// Behind a byte that is 1 where it is there.
+    OptionalStruct(&'static Struct),
 }
 
 pub(super) enum Element {
@@ -127,9 +135,10 @@ pub(super) fn schema_of(api_key: ApiKey) -> Option<Schema> {
         ApiKey::ApiVersions => (3, &API_VERSIONS),
         ApiKey::CreateTopics => (5, &CREATE_TOPICS),
         ApiKey::DeleteTopics => (4, &DELETE_TOPICS),
+        ApiKey::DeleteRecords => (2, &DELETE_RECORDS),
         ApiKey::InitProducerId => (2, &INIT_PRODUCER_ID),
         ApiKey::OffsetForLeaderEpoch => (4, &OFFSET_FOR_LEADER_EPOCH),
-        _ => return None,
+        _ => return groups::schema_of(api_key).or_else(|| admin::schema_of(api_key)),
     };
     Some(Schema { flexible_from, body })
 }
@@ -260,6 +269,19 @@ static DELETE_TOPICS: Struct = body(&[
 
 static DELETE_TOPIC: Struct =
     structure::<DeleteTopicState>(&[string().nullable_from(6), fixed(UUID)]);
+
+static DELETE_RECORDS: Struct = body(&[
+    array_of(&DELETE_RECORDS_TOPIC),
+    fixed(INT32), // timeout
+]);
+
+static DELETE_RECORDS_TOPIC: Struct =
+    structure::<DeleteRecordsTopic>(&[string(), array_of(&DELETE_RECORDS_PARTITION)]);
+
+static DELETE_RECORDS_PARTITION: Struct = structure::<DeleteRecordsPartition>(&[
+    fixed(INT32),
+    fixed(INT64), // offset
+]);
 
 static INIT_PRODUCER_ID: Struct = body(&[
     string().nullable_from(0), // transactional id

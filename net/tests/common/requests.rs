@@ -22,6 +22,21 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
+macro_rules! tagged {
+    ($fill:expr, $flexible_from:expr, $value:expr) => {{
+        let value = $value;
+        if $fill.version >= $flexible_from && $fill.rng.random_bool(0.2) {
+            value
+                .with_unknown_tagged_field(77, $fill.bytes(9))
+                .with_unknown_tagged_field(200_000, $fill.bytes(300))
+        } else {
+            value
+        }
+    }};
+}
+
+mod admin;
+
 /// Every API key and version that is served.
 pub fn served() -> impl Iterator<Item = (ApiKey, i16)> {
     SUPPORTED
@@ -46,6 +61,21 @@ pub fn random_frame(api_key: ApiKey, version: i16, seed: u64) -> Bytes {
         ApiKey::DeleteTopics => encode_request(&f.delete_topics(), version, id, client),
         ApiKey::InitProducerId => encode_request(&f.init_producer_id(), version, id, client),
         ApiKey::OffsetForLeaderEpoch => encode_request(&f.epochs(), version, id, client),
+        ApiKey::DescribeConfigs => encode_request(&f.describe_configs(), version, id, client),
+        ApiKey::AlterConfigs => encode_request(&f.alter_configs(), version, id, client),
+        ApiKey::DescribeLogDirs => encode_request(&f.describe_log_dirs(), version, id, client),
+        ApiKey::CreatePartitions => encode_request(&f.create_partitions(), version, id, client),
+        ApiKey::IncrementalAlterConfigs => {
+            encode_request(&f.incremental_alter_configs(), version, id, client)
+        }
+        ApiKey::DescribeCluster => encode_request(&f.describe_cluster(), version, id, client),
+        ApiKey::DescribeProducers => encode_request(&f.describe_producers(), version, id, client),
+        ApiKey::ListConfigResources => {
+            encode_request(&f.list_config_resources(), version, id, client)
+        }
+        ApiKey::DescribeTopicPartitions => {
+            encode_request(&f.describe_topic_partitions(), version, id, client)
+        }
         other => panic!("no generator for {other:?}"),
     }
     .unwrap()
@@ -54,19 +84,6 @@ pub fn random_frame(api_key: ApiKey, version: i16, seed: u64) -> Bytes {
 struct Fill {
     rng: StdRng,
     version: i16,
-}
-
-macro_rules! tagged {
-    ($fill:expr, $flexible_from:expr, $value:expr) => {{
-        let value = $value;
-        if $fill.version >= $flexible_from && $fill.rng.random_bool(0.2) {
-            value
-                .with_unknown_tagged_field(77, $fill.bytes(9))
-                .with_unknown_tagged_field(200_000, $fill.bytes(300))
-        } else {
-            value
-        }
-    }};
 }
 
 impl Fill {

@@ -36,6 +36,9 @@ impl Catalog {
             CatalogCommand::AlterTopicConfigs { name, changes } => self
                 .alter_topic_configs(name, changes)
                 .map_or_else(refused, CommandOutcome::TopicChanged),
+            CatalogCommand::AlterBrokerConfigs { node, changes } => self
+                .alter_broker_configs(*node, changes)
+                .map_or_else(refused, |()| CommandOutcome::BrokerConfigsChanged),
             CatalogCommand::AllocateProducerIds { count } => {
                 self.allocate_producer_ids(*count).map_or_else(refused, CommandOutcome::ProducerIds)
             }
@@ -114,7 +117,40 @@ impl Catalog {
         }
         self.cluster_id = Some(cluster_id);
         self.brokers.insert(node, Arc::new(broker.clone()));
+        if !known && !self.broker_configs.is_empty() {
+            self.settle_topics();
+        }
         Ok(())
+    }
+
+    fn alter_broker_configs(
+        &mut self,
+        node: Option<NodeId>,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<(), CatalogError> {
+        self.broker_configs
+            .change(node, changes)
+            .map_err(|(name, problem)| CatalogError::InvalidConfig { name, problem })?;
+        self.settle_topics();
+        Ok(())
+    }
+
+    /// What the topics' configurations come to where a topic has none of its own.
+    pub(super) fn topic_defaults(&self) -> BTreeMap<String, String> {
+        let only = (self.brokers.len() == 1).then(|| self.brokers.keys().next().copied()).flatten();
+        self.broker_configs.topic_defaults(only)
+    }
+
+    /// The defaults are others now.
+    fn settle_topics(&mut self) {
+        let defaults = self.topic_defaults();
+        for topic in self.topics.values_mut() {
+            let settings = TopicSettings::settle(&topic.configs, &defaults);
+            if settings != topic.settings {
+                *topic = Arc::new(Topic { settings, ..Topic::clone(topic) });
+                self.topic_names.insert(Arc::clone(&topic.name), Arc::clone(topic));
+            }
+        }
     }
 
     fn create_topic(&mut self, new: &NewTopic) -> Result<Arc<Topic>, CatalogError> {
@@ -125,7 +161,7 @@ impl Catalog {
             id: new.id,
             internal: new.internal,
             partitions,
-            settings: TopicSettings::from_configs(&new.configs),
+            settings: TopicSettings::settle(&new.configs, &self.topic_defaults()),
             configs: new.configs.clone(),
         });
         self.insert_topic(Arc::clone(&topic));
@@ -188,7 +224,7 @@ impl Catalog {
         }
         check_configs(&changed.configs)
             .map_err(|(name, problem)| CatalogError::InvalidConfig { name, problem })?;
-        changed.settings = TopicSettings::from_configs(&changed.configs);
+        changed.settings = TopicSettings::settle(&changed.configs, &self.topic_defaults());
         Ok(self.replace_topic(&old, changed))
     }
 

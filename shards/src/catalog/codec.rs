@@ -13,11 +13,13 @@ use chronik_engine::ids::GroupId;
 use thiserror::Error;
 
 use super::{
-    Broker, Catalog, CatalogCommand, ClusterId, Partition, Topic, TopicId, TopicSettings,
-    is_internal_topic,
+    Broker, BrokerConfigs, Catalog, CatalogCommand, ClusterId, Partition, Topic, TopicId,
+    TopicSettings, is_internal_topic,
 };
 
 const VERSION: u8 = 1;
+/// Of a catalog whose brokers were given configurations; one without is written as before.
+const VERSION_WITH_BROKER_CONFIGS: u8 = 2;
 
 /// Most memory that decoding one command may claim.
 const COMMAND_BYTES_MAX: usize = 16 << 20;
@@ -95,7 +97,10 @@ impl Catalog {
             next_group: self.next_group,
             next_producer_id: self.next_producer_id,
         };
-        Ok(framed::encode(VERSION, image)?)
+        if self.broker_configs.is_empty() {
+            return Ok(framed::encode(VERSION, image)?);
+        }
+        Ok(framed::encode(VERSION_WITH_BROKER_CONFIGS, (image, &self.broker_configs))?)
     }
 
     /// The catalog in a checkpoint. No bytes at all are the catalog before any command.
@@ -106,23 +111,37 @@ impl Catalog {
         if bytes.is_empty() {
             return Ok(Catalog::new());
         }
-        let image: CatalogImage = framed::decode::<_, CATALOG_BYTES_MAX>(VERSION, bytes)?;
+        let (image, broker_configs): (CatalogImage, BrokerConfigs) = match bytes.first() {
+            Some(&VERSION_WITH_BROKER_CONFIGS) => {
+                framed::decode::<_, CATALOG_BYTES_MAX>(VERSION_WITH_BROKER_CONFIGS, bytes)?
+            }
+            _ => {
+                let image = framed::decode::<_, CATALOG_BYTES_MAX>(VERSION, bytes)?;
+                (image, BrokerConfigs::default())
+            }
+        };
         let mut catalog = Catalog {
             cluster_id: image.cluster_id,
             next_group: image.next_group,
             next_producer_id: image.next_producer_id,
+            broker_configs,
             ..Catalog::default()
         };
         for broker in image.brokers {
             catalog.brokers.insert(broker.node, Arc::new(broker));
         }
+        let defaults = catalog.topic_defaults();
         for topic in image.topics {
-            catalog.restore_topic(topic)?;
+            catalog.restore_topic(topic, &defaults)?;
         }
         Ok(catalog)
     }
 
-    fn restore_topic(&mut self, image: TopicImage) -> Result<(), CatalogCodecError> {
+    fn restore_topic(
+        &mut self,
+        image: TopicImage,
+        defaults: &BTreeMap<String, String>,
+    ) -> Result<(), CatalogCodecError> {
         let inconsistent = |what| Err(CatalogCodecError::Inconsistent { what });
         if image.partitions.iter().any(|partition| partition.group.0 >= self.next_group) {
             return inconsistent("a group has an id that was not given out");
@@ -141,7 +160,7 @@ impl Catalog {
             id: image.id,
             internal: image.internal,
             partitions: image.partitions,
-            settings: TopicSettings::from_configs(&image.configs),
+            settings: TopicSettings::settle(&image.configs, defaults),
             configs: image.configs,
         };
         self.count_load(&topic);

@@ -49,6 +49,13 @@ pub enum CatalogCommand {
         /// How many.
         count: u32,
     },
+    /// Sets (`Some`) or resets (`None`) configurations of a broker, or of all of them; all or none.
+    AlterBrokerConfigs {
+        /// The broker, `None` for all.
+        node: Option<NodeId>,
+        /// The changes by configuration name.
+        changes: BTreeMap<String, Option<String>>,
+    },
 }
 
 /// A partition to be made: one replica per entry. Where they are put is decided when the command is applied.
@@ -102,6 +109,8 @@ pub enum CommandOutcome {
     TopicsDeleted(Vec<Result<DeletedTopic, CatalogError>>),
     /// The topic as it is now.
     TopicChanged(Arc<Topic>),
+    /// The brokers' configurations are as asked.
+    BrokerConfigsChanged,
     /// The producer ids.
     ProducerIds(ProducerIdRange),
     /// The command as a whole was refused.
@@ -114,7 +123,9 @@ impl CommandOutcome {
     #[must_use]
     pub fn changes_image(&self) -> bool {
         match self {
-            CommandOutcome::BrokerRegistered | CommandOutcome::TopicChanged(_) => true,
+            CommandOutcome::BrokerRegistered
+            | CommandOutcome::TopicChanged(_)
+            | CommandOutcome::BrokerConfigsChanged => true,
             CommandOutcome::TopicsCreated(results) => results.iter().any(Result::is_ok),
             CommandOutcome::TopicsDeleted(results) => results.iter().any(Result::is_ok),
             CommandOutcome::ProducerIds(_) | CommandOutcome::Refused(_) => false,

@@ -26,11 +26,13 @@ use chronik_engine::wal::record::GroupMeta;
 use uuid::Uuid;
 
 mod apply;
+mod broker_configs;
 mod codec;
 mod command;
 mod name;
 mod settings;
 
+pub use broker_configs::{BrokerConfigs, broker_config_of, topic_config_of};
 pub use codec::CatalogCodecError;
 pub use command::{
     CatalogCommand, CatalogError, CommandOutcome, DeletedTopic, NewPartition, NewTopic,
@@ -150,6 +152,13 @@ pub struct Topic {
 }
 
 impl Topic {
+    /// What the logs of its partitions drive.
+    #[must_use]
+    pub fn kind(&self) -> PartitionKind {
+        let is_groups = self.internal && *self.name == *crate::groups::OFFSETS_TOPIC;
+        if is_groups { PartitionKind::Groups } else { PartitionKind::Records }
+    }
+
     /// The partition with this number.
     #[must_use]
     pub fn partition(&self, number: i32) -> Option<&Partition> {
@@ -183,6 +192,7 @@ pub struct Catalog {
     next_producer_id: i64,
     partition_count: usize,
     load: BTreeMap<(NodeId, ShardId), u32>,
+    broker_configs: BrokerConfigs,
 }
 
 impl Catalog {
@@ -207,6 +217,12 @@ impl Catalog {
     #[must_use]
     pub fn broker(&self, node: NodeId) -> Option<&Arc<Broker>> {
         self.brokers.get(&node)
+    }
+
+    /// What brokers were given while they run.
+    #[must_use]
+    pub fn broker_configs(&self) -> &BrokerConfigs {
+        &self.broker_configs
     }
 
     /// The topics in the order of their names.
@@ -260,7 +276,7 @@ fn group_meta(
         replica: placement.replica,
         voters: partition.replicas.iter().map(|placement| placement.replica).collect(),
         learners: Vec::new(),
-        tag: PartitionTag { topic: topic.id, partition: number }.encode(),
+        tag: PartitionTag { topic: topic.id, partition: number, kind: topic.kind() }.encode(),
         ..GroupMeta::default()
     }
 }
@@ -272,17 +288,30 @@ pub struct PartitionTag {
     pub topic: TopicId,
     /// The partition's number.
     pub partition: u32,
+    /// What its log drives.
+    pub kind: PartitionKind,
+}
+
+/// What the log of a partition drives; for as long as the partition lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionKind {
+    /// It holds records.
+    Records,
+    /// It holds the state of consumer groups.
+    Groups,
 }
 
 impl PartitionTag {
-    const VERSION: u8 = 1;
     const BYTES: usize = 1 + 16 + 4;
 
-    /// Version, topic id, partition (little-endian).
+    /// The kind as a byte, topic id, partition (little-endian).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(Self::BYTES);
-        bytes.push(Self::VERSION);
+        bytes.push(match self.kind {
+            PartitionKind::Records => 1,
+            PartitionKind::Groups => 2,
+        });
         bytes.extend_from_slice(self.topic.0.as_bytes());
         bytes.extend_from_slice(&self.partition.to_le_bytes());
         bytes
@@ -291,14 +320,17 @@ impl PartitionTag {
     /// The tag in these bytes, `None` if they are not one.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<PartitionTag> {
-        let (&version, rest) = bytes.split_first()?;
+        let (&kind, rest) = bytes.split_first()?;
         let (topic, partition) = rest.split_first_chunk::<16>()?;
-        if version != Self::VERSION {
-            return None;
-        }
+        let kind = match kind {
+            1 => PartitionKind::Records,
+            2 => PartitionKind::Groups,
+            _ => return None,
+        };
         Some(PartitionTag {
             topic: TopicId(Uuid::from_bytes(*topic)),
             partition: u32::from_le_bytes(partition.try_into().ok()?),
+            kind,
         })
     }
 }

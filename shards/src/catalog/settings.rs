@@ -100,8 +100,8 @@ pub enum Durability {
 /// The settings of a topic that the broker acts on, parsed once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSettings {
-    /// `max.message.bytes`
-    message_bytes_max: usize,
+    /// `max.message.bytes`, `None` where neither the topic nor the cluster was given one
+    pub message_bytes_max: Option<usize>,
     /// `message.timestamp.type`
     pub timestamp_type: TimestampType,
     /// `message.timestamp.before.max.ms`
@@ -116,6 +116,10 @@ pub struct TopicSettings {
     pub retention_ms: Option<i64>,
     /// `retention.bytes`, `None` for no limit
     pub retention_bytes: Option<i64>,
+    /// `segment.bytes`
+    pub segment_bytes: u64,
+    /// `segment.ms`
+    pub segment_ms: i64,
     /// `durability`
     pub durability: Durability,
 }
@@ -242,27 +246,33 @@ pub(super) fn check_configs(
 }
 
 impl TopicSettings {
-    /// The largest batch that the topic takes, in bytes.
-    #[must_use]
-    pub fn max_message_bytes(&self) -> usize {
-        self.message_bytes_max
-    }
-
     /// What these configurations and the defaults come to. A value that cannot be read counts as not set: it was
     /// checked when it was set, so it can only stem from a version that knew more.
     #[must_use]
     pub fn from_configs(configs: &BTreeMap<String, String>) -> TopicSettings {
+        TopicSettings::settle(configs, &BTreeMap::new())
+    }
+
+    /// As [`TopicSettings::from_configs`], where `defaults` come before Kafka's.
+    #[must_use]
+    pub fn settle(
+        configs: &BTreeMap<String, String>,
+        defaults: &BTreeMap<String, String>,
+    ) -> TopicSettings {
+        let given = |name: &'static str| -> Option<&str> {
+            let definition = config_definition(name)?;
+            let valid = |value: &&String| definition.check(value).is_ok();
+            let own = configs.get(name).filter(valid);
+            own.or_else(|| defaults.get(name).filter(valid)).map(|value| value.trim())
+        };
         let text = |name: &'static str| -> &str {
-            let Some(definition) = config_definition(name) else { return "" };
-            match configs.get(name) {
-                Some(value) if definition.check(value).is_ok() => value.trim(),
-                _ => definition.default,
-            }
+            let default = || config_definition(name).map_or("", |definition| definition.default);
+            given(name).unwrap_or_else(default)
         };
         let number = |name: &'static str| -> i64 { text(name).parse().unwrap_or(i64::MAX) };
         let limit = |name: &'static str| Some(number(name)).filter(|value| *value >= 0);
         TopicSettings {
-            message_bytes_max: usize::try_from(number("max.message.bytes")).unwrap_or(0),
+            message_bytes_max: given("max.message.bytes").and_then(|value| value.parse().ok()),
             timestamp_type: match text("message.timestamp.type") {
                 "LogAppendTime" => TimestampType::LogAppendTime,
                 _ => TimestampType::CreateTime,
@@ -276,6 +286,8 @@ impl TopicSettings {
             insync_replicas_min: u32::try_from(number("min.insync.replicas")).unwrap_or(u32::MAX),
             retention_ms: limit("retention.ms"),
             retention_bytes: limit("retention.bytes"),
+            segment_bytes: u64::try_from(number("segment.bytes")).unwrap_or(u64::MAX),
+            segment_ms: number("segment.ms"),
             durability: match text("durability") {
                 "relaxed" => Durability::Relaxed,
                 _ => Durability::Durable,
@@ -339,12 +351,12 @@ mod tests {
             ("retention.ms", "-1"),
         ]));
         assert_eq!(settings.cleanup, CleanupPolicy { delete: false, compact: true });
-        assert_eq!(settings.message_bytes_max, 100);
+        assert_eq!(settings.message_bytes_max, Some(100));
         assert_eq!(settings.retention_ms, None);
         assert_eq!(settings.timestamp_type, TimestampType::CreateTime);
         assert_eq!(settings.timestamp_before_ms_max, i64::MAX);
         let defaults = TopicSettings::from_configs(&BTreeMap::new());
-        assert_eq!(defaults.message_bytes_max, 1_048_588);
+        assert_eq!(defaults.message_bytes_max, None);
         assert_eq!(defaults.retention_ms, Some(604_800_000));
     }
 }

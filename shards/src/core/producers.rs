@@ -234,6 +234,19 @@ struct Speculative {
     batches_in_flight: u32,
 }
 
+/// A producer as clients may see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerView {
+    /// Its id.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub epoch: i16,
+    /// The sequence of its last record.
+    pub last_sequence: i32,
+    /// When its last batch was applied here.
+    pub active_ms: i64,
+}
+
 /// All producers of one partition.
 #[derive(Debug)]
 pub struct Producers {
@@ -260,6 +273,19 @@ impl Producers {
     #[must_use]
     pub fn len(&self) -> usize {
         self.applied.len()
+    }
+
+    /// Each of them, those that were silent longest first.
+    pub fn views(&self) -> impl Iterator<Item = ProducerView> {
+        self.by_age.values().filter_map(|id| {
+            let producer = self.applied.get(id)?;
+            Some(ProducerView {
+                producer_id: *id,
+                epoch: producer.epoch,
+                last_sequence: producer.last_sequence()?,
+                active_ms: producer.active_ms,
+            })
+        })
     }
 
     /// Whether none is remembered.

@@ -6,11 +6,15 @@ use chronik_engine::batch::leader_epoch;
 use chronik_engine::ids::{GroupId, Offset, Term};
 use chronik_engine::tail_cache::CachedBatch;
 
-use super::group::Group;
+use super::group::{Group, Machine};
+use super::producers::ProducerView;
 use super::{FetchError, ShardCore, WaiterId};
 
 /// Kafka's "no epoch" and "no offset".
 const UNDEFINED: (i32, Offset) = (-1, Offset(-1));
+
+/// Of a client that does not say which epoch it believes in.
+const NO_EPOCH: i32 = -1;
 
 /// A partition as this replica knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,17 @@ impl ShardCore {
         current_leader_epoch: i32,
     ) -> Result<PartitionView, FetchError> {
         self.leader(group, current_leader_epoch).map(Group::view)
+    }
+
+    /// The producers that a partition led from here remembers.
+    ///
+    /// # Errors
+    /// As [`ShardCore::leader_view`].
+    pub fn producers_of(&self, group: GroupId) -> Result<Vec<ProducerView>, FetchError> {
+        match &self.leader(group, NO_EPOCH)?.machine {
+            Machine::Partition(producers) => Ok(producers.views().collect()),
+            Machine::Catalog(_) | Machine::Groups(_) => Err(FetchError::UnknownPartition),
+        }
     }
 
     /// Finds out what a fetch from `offset` gets, whole batches, about `bytes_max` of them. An offset between the high
@@ -145,12 +160,15 @@ impl ShardCore {
         // Kafka drops an epoch without records when the next one begins.
         let epochs = leader.raft.epochs();
         let nexts = epochs.iter().skip(1).map(Some).chain([None]);
+        // Nor does it know what lies before the log's start.
+        let log_start = leader.log_start_offset;
         let mut floor = None;
         for (start, next) in epochs.iter().zip(nexts) {
-            let is_empty = next.is_some_and(|next| next.offset == start.offset);
+            let is_empty =
+                next.is_some_and(|next| next.offset == start.offset || next.offset <= log_start);
             if leader_epoch(start.epoch) > epoch {
                 if !is_empty {
-                    return Ok((floor.unwrap_or(epoch), start.offset));
+                    return Ok((floor.unwrap_or(epoch), start.offset.max(log_start)));
                 }
             } else if !is_empty {
                 floor = Some(leader_epoch(start.epoch));

@@ -21,7 +21,7 @@ use crate::shell::read::kafka_epoch;
 use crate::shell::shard::Shard;
 
 /// What Kafka answers for the operations that a client is authorised to: "not asked for".
-const OPERATIONS_UNKNOWN: i32 = i32::MIN;
+pub(super) const OPERATIONS_UNKNOWN: i32 = i32::MIN;
 
 /// How long a client is kept waiting for a topic that is made on its way; it asks again.
 const AUTO_CREATE_WAIT: Duration = Duration::from_secs(5);
@@ -40,7 +40,11 @@ pub async fn metadata(
 ) -> MetadataResponse {
     let found = find(&shard, version, request).await;
     let catalog = shard.catalog();
-    let epochs = leader_epochs(&shard, &found).await;
+    let topics = found.iter().filter_map(|found| match found {
+        Found::Topic(topic) => Some(&**topic),
+        Found::Error { .. } => None,
+    });
+    let epochs = leader_epochs(&shard, topics).await;
     let topics = found.into_iter().map(|found| describe(&shard, version, found, &epochs)).collect();
     let brokers = catalog
         .brokers()
@@ -60,7 +64,7 @@ pub async fn metadata(
         .with_cluster_authorized_operations(OPERATIONS_UNKNOWN)
 }
 
-fn broker_id(node: u32) -> BrokerId {
+pub(super) fn broker_id(node: u32) -> BrokerId {
     BrokerId(i32::try_from(node).unwrap_or(-1))
 }
 
@@ -151,12 +155,14 @@ async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
     }
 }
 
-/// The leader epochs of all partitions found, asked of their shards.
-async fn leader_epochs(shard: &Rc<Shard>, found: &[Found]) -> BTreeMap<GroupId, i32> {
+/// The leader epochs of all partitions of these topics, asked of their shards.
+pub(super) async fn leader_epochs(
+    shard: &Rc<Shard>,
+    topics: impl Iterator<Item = &Topic>,
+) -> BTreeMap<GroupId, i32> {
     let node = shard.node.config.node_id;
     let mut by_shard: BTreeMap<ShardId, Vec<GroupId>> = BTreeMap::new();
-    for topic in found {
-        let Found::Topic(topic) = topic else { continue };
+    for topic in topics {
         for partition in &topic.partitions {
             if let Some(placement) = partition.placement_on(node) {
                 by_shard.entry(placement.shard).or_default().push(partition.group);

@@ -20,6 +20,7 @@ use kafka_protocol::protocol::StrBytes;
 use rand::Rng;
 use uuid::Uuid;
 
+use super::configs::rules;
 use super::error_code::{catalog_error, produce_error};
 use crate::catalog::{
     CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, Topic, TopicId, TopicRef,
@@ -36,7 +37,7 @@ const SOURCE_DEFAULT: i8 = 5;
 /// The shortest and the longest that a request waits for a change of the catalog, whatever it says. A change takes
 /// milliseconds: a client that says 0 is better served by its outcome than by REQUEST_TIMED_OUT.
 const CHANGE_WAIT_MIN: Duration = Duration::from_secs(1);
-const CHANGE_WAIT_MAX: Duration = Duration::from_secs(120);
+pub(super) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// The group `__meta` is on this shard.
 const META_SHARD: ShardId = ShardId(0);
@@ -74,13 +75,13 @@ pub enum RefusedBecause {
         /// What is wrong.
         why: &'static str,
     },
-    /// A configuration that this version does not act on.
-    #[error("{name}={value} is not available in this version")]
-    NotAvailable {
-        /// The configuration.
-        name: String,
-        /// The value asked for.
-        value: String,
+    /// A configuration that a topic cannot have.
+    #[error("{why}")]
+    Config {
+        /// Kafka's name for it.
+        error: ResponseError,
+        /// What is wrong.
+        why: String,
     },
 }
 
@@ -91,8 +92,7 @@ impl RefusedBecause {
         match self {
             RefusedBecause::Catalog(error) => super::error_code::catalog_error(error),
             RefusedBecause::Log(error) => produce_error(error),
-            RefusedBecause::Invalid { error, .. } => *error,
-            RefusedBecause::NotAvailable { .. } => ResponseError::InvalidConfig,
+            RefusedBecause::Invalid { error, .. } | RefusedBecause::Config { error, .. } => *error,
         }
     }
 }
@@ -128,7 +128,7 @@ pub async fn create_topics(
     CreateTopicsResponse::default().with_topics(results.into_iter().flatten().collect())
 }
 
-fn repeated(names: impl Iterator<Item = String>) -> BTreeSet<String> {
+pub(super) fn repeated(names: impl Iterator<Item = String>) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     names.filter(|name| !seen.insert(name.clone())).collect()
 }
@@ -170,7 +170,8 @@ fn wanted_topic(
     let mut configs = BTreeMap::new();
     for config in &topic.configs {
         if let Some(value) = &config.value {
-            check_available(&config.name, value)?;
+            rules::check_topic_config(&config.name, value)
+                .map_err(|(error, why)| RefusedBecause::Config { error, why })?;
             configs.insert(config.name.to_string(), value.to_string());
         }
     }
@@ -189,35 +190,14 @@ fn assigned_partitions(topic: &CreatableTopic) -> Result<u32, RefusedBecause> {
     }
 }
 
-/// Refuses what would be stored and then not acted on: silence would be a lie.
-fn check_available(name: &str, value: &str) -> Result<(), RefusedBecause> {
-    let value = value.trim();
-    let available = match name {
-        "cleanup.policy" => !value.split(',').any(|word| word.trim() == "compact"),
-        "message.timestamp.type" => value != "LogAppendTime",
-        "durability" => value != "relaxed",
-        "compression.type" => value == "producer",
-        "remote.storage.enable" | "searchable.enabled" => !value.eq_ignore_ascii_case("true"),
-        // More than there are: no acks=all produce could ever be acknowledged.
-        "min.insync.replicas" => value == "1",
-        "message.timestamp.before.max.ms" | "message.timestamp.after.max.ms" => false,
-        _ => true,
-    };
-    if available {
-        Ok(())
-    } else {
-        Err(RefusedBecause::NotAvailable { name: name.to_owned(), value: value.to_owned() })
-    }
-}
-
 /// How long a request may wait for a change of the catalog, by what it says itself.
-fn wait_of(timeout_ms: i32) -> Duration {
+pub(super) fn wait_of(timeout_ms: i32) -> Duration {
     Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0))
         .clamp(CHANGE_WAIT_MIN, CHANGE_WAIT_MAX)
 }
 
 /// Waits for a change at most so long. What was proposed is done all the same.
-async fn within<T>(at_most: Duration, change: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(at_most: Duration, change: impl Future<Output = T>) -> Option<T> {
     let timeout = std::pin::pin!(chronik_ring::sleep(at_most));
     match select(std::pin::pin!(change), timeout).await {
         Either::Left((done, _)) => Some(done),
@@ -236,7 +216,8 @@ pub async fn create(
     }
     let count = wanted.len();
     let topics = new_topics(shard, wanted);
-    if let Err(beyond) = check_limits(shard, &topics) {
+    let partitions = topics.iter().map(|topic| topic.partitions.len()).sum();
+    if let Err(beyond) = check_limits(shard, topics.len(), partitions) {
         // A topic that is there, or could not be in any case, is told so.
         let catalog = shard.catalog();
         let why = |topic| match catalog.check_new_topic(topic) {
@@ -264,14 +245,17 @@ pub async fn create(
 }
 
 /// The node's own limits, which an operator sets to what its memory and disk can bear.
-fn check_limits(shard: &Shard, topics: &[NewTopic]) -> Result<(), RefusedBecause> {
+pub(super) fn check_limits(
+    shard: &Shard,
+    new_topics: usize,
+    new_partitions: usize,
+) -> Result<(), RefusedBecause> {
     let catalog = shard.catalog();
     let config = &shard.node.config;
-    let new_partitions: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
     let beyond = |has: usize, adds: usize, limit: u32| {
         has + adds > usize::try_from(limit).unwrap_or(usize::MAX)
     };
-    let why = if beyond(catalog.topics().len(), topics.len(), config.kafka.topics_max) {
+    let why = if beyond(catalog.topics().len(), new_topics, config.kafka.topics_max) {
         "the node has as many topics as kafka.topics_max allows"
     } else if beyond(catalog.partition_count(), new_partitions, config.kafka.partitions_max) {
         "the node has as many partitions as kafka.partitions_max allows"
@@ -315,7 +299,7 @@ fn new_topics(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<NewTopic> {
     clippy::disallowed_methods,
     reason = "replica ids are random; the core gets them in the command"
 )]
-fn new_partitions(count: u32) -> Vec<NewPartition> {
+pub(super) fn new_partitions(count: u32) -> Vec<NewPartition> {
     let most = crate::catalog::TOPIC_PARTITIONS_MAX + 1;
     let count = usize::try_from(count).unwrap_or(most).min(most);
     let mut random = rand::rng();
@@ -338,7 +322,9 @@ pub async fn change_catalog(
             _ = meta.catalog_shown().await;
             match ack {
                 Ack::Command(outcome) => Ok(outcome),
-                Ack::Appended(_) => Err(ProduceError::NotLeader),
+                Ack::Appended(_) | Ack::LogStart(_) | Ack::Groups => {
+                    Err(ProduceError::NotLeader)
+                },
             }
         }
     });

@@ -1,0 +1,43 @@
+//! Which handler answers which of the administrators' requests.
+
+use std::rc::Rc;
+
+use chronik_net::{CloseReason, Enqueued, Finished, RequestKind};
+
+use super::{configs, describe, finished, log_dirs, partitions};
+use crate::shell::shard::Shard;
+
+/// Hands a request to its handler. Its work is done when its turn to be answered comes.
+pub(super) fn enqueue(shard: Rc<Shard>, version: i16, request: RequestKind) -> Enqueued {
+    Enqueued::finish_with(answer(shard, version, request))
+}
+
+async fn answer(shard: Rc<Shard>, version: i16, request: RequestKind) -> Finished {
+    match request {
+        RequestKind::DescribeConfigs(body) => finished(configs::describe(&shard, version, body)),
+        RequestKind::AlterConfigs(body) => finished(configs::alter(shard, body).await),
+        RequestKind::IncrementalAlterConfigs(body) => {
+            finished(configs::alter_incrementally(shard, body).await)
+        }
+        RequestKind::ListConfigResources(body) => {
+            finished(configs::list_resources(&shard, version, body))
+        }
+        RequestKind::CreatePartitions(body) => {
+            finished(partitions::create_partitions(shard, body).await)
+        }
+        RequestKind::DescribeCluster(body) => {
+            finished(describe::describe_cluster(&shard, version, body))
+        }
+        RequestKind::DescribeTopicPartitions(body) => {
+            finished(describe::describe_topic_partitions(shard, body).await)
+        }
+        RequestKind::DescribeLogDirs(body) => {
+            finished(log_dirs::describe_log_dirs(shard, version, body).await)
+        }
+        RequestKind::DescribeProducers(body) => {
+            finished(describe::describe_producers(shard, body).await)
+        }
+        // What the dispatcher forgot: no answer is better than a wrong one.
+        _ => Finished::Close(CloseReason::Handler { what: "a request that no handler answers" }),
+    }
+}

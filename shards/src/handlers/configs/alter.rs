@@ -1,0 +1,350 @@
+//! AlterConfigs and IncrementalAlterConfigs.
+//!
+//! Both become one set of changes per resource: AlterConfigs says what a resource shall have and resets the rest,
+//! IncrementalAlterConfigs says what is to change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use chronik_engine::ids::NodeId;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::incremental_alter_configs_request::AlterableConfig;
+use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse as IncrementalResponse;
+use kafka_protocol::messages::{
+    AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use super::{Refusal, ResourceType, invalid, named_broker, rules};
+use crate::catalog::{
+    CatalogCommand, CommandOutcome, ConfigDefinition, ConfigType, broker_config_of,
+    config_definition, config_definitions, topic_config_of,
+};
+use crate::handlers::error_code::{catalog_error, produce_error};
+use crate::handlers::topics::{CHANGE_WAIT_MAX, change_catalog, within};
+use crate::shell::shard::Shard;
+
+/// A change of each configuration named: a value, or none to go back to the default.
+type Changes = BTreeMap<String, Option<String>>;
+
+/// What is to become of one configuration.
+enum Operation {
+    Set,
+    Delete,
+    Append,
+    Subtract,
+}
+
+impl Operation {
+    fn from_wire(number: i8) -> Option<Operation> {
+        match number {
+            0 => Some(Operation::Set),
+            1 => Some(Operation::Delete),
+            2 => Some(Operation::Append),
+            3 => Some(Operation::Subtract),
+            _ => None,
+        }
+    }
+}
+
+/// What is altered.
+enum Target {
+    Topic(String),
+    Broker(Option<NodeId>),
+}
+
+/// Serves IncrementalAlterConfigs. Cancel-safe; what was proposed is done.
+pub async fn alter_incrementally(
+    shard: Rc<Shard>,
+    request: IncrementalAlterConfigsRequest,
+) -> IncrementalAlterConfigsResponse {
+    let named = request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone()));
+    let repeated = repeated(named);
+    let mut told = BTreeSet::new();
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for resource in request.resources {
+        let named = (resource.resource_type, resource.resource_name.clone());
+        let changed = if repeated.contains(&named) {
+            if !told.insert(named) {
+                continue;
+            }
+            Err(invalid("Each resource must appear at most once."))
+        } else {
+            let target = target(&shard, resource.resource_type, &resource.resource_name);
+            match target.and_then(|target| {
+                let changes = changes(&shard, &target, resource.configs)?;
+                Ok((target, changes))
+            }) {
+                Ok((target, changes)) => {
+                    change(&shard, target, changes, request.validate_only).await
+                }
+                Err(refusal) => Err(refusal),
+            }
+        };
+        let (code, message) = told_of(changed);
+        responses.push(
+            IncrementalResponse::default()
+                .with_error_code(code)
+                .with_error_message(message)
+                .with_resource_type(resource.resource_type)
+                .with_resource_name(resource.resource_name),
+        );
+    }
+    IncrementalAlterConfigsResponse::default().with_responses(responses)
+}
+
+/// Serves AlterConfigs. Cancel-safe; what was proposed is done.
+pub async fn alter(shard: Rc<Shard>, request: AlterConfigsRequest) -> AlterConfigsResponse {
+    let named = request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone()));
+    let repeated = repeated(named);
+    let mut told = BTreeSet::new();
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for resource in request.resources {
+        let named = (resource.resource_type, resource.resource_name.clone());
+        let changed = if repeated.contains(&named) {
+            if !told.insert(named) {
+                continue;
+            }
+            Err(invalid("Each resource must appear at most once."))
+        } else {
+            let set = resource.configs.into_iter().map(|config| (config.name, config.value));
+            let target = target(&shard, resource.resource_type, &resource.resource_name);
+            match target.and_then(|target| {
+                let changes = replacement(&shard, &target, set.collect())?;
+                Ok((target, changes))
+            }) {
+                Ok((target, changes)) => {
+                    change(&shard, target, changes, request.validate_only).await
+                }
+                Err(refusal) => Err(refusal),
+            }
+        };
+        let (code, message) = told_of(changed);
+        responses.push(
+            AlterConfigsResourceResponse::default()
+                .with_error_code(code)
+                .with_error_message(message)
+                .with_resource_type(resource.resource_type)
+                .with_resource_name(resource.resource_name),
+        );
+    }
+    AlterConfigsResponse::default().with_responses(responses)
+}
+
+fn told_of(changed: Result<(), Refusal>) -> (i16, Option<StrBytes>) {
+    match changed {
+        Ok(()) => (0, None),
+        Err((error, why)) => (error.code(), Some(StrBytes::from_string(why))),
+    }
+}
+
+fn repeated<T: Ord + Clone>(named: impl Iterator<Item = T>) -> BTreeSet<T> {
+    let mut seen = BTreeSet::new();
+    named.filter(|name| !seen.insert(name.clone())).collect()
+}
+
+fn target(shard: &Shard, resource_type: i8, name: &str) -> Result<Target, Refusal> {
+    match ResourceType::from_wire(resource_type)? {
+        ResourceType::Topic => match shard.catalog().topic(name) {
+            Some(_) => Ok(Target::Topic(name.to_owned())),
+            None => Err((
+                ResponseError::UnknownTopicOrPartition,
+                format!("The topic '{name}' does not exist."),
+            )),
+        },
+        ResourceType::Broker => named_broker(shard, name).map(Target::Broker),
+        ResourceType::BrokerLogger => {
+            Err(invalid("The loggers of a broker are set where it is started"))
+        }
+        ResourceType::ClientMetrics => Err(invalid("Client metrics are not available here")),
+        ResourceType::Group => Err(invalid("Groups have no configurations here")),
+    }
+}
+
+impl Target {
+    /// The topics' configuration that says what values the one named here takes.
+    fn definition(&self, name: &str) -> Option<&'static ConfigDefinition> {
+        match self {
+            Target::Topic(_) => config_definition(name),
+            Target::Broker(_) => topic_config_of(name).and_then(config_definition),
+        }
+    }
+
+    fn check(&self, name: &str, value: &str) -> Result<(), Refusal> {
+        match self {
+            Target::Topic(_) => rules::check_topic_config(name, value),
+            Target::Broker(_) => match self.definition(name) {
+                Some(definition) => rules::check(definition, name, value),
+                None => Err(not_changeable(name)),
+            },
+        }
+    }
+
+    /// What is set now.
+    fn set(&self, shard: &Shard) -> BTreeMap<String, String> {
+        let catalog = shard.catalog();
+        match self {
+            Target::Topic(name) => {
+                catalog.topic(name).map(|topic| topic.configs.clone()).unwrap_or_default()
+            }
+            Target::Broker(node) => catalog.broker_configs().of(*node).clone(),
+        }
+    }
+}
+
+fn not_changeable(name: &str) -> Refusal {
+    invalid(format!("Cannot update these configs dynamically: Set({name})"))
+}
+
+/// What IncrementalAlterConfigs says of one resource.
+fn changes(
+    shard: &Shard,
+    target: &Target,
+    configs: Vec<AlterableConfig>,
+) -> Result<Changes, Refusal> {
+    let names = repeated(configs.iter().map(|config| config.name.to_string()));
+    if !names.is_empty() {
+        let names: Vec<String> = names.into_iter().collect();
+        return Err(invalid(format!("Error due to duplicate config keys : {}", names.join(","))));
+    }
+    let delete = |config: &&AlterableConfig| config.config_operation == 1;
+    let nulls: Vec<&str> = configs
+        .iter()
+        .filter(|config| config.value.is_none() && !delete(config))
+        .map(|config| config.name.as_str())
+        .collect();
+    if !nulls.is_empty() {
+        return Err(invalid(format!("Null value not supported for : {}", nulls.join(","))));
+    }
+    let set = target.set(shard);
+    let mut changes = Changes::new();
+    for config in configs {
+        let AlterableConfig { name, config_operation, value, .. } = config;
+        let value = value.unwrap_or_default();
+        let Some(operation) = Operation::from_wire(config_operation) else {
+            return Err(invalid(format!("Unknown operation type {config_operation}")));
+        };
+        let value = match operation {
+            Operation::Delete => None,
+            Operation::Set => Some(value.to_string()),
+            Operation::Append | Operation::Subtract => {
+                let adds = matches!(operation, Operation::Append);
+                Some(edited_list(target, &set, &name, &value, adds)?)
+            }
+        };
+        match &value {
+            Some(value) => target.check(&name, value)?,
+            None if target.definition(&name).is_none() => return Err(unknown(target, &name)),
+            None => {}
+        }
+        changes.insert(name.to_string(), value);
+    }
+    Ok(changes)
+}
+
+fn unknown(target: &Target, name: &str) -> Refusal {
+    match target {
+        Target::Topic(_) => {
+            (ResponseError::InvalidConfig, format!("Unknown topic config name: {name}"))
+        }
+        Target::Broker(_) => not_changeable(name),
+    }
+}
+
+/// A list with words added or taken out; one that was never set is its default.
+fn edited_list(
+    target: &Target,
+    set: &BTreeMap<String, String>,
+    name: &str,
+    words: &str,
+    adds: bool,
+) -> Result<String, Refusal> {
+    let verb = if adds { "APPEND" } else { "SUBTRACT" };
+    let definition = target.definition(name).ok_or_else(|| unknown(target, name))?;
+    if !matches!(definition.kind, ConfigType::ListOf(_) | ConfigType::FreeList) {
+        let why = format!("Can't {verb} to key {name} because its type is not LIST.");
+        return Err((ResponseError::InvalidConfig, why));
+    }
+    let before = set.get(name).map_or(definition.default, String::as_str);
+    let words: Vec<&str> = words.split(',').map(str::trim).collect();
+    let mut list: Vec<&str> =
+        before.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    if adds {
+        for word in words {
+            if !list.contains(&word) {
+                list.push(word);
+            }
+        }
+    } else {
+        list.retain(|word| !words.contains(word));
+    }
+    Ok(list.join(","))
+}
+
+/// What AlterConfigs says of one resource: these, and the default for everything else.
+fn replacement(
+    shard: &Shard,
+    target: &Target,
+    configs: Vec<(StrBytes, Option<StrBytes>)>,
+) -> Result<Changes, Refusal> {
+    let names = repeated(configs.iter().map(|(name, _)| name.to_string()));
+    if !names.is_empty() {
+        let names: Vec<String> = names.into_iter().collect();
+        return Err(invalid(format!("Error due to duplicate config keys : {}", names.join(","))));
+    }
+    let nulls: Vec<&str> = configs
+        .iter()
+        .filter(|(_, value)| value.is_none())
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if !nulls.is_empty() {
+        return Err(invalid(format!("Null value not supported for : {}", nulls.join(","))));
+    }
+    // Reset is what is set now and what may be set by somebody else in this moment.
+    let reset = config_definitions().iter().filter_map(|definition| match target {
+        Target::Topic(_) => Some(definition.name),
+        Target::Broker(_) => broker_config_of(definition.name),
+    });
+    let mut changes: Changes = reset.map(|name| (name.to_owned(), None)).collect();
+    changes.extend(target.set(shard).into_keys().map(|name| (name, None)));
+    for (name, value) in configs {
+        let value = value.unwrap_or_default();
+        target.check(&name, &value)?;
+        changes.insert(name.to_string(), Some(value.to_string()));
+    }
+    Ok(changes)
+}
+
+/// Proposes the change, or only says what would become of it.
+async fn change(
+    shard: &Rc<Shard>,
+    target: Target,
+    changes: Changes,
+    validate_only: bool,
+) -> Result<(), Refusal> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let command = match target {
+        Target::Topic(name) => CatalogCommand::AlterTopicConfigs { name, changes },
+        Target::Broker(node) => CatalogCommand::AlterBrokerConfigs { node, changes },
+    };
+    let outcome = if validate_only {
+        Ok((*shard.catalog()).clone().apply(&command))
+    } else {
+        match within(CHANGE_WAIT_MAX, change_catalog(shard, command)).await {
+            Some(outcome) => outcome,
+            None => {
+                let why = "the change was not made in time; it may be made yet".to_owned();
+                return Err((ResponseError::RequestTimedOut, why));
+            }
+        }
+    };
+    match outcome {
+        Ok(CommandOutcome::Refused(error)) => Err((catalog_error(&error), error.to_string())),
+        Ok(_) => Ok(()),
+        Err(error) => Err((produce_error(&error), error.to_string())),
+    }
+}

@@ -1,0 +1,176 @@
+//! The configurations of a broker: those that are the topics' defaults and may be changed while it runs, and those that
+//! it was started with. Only what has a meaning here is told.
+
+use chronik_engine::ids::NodeId;
+
+use super::entry::{Entry, Source, Synonym, ValueType};
+use crate::catalog::{
+    ConfigDefinition, broker_config_of, config_definition, config_definitions, topic_config_of,
+};
+use crate::config::Config;
+use crate::shell::shard::Shard;
+
+/// Broker configurations that have no value until somebody sets one: another says the same in hours.
+const WITHOUT_DEFAULT: [&str; 4] =
+    ["log.flush.interval.ms", "log.retention.ms", "log.roll.jitter.ms", "log.roll.ms"];
+
+/// What one is set to in the settings of the node, and what it is where nobody says anything.
+struct Fixed {
+    name: &'static str,
+    kind: ValueType,
+    value: String,
+    default: Option<&'static str>,
+}
+
+/// Where a configuration of this broker is set, by the name that brokers use; what counts first. `definition` is that of
+/// the topics' configuration whose default it is.
+pub(super) fn synonyms(
+    shard: &Shard,
+    node: NodeId,
+    name: &'static str,
+    definition: &ConfigDefinition,
+) -> Vec<Synonym> {
+    let catalog = shard.catalog();
+    let set = |source, node| {
+        let value = catalog.broker_configs().of(node).get(name)?.clone();
+        Some(Synonym { source, name, value })
+    };
+    let fixed = startup_value(&shard.node.config, name)
+        .filter(|value| *value != definition.default)
+        .map(|value| Synonym { source: Source::StaticBroker, name, value });
+    let default = (!WITHOUT_DEFAULT.contains(&name)).then(|| Synonym {
+        source: Source::Default,
+        name,
+        value: definition.default.to_owned(),
+    });
+    let layers = [
+        set(Source::DynamicBroker, Some(node)),
+        set(Source::DynamicDefaultBroker, None),
+        fixed,
+        default,
+    ];
+    layers.into_iter().flatten().collect()
+}
+
+/// What the node was started with, of what is also a default of topics.
+fn startup_value(config: &Config, name: &str) -> Option<String> {
+    match name {
+        "message.max.bytes" => Some(config.kafka.message_max_bytes.to_string()),
+        _ => None,
+    }
+}
+
+/// All configurations of this broker, in the order of their names.
+pub(super) fn entries(shard: &Shard, node: NodeId) -> Vec<Entry> {
+    let changeable = config_definitions().iter().filter_map(|definition| {
+        let name = broker_config_of(definition.name)?;
+        let synonyms = synonyms(shard, node, name, definition);
+        Some(Entry {
+            name,
+            kind: ValueType::of(definition),
+            value: synonyms.first().map(|first| first.value.clone()),
+            source: synonyms.first().map_or(Source::Default, |first| first.source),
+            is_read_only: false,
+            synonyms,
+        })
+    });
+    let mut entries: Vec<Entry> = changeable.chain(fixed(shard).into_iter().map(entry)).collect();
+    entries.sort_by_key(|entry| entry.name);
+    entries
+}
+
+/// What was set for all brokers at once.
+pub(super) fn cluster_entries(shard: &Shard) -> Vec<Entry> {
+    let catalog = shard.catalog();
+    let set = catalog.broker_configs().of(None).iter();
+    set.filter_map(|(name, value)| {
+        let definition = config_definition(topic_config_of(name)?)?;
+        let name = broker_config_of(definition.name)?;
+        let source = Source::DynamicDefaultBroker;
+        Some(Entry {
+            name,
+            kind: ValueType::of(definition),
+            value: Some(value.clone()),
+            source,
+            is_read_only: false,
+            synonyms: vec![Synonym { source, name, value: value.clone() }],
+        })
+    })
+    .collect()
+}
+
+fn entry(fixed: Fixed) -> Entry {
+    let Fixed { name, kind, value, default } = fixed;
+    let is_default = default == Some(value.as_str());
+    let source = if is_default { Source::Default } else { Source::StaticBroker };
+    let set = (!is_default).then(|| Synonym { source, name, value: value.clone() });
+    let default = default.map(|default| Synonym {
+        source: Source::Default,
+        name,
+        value: default.to_owned(),
+    });
+    let synonyms = set.into_iter().chain(default).collect();
+    Entry { name, kind, value: Some(value), source, is_read_only: true, synonyms }
+}
+
+/// What cannot be changed while the broker runs.
+fn fixed(shard: &Shard) -> Vec<Fixed> {
+    use ValueType::{Boolean, Int, List, Long};
+    let node = &shard.node;
+    let Config { kafka, .. } = &node.config;
+    let data_dir = std::path::absolute(&node.config.data_dir)
+        .unwrap_or_else(|_| node.config.data_dir.clone())
+        .to_string_lossy()
+        .into_owned();
+    let advertised =
+        format!("PLAINTEXT://{}:{}", node.advertised_host, node.advertised_port);
+    let fixed = |name, kind, value, default| Fixed { name, kind, value, default };
+    vec![
+        fixed("advertised.listeners", List, advertised, None),
+        fixed(
+            "auto.create.topics.enable",
+            Boolean,
+            kafka.auto_create_topics_enable.to_string(),
+            Some("true"),
+        ),
+        fixed("broker.id", Int, node.config.node_id.to_string(), Some("-1")),
+        fixed(
+            "connections.max.idle.ms",
+            Long,
+            kafka.connections_idle_ms.to_string(),
+            Some("600000"),
+        ),
+        fixed(
+            "default.replication.factor",
+            Int,
+            kafka.default_replication_factor.to_string(),
+            Some("1"),
+        ),
+        fixed("delete.topic.enable", Boolean, "true".to_owned(), Some("true")),
+        fixed("fetch.max.bytes", Int, kafka.fetch_max_bytes.to_string(), Some("57671680")),
+        fixed("listeners", List, format!("PLAINTEXT://{}", node.config.kafka_addr), None),
+        fixed("log.dirs", List, data_dir, None),
+        fixed("max.connections", Int, kafka.connections_max.to_string(), Some("2147483647")),
+        fixed(
+            "max.incremental.fetch.session.cache.slots",
+            Int,
+            kafka.fetch_session_slots.to_string(),
+            Some("1000"),
+        ),
+        fixed("node.id", Int, node.config.node_id.to_string(), None),
+        fixed("num.partitions", Int, kafka.num_partitions.to_string(), Some("1")),
+        fixed("process.roles", List, "broker,controller".to_owned(), None),
+        fixed(
+            "producer.id.expiration.ms",
+            Int,
+            kafka.producer_id_expiration_ms.to_string(),
+            Some("86400000"),
+        ),
+        fixed(
+            "socket.request.max.bytes",
+            Int,
+            kafka.socket_request_max_bytes.to_string(),
+            Some("104857600"),
+        ),
+    ]
+}

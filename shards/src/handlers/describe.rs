@@ -1,0 +1,270 @@
+//! DescribeCluster, DescribeTopicPartitions and DescribeProducers: what there is, for administrators.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chronik_engine::ids::{GroupId, ShardId};
+use futures_util::future::join_all;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
+use kafka_protocol::messages::describe_producers_response::{
+    PartitionResponse, ProducerState, TopicResponse,
+};
+use kafka_protocol::messages::describe_topic_partitions_response::{
+    Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+};
+use kafka_protocol::messages::{
+    BrokerId, DescribeClusterRequest, DescribeClusterResponse, DescribeProducersRequest,
+    DescribeProducersResponse, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
+    ProducerId, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use super::error_code::fetch_error;
+use super::metadata::{OPERATIONS_UNKNOWN, broker_id, leader_epochs};
+use super::routing::{Route, RouteError};
+use crate::catalog::{Topic, topic_name_problem};
+use crate::core::FetchError;
+use crate::core::producers::ProducerView;
+use crate::shell::shard::Shard;
+
+/// Which endpoints a client of DescribeCluster wants to hear of: those of the brokers.
+const ENDPOINT_BROKERS: i8 = 1;
+/// Those of the controllers, for which there is no port of their own.
+const ENDPOINT_CONTROLLERS: i8 = 2;
+
+/// Partitions that one answer to DescribeTopicPartitions holds at most: Kafka's max.request.partition.size.limit.
+const PARTITIONS_PER_ANSWER_MAX: usize = 2_000;
+
+/// Serves DescribeCluster.
+pub fn describe_cluster(
+    shard: &Shard,
+    version: i16,
+    request: DescribeClusterRequest,
+) -> DescribeClusterResponse {
+    let catalog = shard.catalog();
+    let response = DescribeClusterResponse::default()
+        .with_cluster_authorized_operations(OPERATIONS_UNKNOWN)
+        .with_controller_id(BrokerId(-1));
+    // The field came with version 1; before, only brokers could be asked for.
+    let endpoint = if version >= 1 { request.endpoint_type } else { ENDPOINT_BROKERS };
+    let refused = match endpoint {
+        ENDPOINT_BROKERS => None,
+        ENDPOINT_CONTROLLERS => Some((
+            ResponseError::MismatchedEndpointType,
+            "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER"
+                .to_owned(),
+        )),
+        other => Some((
+            ResponseError::UnsupportedEndpointType,
+            format!("Unsupported endpoint type {other}"),
+        )),
+    };
+    if let Some((error, why)) = refused {
+        return response
+            .with_error_code(error.code())
+            .with_error_message(Some(StrBytes::from_string(why)));
+    }
+    let brokers = catalog.brokers().map(|broker| {
+        DescribeClusterBroker::default()
+            .with_broker_id(broker_id(broker.node.0))
+            .with_host(StrBytes::from_string(broker.host.clone()))
+            .with_port(i32::from(broker.port))
+            .with_rack(broker.rack.clone().map(StrBytes::from_string))
+    });
+    response
+        .with_endpoint_type(ENDPOINT_BROKERS)
+        .with_cluster_id(StrBytes::from_string(shard.node.cluster_id.clone()))
+        .with_controller_id(broker_id(shard.node.config.node_id.0))
+        .with_brokers(brokers.collect())
+}
+
+/// What of a topic is told: the partitions from `first` on, so many of them.
+struct Part {
+    topic: Arc<Topic>,
+    first: usize,
+    count: usize,
+}
+
+/// One topic of the answer: a part of it, or an error in its place.
+enum Described {
+    Part(Part),
+    Error(TopicName, ResponseError),
+}
+
+/// A page of topics and where the next one begins.
+struct Page {
+    topics: Vec<Described>,
+    next: Option<(String, usize)>,
+}
+
+/// Serves DescribeTopicPartitions, in pages of a bounded number of partitions. Cancel-safe.
+pub async fn describe_topic_partitions(
+    shard: Rc<Shard>,
+    request: DescribeTopicPartitionsRequest,
+) -> DescribeTopicPartitionsResponse {
+    let page = page(&shard, &request);
+    let parts = page.topics.iter().filter_map(|described| match described {
+        Described::Part(part) => Some(&*part.topic),
+        Described::Error(..) => None,
+    });
+    let epochs = leader_epochs(&shard, parts).await;
+    let topics = page.topics.into_iter().map(|described| match described {
+        Described::Part(part) => describe_part(&shard, &part, &epochs),
+        Described::Error(name, error) => DescribeTopicPartitionsResponseTopic::default()
+            .with_error_code(error.code())
+            .with_name(Some(name))
+            .with_topic_authorized_operations(OPERATIONS_UNKNOWN),
+    });
+    let next = page.next.map(|(topic, partition)| {
+        Cursor::default()
+            .with_topic_name(StrBytes::from_string(topic).into())
+            .with_partition_index(i32::try_from(partition).unwrap_or(i32::MAX))
+    });
+    DescribeTopicPartitionsResponse::default().with_topics(topics.collect()).with_next_cursor(next)
+}
+
+/// The topics asked for in the order of their names, from the cursor on, until the page is full.
+fn page(shard: &Shard, request: &DescribeTopicPartitionsRequest) -> Page {
+    let catalog = shard.catalog();
+    let names: BTreeSet<&str> = if request.topics.is_empty() {
+        catalog.topics().map(|topic| &*topic.name).collect()
+    } else {
+        request.topics.iter().map(|topic| topic.name.as_str()).collect()
+    };
+    let (cursor, cursor_partition) = match &request.cursor {
+        Some(cursor) => {
+            (cursor.topic_name.as_str(), usize::try_from(cursor.partition_index).unwrap_or(0))
+        }
+        None => ("", 0),
+    };
+    let limit = usize::try_from(request.response_partition_limit).unwrap_or(0);
+    let mut room = limit.clamp(1, PARTITIONS_PER_ANSWER_MAX);
+    let mut topics = Vec::new();
+    for name in names.range(cursor..) {
+        let Some(topic) = catalog.topic(name) else {
+            let error = match topic_name_problem(name) {
+                Some(_) => ResponseError::InvalidTopicException,
+                None => ResponseError::UnknownTopicOrPartition,
+            };
+            let name = StrBytes::from_string((*name).to_owned()).into();
+            topics.push(Described::Error(name, error));
+            continue;
+        };
+        let first = if *name == cursor { cursor_partition } else { 0 };
+        if room == 0 {
+            return Page { topics, next: Some(((*name).to_owned(), first)) };
+        }
+        let left = topic.partitions.len().saturating_sub(first);
+        let count = left.min(room);
+        room -= count;
+        topics.push(Described::Part(Part { topic: Arc::clone(topic), first, count }));
+        if count < left {
+            return Page { topics, next: Some(((*name).to_owned(), first + count)) };
+        }
+    }
+    Page { topics, next: None }
+}
+
+fn describe_part(
+    shard: &Shard,
+    part: &Part,
+    epochs: &BTreeMap<GroupId, i32>,
+) -> DescribeTopicPartitionsResponseTopic {
+    let numbered = (0..).zip(&part.topic.partitions).skip(part.first).take(part.count);
+    let partitions = numbered.map(|(number, partition)| {
+        let replicas: Vec<BrokerId> =
+            partition.replicas.iter().map(|replica| broker_id(replica.node.0)).collect();
+        let described = DescribeTopicPartitionsResponsePartition::default()
+            .with_partition_index(number)
+            .with_replica_nodes(replicas.clone())
+            .with_isr_nodes(replicas)
+            // Replicas that could be elected without being in sync: a quorum needs none.
+            .with_eligible_leader_replicas(Some(Vec::new()))
+            .with_last_known_elr(Some(Vec::new()));
+        match epochs.get(&partition.group) {
+            Some(epoch) => described
+                .with_leader_id(broker_id(shard.node.config.node_id.0))
+                .with_leader_epoch(*epoch),
+            None => described
+                .with_leader_id(BrokerId(-1))
+                .with_error_code(ResponseError::LeaderNotAvailable.code()),
+        }
+    });
+    DescribeTopicPartitionsResponseTopic::default()
+        .with_name(Some(StrBytes::from_string(part.topic.name.to_string()).into()))
+        .with_topic_id(part.topic.id.0)
+        .with_is_internal(part.topic.internal)
+        .with_partitions(partitions.collect())
+        .with_topic_authorized_operations(OPERATIONS_UNKNOWN)
+}
+
+type ProducersFound = Result<Vec<ProducerView>, FetchError>;
+
+/// Serves DescribeProducers. A partition that is named again is answered once. Cancel-safe.
+pub async fn describe_producers(
+    shard: Rc<Shard>,
+    request: DescribeProducersRequest,
+) -> DescribeProducersResponse {
+    let catalog = shard.catalog();
+    let node = shard.node.config.node_id;
+    let mut asked: BTreeMap<TopicName, BTreeMap<i32, Result<Route, RouteError>>> = BTreeMap::new();
+    for topic in request.topics {
+        let found = catalog.topic(&topic.name);
+        let numbers = topic.partition_indexes.into_iter().map(|number| {
+            let route = found
+                .ok_or(RouteError::UnknownTopicOrPartition)
+                .and_then(|topic| Route::of(topic, number, node));
+            (number, route)
+        });
+        asked.entry(topic.name.clone()).or_default().extend(numbers);
+    }
+    let mut by_shard: BTreeMap<ShardId, Vec<GroupId>> = BTreeMap::new();
+    for route in asked.values().flat_map(BTreeMap::values).flatten() {
+        by_shard.entry(route.shard).or_default().push(route.group);
+    }
+    let answers = by_shard.into_iter().map(|(target, groups)| {
+        shard.on(target, move |there| {
+            let found: Vec<(GroupId, ProducersFound)> = there.with_core(|core| {
+                groups.into_iter().map(|group| (group, core.producers_of(group))).collect()
+            });
+            async move { found }
+        })
+    });
+    let mut found: BTreeMap<GroupId, ProducersFound> =
+        join_all(answers).await.into_iter().filter_map(Result::ok).flatten().collect();
+    let topics = asked.into_iter().map(|(name, partitions)| {
+        let partitions = partitions.into_iter().map(|(number, route)| {
+            let producers = route.map_err(RouteError::response_error).and_then(|route| {
+                let found = found.remove(&route.group).unwrap_or(Err(FetchError::NotLeader));
+                found.map_err(|error| fetch_error(&error))
+            });
+            producers_answer(number, producers)
+        });
+        TopicResponse::default().with_name(name).with_partitions(partitions.collect())
+    });
+    DescribeProducersResponse::default().with_topics(topics.collect())
+}
+
+fn producers_answer(
+    number: i32,
+    producers: Result<Vec<ProducerView>, ResponseError>,
+) -> PartitionResponse {
+    let answer = PartitionResponse::default().with_partition_index(number);
+    match producers {
+        Ok(producers) => {
+            let producers = producers.into_iter().map(|producer| {
+                ProducerState::default()
+                    .with_producer_id(ProducerId(producer.producer_id))
+                    .with_producer_epoch(i32::from(producer.epoch))
+                    .with_last_sequence(producer.last_sequence)
+                    .with_last_timestamp(producer.active_ms)
+                    .with_coordinator_epoch(-1)
+                    .with_current_txn_start_offset(-1)
+            });
+            answer.with_active_producers(producers.collect())
+        }
+        Err(error) => answer.with_error_code(error.code()),
+    }
+}

@@ -1,0 +1,165 @@
+//! CreatePartitions: topics grow. A partition that is there keeps its records, its offsets and its place.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
+use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
+use kafka_protocol::protocol::StrBytes;
+
+use super::error_code::{catalog_error, produce_error};
+use super::topics::{change_catalog, check_limits, new_partitions, repeated, wait_of, within};
+use crate::catalog::{CatalogCommand, CommandOutcome, Topic};
+use crate::shell::shard::Shard;
+
+/// Partitions that one request may add to a topic, as in Kafka.
+const ADDED_MAX: usize = 10_000;
+
+/// A refusal: Kafka's name for it, and what a person reads.
+type Refusal = (ResponseError, String);
+
+/// Serves CreatePartitions: each topic for itself, one after the other. Cancel-safe; what was proposed is made.
+pub async fn create_partitions(
+    shard: Rc<Shard>,
+    request: CreatePartitionsRequest,
+) -> CreatePartitionsResponse {
+    let repeated = repeated(request.topics.iter().map(|topic| topic.name.to_string()));
+    let wait = wait_of(request.timeout_ms);
+    let mut results: Vec<CreatePartitionsTopicResult> = Vec::with_capacity(request.topics.len());
+    let mut told = std::collections::BTreeSet::new();
+    for topic in &request.topics {
+        let grown = if repeated.contains(topic.name.as_str()) {
+            if !told.insert(topic.name.clone()) {
+                continue;
+            }
+            Err((ResponseError::InvalidRequest, "Duplicate topic name.".to_owned()))
+        } else {
+            match wanted(&shard, topic) {
+                Ok(command) if request.validate_only => validate(&shard, &command),
+                Ok(command) => grow(&shard, command, wait).await,
+                Err(refusal) => Err(refusal),
+            }
+        };
+        let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
+        results.push(match grown {
+            Ok(()) => result.with_error_message(None),
+            Err((error, why)) => result
+                .with_error_code(error.code())
+                .with_error_message(Some(StrBytes::from_string(why))),
+        });
+    }
+    CreatePartitionsResponse::default().with_results(results)
+}
+
+/// What is to be proposed for one topic.
+fn wanted(shard: &Shard, asked: &CreatePartitionsTopic) -> Result<CatalogCommand, Refusal> {
+    let catalog = shard.catalog();
+    let Some(topic) = catalog.topic(&asked.name) else {
+        let why = "This server does not host this topic-partition.".to_owned();
+        return Err((ResponseError::UnknownTopicOrPartition, why));
+    };
+    if topic.internal {
+        let why = format!("Topic {} is one of the cluster's own.", &*topic.name);
+        return Err((ResponseError::InvalidTopicException, why));
+    }
+    let has = topic.partitions.len();
+    let refuse = |why| Err((ResponseError::InvalidPartitions, why));
+    let Some(added) = usize::try_from(asked.count).ok().and_then(|count| count.checked_sub(has))
+    else {
+        return refuse(format!(
+            "The topic {} currently has {has} partition(s); {} would not be an increase.",
+            &*topic.name, asked.count
+        ));
+    };
+    if added == 0 {
+        return refuse(format!("Topic already has {has} partition(s)."));
+    }
+    if added > ADDED_MAX {
+        let why = "Excessively large number of partitions per request.".to_owned();
+        return Err((ResponseError::PolicyViolation, why));
+    }
+    check_assignments(shard, topic, asked, added)?;
+    check_limits(shard, 0, added).map_err(|why| (why.response_error(), why.to_string()))?;
+    let added = u32::try_from(added).unwrap_or(u32::MAX);
+    Ok(CatalogCommand::CreatePartitions {
+        name: topic.name.to_string(),
+        partitions: new_partitions(added),
+        total: asked.count.unsigned_abs(),
+    })
+}
+
+/// An assignment may say what would be done anyhow: which node is the cluster's to choose only where there are several.
+fn check_assignments(
+    shard: &Shard,
+    topic: &Topic,
+    asked: &CreatePartitionsTopic,
+    added: usize,
+) -> Result<(), Refusal> {
+    let Some(assignments) = &asked.assignments else { return Ok(()) };
+    let refuse = |why| Err((ResponseError::InvalidReplicaAssignment, why));
+    if assignments.len() != added {
+        return refuse(format!(
+            "Attempted to add {added} additional partition(s), but only {} assignment(s) were specified.",
+            assignments.len()
+        ));
+    }
+    let catalog = shard.catalog();
+    let replicas = topic.partitions.first().map_or(1, |partition| partition.replicas.len());
+    for assignment in assignments {
+        let brokers = &assignment.broker_ids;
+        if brokers.is_empty() {
+            return refuse(
+                "The manual partition assignment includes an empty replica list.".to_owned(),
+            );
+        }
+        let mut sorted: Vec<i32> = brokers.iter().map(|broker| broker.0).collect();
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return refuse(format!(
+                "The manual partition assignment includes the broker {} more than once.",
+                pair[0]
+            ));
+        }
+        let known =
+            |broker: i32| catalog.brokers().any(|b| i64::from(b.node.0) == i64::from(broker));
+        if let Some(unknown) = sorted.iter().find(|broker| !known(**broker)) {
+            return refuse(format!(
+                "The manual partition assignment includes broker {unknown}, but no such broker is registered."
+            ));
+        }
+        if brokers.len() != replicas {
+            return refuse(format!(
+                "The manual partition assignment includes a partition with {} replica(s), but this is not \
+                 consistent with previous partitions, which have {replicas} replica(s).",
+                brokers.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What would become of the command, without proposing it.
+fn validate(shard: &Shard, command: &CatalogCommand) -> Result<(), Refusal> {
+    match (*shard.catalog()).clone().apply(command) {
+        CommandOutcome::Refused(error) => Err((catalog_error(&error), error.to_string())),
+        _ => Ok(()),
+    }
+}
+
+async fn grow(
+    shard: &Rc<Shard>,
+    command: CatalogCommand,
+    at_most: Duration,
+) -> Result<(), Refusal> {
+    match within(at_most, change_catalog(shard, command)).await {
+        Some(Ok(CommandOutcome::Refused(error))) => Err((catalog_error(&error), error.to_string())),
+        Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err((produce_error(&error), error.to_string())),
+        None => {
+            let why = "the partitions were not ready in time; they may be made yet".to_owned();
+            Err((ResponseError::RequestTimedOut, why))
+        }
+    }
+}
