@@ -16,11 +16,12 @@ use futures_channel::oneshot;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::{
-    LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use kafka_protocol::protocol::StrBytes;
 
+use self::rules::Refusal;
 use super::error_code::produce_error;
 use super::routing::{Route, resolve_topic};
 use crate::catalog::{Catalog, Topic};
@@ -28,11 +29,13 @@ use crate::core::{Ack, ProduceResult, RequiredAcks};
 use crate::shell::replies::ReplyTo;
 use crate::shell::shard::Shard;
 
+mod rules;
+
+/// The first version whose answer names the records that are refused (KIP-467).
+const RECORD_ERRORS_VERSION_MIN: i16 = 8;
+
 /// The first version that may carry zstd (KIP-110).
 const ZSTD_VERSION_MIN: i16 = 7;
-
-/// The topic's own limit, before the broker's `kafka.message_max_bytes`.
-const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
 /// The shortest time that a client can give us, in milliseconds.
 const TIMEOUT_MS_MIN: u64 = 1;
@@ -148,9 +151,19 @@ impl Proposer<'_> {
             Ok(route) => route,
             Err(error) => return refused(index, error.response_error(), None),
         };
-        match self.checked_batch(topic, data.records) {
+        let checked = self.checked_batch(topic, data.records).map_err(Refusal::from);
+        let now_ms = self.shard.clock.wall_ms();
+        match checked.and_then(|batch| rules::settle(batch, &topic.settings, now_ms)) {
             Ok(batch) => self.propose(route, index, batch, acks),
-            Err((error, why)) => refused(index, error, Some(why)),
+            Err(Refusal { error, why, records }) => {
+                Outcome::Known(failure(index, error, Some(why)).with_record_errors(
+                    if self.version >= RECORD_ERRORS_VERSION_MIN {
+                        records.into_iter().map(record_error).collect()
+                    } else {
+                        Vec::new()
+                    },
+                ))
+            }
         }
     }
 
@@ -161,11 +174,8 @@ impl Proposer<'_> {
         records: Option<Bytes>,
     ) -> Result<RecordBatch, (ResponseError, String)> {
         let records = records.unwrap_or_default();
-        let bytes_max = if topic.configs.contains_key(MAX_MESSAGE_BYTES) {
-            topic.settings.max_message_bytes()
-        } else {
-            self.shard.node.config.kafka.message_max_bytes
-        };
+        let broker_bytes_max = self.shard.node.config.kafka.message_max_bytes;
+        let bytes_max = topic.settings.message_bytes_max.unwrap_or(broker_bytes_max);
         if records.len() > bytes_max {
             let why = format!(
                 "a batch of {} bytes is larger than the topic's max.message.bytes of {bytes_max}",
@@ -207,6 +217,12 @@ impl Proposer<'_> {
             Err(_) => refused(index, ResponseError::NotLeaderOrFollower, Some(busy(target))),
         }
     }
+}
+
+fn record_error((index, why): (i32, String)) -> BatchIndexAndErrorMessage {
+    BatchIndexAndErrorMessage::default()
+        .with_batch_index(index)
+        .with_batch_index_error_message(Some(StrBytes::from_string(why)))
 }
 
 fn busy(target: ShardId) -> String {
@@ -286,7 +302,9 @@ fn partition_response(index: i32, result: Option<ProduceResult>) -> PartitionPro
             .with_base_offset(appended.base_offset.0)
             .with_log_append_time_ms(appended.log_append_time_ms)
             .with_log_start_offset(appended.log_start_offset.0),
-        Some(Ok(Ack::Command(_))) => failure(index, ResponseError::UnknownServerError, None),
+        Some(Ok(Ack::Command(_) | Ack::LogStart(_) | Ack::Groups)) => {
+            failure(index, ResponseError::UnknownServerError, None)
+        }
         Some(Err(error)) => failure(index, produce_error(&error), Some(error.to_string())),
     }
 }
