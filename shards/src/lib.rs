@@ -3,6 +3,7 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod groups;
 pub mod handlers;
 pub mod identity;
 pub mod logging;

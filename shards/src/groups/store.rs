@@ -1,0 +1,259 @@
+//! What of the groups outlives a crash: generations, assignments, committed offsets.
+//!
+//! It is the state machine of a partition of `__consumer_offsets`: a [`GroupCommand`] is an entry of its log, applied in
+//! log order. The whole of it lies in every checkpoint, so that the log before may be forgotten.
+//!
+//! - I1: applying the same commands in the same order gives the same store, byte for byte when encoded.
+//! - I2: a group without members' state and without offsets is not in the store.
+//!
+//! It checks nothing: whether a commit is allowed was decided by the coordinator before it was proposed.
+
+use std::collections::BTreeMap;
+
+use chronik_engine::framed::{self, FramedError};
+
+/// The version of commands and checkpoints.
+const VERSION: u8 = 1;
+
+/// Most memory that decoding one command may claim: more than the largest request.
+const DECODED_BYTES_MAX: usize = 256 << 20;
+/// Most memory that decoding a store may claim.
+const STORE_BYTES_MAX: usize = 1 << 30;
+
+/// A change of the store: the payload of an entry in the log of a partition of `__consumer_offsets`.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum GroupCommand {
+    /// A group has a new generation, or its members have changed within it.
+    Save {
+        /// The group.
+        group: String,
+        /// Its state as a whole.
+        saved: SavedGroup,
+    },
+    /// Offsets are committed.
+    Commit {
+        /// The group.
+        group: String,
+        /// The offsets.
+        offsets: Vec<(String, i32, SavedOffset)>,
+    },
+    /// Offsets are deleted or have expired.
+    DeleteOffsets {
+        /// The group.
+        group: String,
+        /// The partitions.
+        partitions: Vec<(String, i32)>,
+    },
+    /// A group is deleted with its offsets.
+    DeleteGroup {
+        /// The group.
+        group: String,
+    },
+    /// Topics are gone, and with them all offsets of theirs.
+    ForgetTopics {
+        /// Their names.
+        topics: Vec<String>,
+    },
+}
+
+/// A generation of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct SavedGroup {
+    /// Its number.
+    pub generation: i32,
+    /// What the members are: `consumer`, `connect`, …
+    pub protocol_type: String,
+    /// The protocol that they agreed upon.
+    pub protocol: Option<String>,
+    /// Who computes assignments.
+    pub leader: Option<String>,
+    /// When the group came into its state, by the wall clock.
+    pub changed_ms: i64,
+    /// The members, in the order of their ids; none of an empty group.
+    pub members: Vec<SavedMember>,
+}
+
+/// A member of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct SavedMember {
+    /// Its id.
+    pub id: String,
+    /// The instance that it stands for, if it is a static one.
+    pub instance_id: Option<String>,
+    /// What the client calls itself.
+    pub client_id: String,
+    /// Where it comes from.
+    pub client_host: String,
+    /// How long it may take to join again.
+    pub rebalance_timeout_ms: i64,
+    /// How long it may be silent.
+    pub session_timeout_ms: i64,
+    /// What it said of itself under the protocol agreed upon.
+    pub subscription: Vec<u8>,
+    /// What it was given.
+    pub assignment: Vec<u8>,
+}
+
+/// A committed offset.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct SavedOffset {
+    /// The offset.
+    pub offset: i64,
+    /// The leader epoch of the record before it, -1 if the client did not say.
+    pub leader_epoch: i32,
+    /// What the client wants to find beside it.
+    pub metadata: String,
+    /// When it was committed, by the wall clock.
+    pub committed_ms: i64,
+    /// When it expires, if the client said so itself (up to version 4 of OffsetCommit).
+    pub expires_ms: Option<i64>,
+}
+
+/// Offsets by topic and partition.
+pub type Offsets = BTreeMap<String, BTreeMap<i32, SavedOffset>>;
+
+/// What is known of one group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct StoredGroup {
+    /// Its last generation; none if nobody ever joined.
+    pub saved: Option<SavedGroup>,
+    /// Its offsets.
+    pub offsets: Offsets,
+}
+
+/// The groups of one partition of `__consumer_offsets`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupStore {
+    groups: BTreeMap<String, StoredGroup>,
+}
+
+impl GroupCommand {
+    /// The command as an entry's payload.
+    ///
+    /// # Errors
+    /// [`FramedError::Encode`], never in practice: encoding to memory does not fail.
+    pub fn encode(&self) -> Result<Vec<u8>, FramedError> {
+        framed::encode(VERSION, self)
+    }
+
+    /// The command in an entry's payload.
+    ///
+    /// # Errors
+    /// If the bytes are not a command of a version this program knows.
+    pub fn decode(bytes: &[u8]) -> Result<GroupCommand, FramedError> {
+        framed::decode::<_, DECODED_BYTES_MAX>(VERSION, bytes)
+    }
+
+    /// Whether it makes the store smaller.
+    #[must_use]
+    pub fn is_deletion(&self) -> bool {
+        match self {
+            GroupCommand::Save { .. } | GroupCommand::Commit { .. } => false,
+            GroupCommand::DeleteOffsets { .. }
+            | GroupCommand::DeleteGroup { .. }
+            | GroupCommand::ForgetTopics { .. } => true,
+        }
+    }
+}
+
+impl GroupStore {
+    /// The store in a checkpoint. No bytes at all are the store before any command.
+    ///
+    /// # Errors
+    /// If the bytes are not a store of a version this program knows.
+    pub fn decode(bytes: &[u8]) -> Result<GroupStore, FramedError> {
+        if bytes.is_empty() {
+            return Ok(GroupStore::default());
+        }
+        let groups = framed::decode::<_, STORE_BYTES_MAX>(VERSION, bytes)?;
+        Ok(GroupStore { groups })
+    }
+
+    /// The store as it lies in a checkpoint.
+    ///
+    /// # Errors
+    /// [`FramedError::Encode`], never in practice: encoding to memory does not fail.
+    pub fn encode(&self) -> Result<Vec<u8>, FramedError> {
+        if self.groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        framed::encode(VERSION, &self.groups)
+    }
+
+    /// The groups in the order of their names.
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = (&str, &StoredGroup)> {
+        self.groups.iter().map(|(name, group)| (name.as_str(), group))
+    }
+
+    /// One group.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Option<&StoredGroup> {
+        self.groups.get(name)
+    }
+
+    /// One offset.
+    #[must_use]
+    pub fn offset(&self, group: &str, topic: &str, partition: i32) -> Option<&SavedOffset> {
+        self.groups.get(group)?.offsets.get(topic)?.get(&partition)
+    }
+
+    /// Whether there is an offset of any of these topics.
+    #[must_use]
+    pub fn knows_any(&self, topics: &[String]) -> bool {
+        self.groups
+            .values()
+            .any(|stored| topics.iter().any(|topic| stored.offsets.contains_key(topic)))
+    }
+
+    /// Applies one command.
+    pub fn apply(&mut self, command: GroupCommand) {
+        match command {
+            GroupCommand::Save { group, saved } => {
+                self.groups.entry(group).or_default().saved = Some(saved);
+            }
+            GroupCommand::Commit { group, offsets } => {
+                if offsets.is_empty() {
+                    return;
+                }
+                let stored = self.groups.entry(group).or_default();
+                for (topic, partition, offset) in offsets {
+                    stored.offsets.entry(topic).or_default().insert(partition, offset);
+                }
+            }
+            GroupCommand::DeleteOffsets { group, partitions } => {
+                self.delete_offsets(&group, &partitions);
+            }
+            GroupCommand::DeleteGroup { group } => {
+                self.groups.remove(&group);
+            }
+            GroupCommand::ForgetTopics { topics } => {
+                self.groups.retain(|_, stored| {
+                    for topic in &topics {
+                        stored.offsets.remove(topic);
+                    }
+                    !stored.is_void()
+                });
+            }
+        }
+    }
+
+    fn delete_offsets(&mut self, group: &str, partitions: &[(String, i32)]) {
+        let Some(stored) = self.groups.get_mut(group) else { return };
+        for (topic, partition) in partitions {
+            let Some(offsets) = stored.offsets.get_mut(topic) else { continue };
+            offsets.remove(partition);
+            if offsets.is_empty() {
+                stored.offsets.remove(topic);
+            }
+        }
+        if stored.is_void() {
+            self.groups.remove(group);
+        }
+    }
+}
+
+impl StoredGroup {
+    fn is_void(&self) -> bool {
+        self.saved.is_none() && self.offsets.is_empty()
+    }
+}

@@ -1,0 +1,186 @@
+//! Consumer groups: from requests to the coordinator of the group they name, and back.
+//!
+//! A group belongs to one partition of `__consumer_offsets`, so its coordinator is on that partition's shard. What has
+//! to wait there is named by a ticket of this core, and taken back when the connection dies.
+
+mod admin;
+mod find;
+mod members;
+mod offsets;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chronik_engine::ids::{GroupId, ShardId};
+use chronik_net::{ConnectionContext, Enqueued, RequestKind};
+use futures_util::future::{Either, join_all, select};
+use kafka_protocol::protocol::StrBytes;
+
+use super::finished;
+use super::routing::Route;
+use super::topics::change_catalog;
+use crate::catalog::{CatalogCommand, NewTopic, Topic, TopicId};
+use crate::groups::{Coordinator, GroupError, GroupStore, Now, OFFSETS_TOPIC, partition_of};
+use crate::shell::shard::Shard;
+
+/// How long somebody is kept waiting for `__consumer_offsets` to be made.
+const TOPIC_WAIT: Duration = Duration::from_secs(10);
+
+/// Who asks.
+#[derive(Debug)]
+pub struct Client {
+    /// What the client calls itself.
+    id: String,
+    /// Where it comes from, as Kafka writes it.
+    host: String,
+}
+
+/// Begins to serve a request about groups. `None` if it is none.
+pub fn enqueue(
+    shard: &Rc<Shard>,
+    connection: &ConnectionContext,
+    client_id: Option<&StrBytes>,
+    version: i16,
+    body: RequestKind,
+) -> Result<Enqueued, RequestKind> {
+    let here = Rc::clone(shard);
+    let client = || Client {
+        id: client_id.map(ToString::to_string).unwrap_or_default(),
+        host: format!("/{}", connection.peer.ip()),
+    };
+    Ok(match body {
+        RequestKind::FindCoordinator(body) => Enqueued::finish_with(async move {
+            finished(find::find_coordinator(here, version, body).await)
+        }),
+        RequestKind::JoinGroup(body) => {
+            let client = client();
+            Enqueued::finish_with(async move {
+                finished(members::join_group(here, version, client, body).await)
+            })
+        }
+        RequestKind::SyncGroup(body) => Enqueued::finish_with(async move {
+            finished(members::sync_group(here, version, body).await)
+        }),
+        RequestKind::Heartbeat(body) => {
+            Enqueued::finish_with(async move { finished(members::heartbeat(here, body).await) })
+        }
+        RequestKind::LeaveGroup(body) => Enqueued::finish_with(async move {
+            finished(members::leave_group(here, version, body).await)
+        }),
+        RequestKind::OffsetCommit(body) => Enqueued::finish_with(async move {
+            finished(offsets::offset_commit(here, version, body).await)
+        }),
+        RequestKind::OffsetFetch(body) => Enqueued::finish_with(async move {
+            finished(offsets::offset_fetch(here, version, body).await)
+        }),
+        RequestKind::OffsetDelete(body) => {
+            Enqueued::finish_with(async move { finished(offsets::offset_delete(here, body).await) })
+        }
+        RequestKind::DescribeGroups(body) => Enqueued::finish_with(async move {
+            finished(admin::describe_groups(here, version, body).await)
+        }),
+        RequestKind::ListGroups(body) => {
+            Enqueued::finish_with(
+                async move { finished(admin::list_groups(here, version, body).await) },
+            )
+        }
+        RequestKind::DeleteGroups(body) => {
+            Enqueued::finish_with(async move { finished(admin::delete_groups(here, body).await) })
+        }
+        other => return Err(other),
+    })
+}
+
+/// Makes `__consumer_offsets` if it is not there, and waits for it.
+async fn offsets_topic(shard: &Rc<Shard>) -> Result<Arc<Topic>, GroupError> {
+    if let Some(topic) = shard.catalog().topic(OFFSETS_TOPIC) {
+        return Ok(Arc::clone(topic));
+    }
+    let topic = NewTopic {
+        name: OFFSETS_TOPIC.to_owned(),
+        id: TopicId(uuid::Uuid::new_v4()),
+        internal: true,
+        partitions: super::topics::new_partitions(
+            shard.node.config.group.offsets_topic_num_partitions,
+        ),
+        configs: BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]),
+    };
+    let command = CatalogCommand::CreateTopics { topics: vec![topic] };
+    let timeout = std::pin::pin!(chronik_ring::sleep(TOPIC_WAIT));
+    // Whether it was made by this or by somebody else at the same time is the same.
+    if let Either::Left((Err(error), _)) =
+        select(std::pin::pin!(change_catalog(shard, command)), timeout).await
+    {
+        tracing::warn!("{OFFSETS_TOPIC} could not be made: {error}");
+    }
+    shard.catalog().topic(OFFSETS_TOPIC).cloned().ok_or(GroupError::NotAvailable)
+}
+
+/// The partition of `__consumer_offsets` that a group belongs to.
+fn route_in(shard: &Shard, topic: &Topic, group: &str) -> Result<Route, GroupError> {
+    let number = partition_of(group, topic.partitions.len());
+    let number = i32::try_from(number).map_err(|_| GroupError::NotCoordinator)?;
+    Route::of(topic, number, shard.node.config.node_id).map_err(|_| GroupError::NotCoordinator)
+}
+
+/// Where a group is coordinated, if groups were ever formed here.
+fn route_of(shard: &Shard, group: &str) -> Result<Route, GroupError> {
+    let catalog = shard.catalog();
+    let topic = catalog.topic(OFFSETS_TOPIC).ok_or(GroupError::NotCoordinator)?;
+    route_in(shard, topic, group)
+}
+
+/// Does something with the coordinator of a group, on its core.
+async fn on_coordinator<T: Send + 'static>(
+    shard: &Rc<Shard>,
+    group: &str,
+    f: impl FnOnce(&mut Coordinator, &GroupStore, Now) -> T + Send + 'static,
+) -> Result<T, GroupError> {
+    let route = route_of(shard, group)?;
+    let done = shard.on(route.shard, move |there| {
+        let result = there.with_coordinator_and_store(route.group, f);
+        async move { result }
+    });
+    done.await.unwrap_or(Err(GroupError::NotAvailable))
+}
+
+/// Does something with every coordinator of this node, the cores side by side.
+async fn on_all_coordinators<T: Send + 'static>(
+    shard: &Rc<Shard>,
+    f: impl Fn(&mut Coordinator) -> T + Copy + Send + 'static,
+) -> Result<Vec<T>, GroupError> {
+    let catalog = shard.catalog();
+    let Some(topic) = catalog.topic(OFFSETS_TOPIC) else { return Ok(Vec::new()) };
+    let node = shard.node.config.node_id;
+    let mut by_shard: BTreeMap<ShardId, Vec<GroupId>> = BTreeMap::new();
+    for partition in &topic.partitions {
+        if let Some(placement) = partition.placement_on(node) {
+            by_shard.entry(placement.shard).or_default().push(partition.group);
+        }
+    }
+    let asked = by_shard.into_iter().map(|(target, groups)| {
+        shard.on(target, move |there| {
+            let results: Result<Vec<T>, GroupError> = groups
+                .into_iter()
+                .map(|group| there.with_coordinator(group, |coordinator, _| f(coordinator)))
+                .collect();
+            async move { results }
+        })
+    });
+    let mut all = Vec::new();
+    for answer in join_all(asked).await {
+        all.extend(answer.unwrap_or(Err(GroupError::NotAvailable))?);
+    }
+    Ok(all)
+}
+
+fn text(value: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(value.into())
+}
+
+/// The code of an outcome on the wire.
+fn code<T>(outcome: &Result<T, GroupError>) -> i16 {
+    outcome.as_ref().err().map_or(0, |error| error.code())
+}
