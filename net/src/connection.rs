@@ -256,6 +256,8 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
                 if let Err(reason) = self.take_frame(frame, early_permit.take()).await {
                     return reason;
                 }
+                // One receive may have brought thousands of small requests.
+                chronik_ring::yield_if_needed().await;
             }
             if let Some(reason) = end.take() {
                 return reason;

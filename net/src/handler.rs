@@ -22,6 +22,7 @@ use bytes::Bytes;
 
 use crate::affinity::Affinity;
 use crate::error::CloseReason;
+use crate::place::Place;
 use crate::protocol::Request;
 use crate::response::ResponseBody;
 
@@ -133,6 +134,7 @@ pub struct MovedConnection {
     /// Received and not yet a whole request.
     pub(crate) unread: Vec<u8>,
     pub(crate) requests: u64,
+    pub(crate) place: Place,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

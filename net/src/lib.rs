@@ -33,6 +33,7 @@ mod http;
 pub mod listener;
 mod log_limit;
 pub mod output;
+mod place;
 pub mod protocol;
 pub mod response;
 pub mod settings;

@@ -4,7 +4,8 @@
 //! deadlines, and the drain at shutdown. One per core; every method is called on that core.
 //!
 //! I1 Every connection task is in the registry until it has ended; shutdown waits for all of them.
-//! I2 Connections of the two kinds of listener have a limit each; neither shuts the other out.
+//! I2 Connections of the two kinds of listener have a limit each; neither shuts the other out. One that was moved to
+//!    another core counts where it was accepted.
 //! I3 Running out of descriptors stops accepting for a moment, never the listener.
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ use crate::control::Control;
 use crate::error::{CloseReason, NetError};
 use crate::handler::{ConnectionContext, ListenerKind, MovedConnection, RequestHandler};
 use crate::log_limit::LogLimit;
+use crate::place::{Place, Places};
 use crate::settings::NetSettings;
 use crate::socket::{Listener, Socket};
 
@@ -47,8 +49,8 @@ pub(crate) struct Core<H> {
     pub(crate) counters: Counters,
     log_limit: LogLimit,
     connections: RefCell<HashMap<u64, Rc<Control>>>,
-    /// How many of `connections` came through an HTTP listener.
-    http_connections: Cell<usize>,
+    kafka_places: Places,
+    http_places: Places,
     next_connection_id: Cell<u64>,
     closing: Cell<bool>,
 }
@@ -127,7 +129,8 @@ impl<H: RequestHandler> Server<H> {
             counters: Counters::default(),
             log_limit: LogLimit::new(clock::now()),
             connections: RefCell::new(HashMap::new()),
-            http_connections: Cell::new(0),
+            kafka_places: Places::default(),
+            http_places: Places::default(),
             next_connection_id: Cell::new(1),
             closing: Cell::new(false),
             settings,
@@ -150,19 +153,20 @@ impl<H: RequestHandler> Server<H> {
         Ok(bound)
     }
 
-    /// Goes on with a connection of another core. It was counted where it was accepted, and is not refused here.
+    /// Goes on with a connection of another core. It counts where it was accepted (I2), and is not refused here.
     pub fn adopt(&self, moved: MovedConnection) {
         if self.core.closing.get() {
             return;
         }
-        let MovedConnection { descriptor, unread, requests } = moved;
+        let MovedConnection { descriptor, unread, requests, place } = moved;
         let socket = Socket::new(descriptor);
         // It fails only when the peer is gone already.
         let Ok(addresses) = socket.addresses() else { return };
         let affinity = Affinity::settled();
         let (registered, control) =
             register(&self.core, addresses, ListenerKind::Kafka, requests, affinity);
-        chronik_ring::spawn(run_connection(registered, socket, control, Some(unread))).detach();
+        let going_on = run_connection(registered, place, socket, control, Some(unread));
+        chronik_ring::spawn(going_on).detach();
     }
 
     pub fn stats(&self) -> NetStats {
@@ -232,7 +236,11 @@ async fn sweep_connections<H: RequestHandler>(core: Rc<Core<H>>) {
 async fn accept<H: RequestHandler>(core: Rc<Core<H>>, listener: Listener, kind: ListenerKind) {
     loop {
         match listener.accept().await {
-            Ok(socket) => start_connection(&core, socket, kind),
+            Ok(socket) => {
+                start_connection(&core, socket, kind);
+                // Those that wait to be accepted may be thousands.
+                chronik_ring::yield_if_needed().await;
+            }
             Err(error) => {
                 // A connection that was reset before it was accepted says nothing about the next.
                 if matches!(
@@ -257,14 +265,11 @@ fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, socket: Socket, kind:
     if socket.configure(&core.settings).is_err() {
         return;
     }
-    let http = core.http_connections.get();
-    let (open, connections_max) = match kind {
-        ListenerKind::Http => (http, core.settings.http_connections_max),
-        ListenerKind::Kafka => {
-            (core.connections.borrow().len() - http, core.settings.connections_max)
-        }
+    let (places, connections_max) = match kind {
+        ListenerKind::Http => (&core.http_places, core.settings.http_connections_max),
+        ListenerKind::Kafka => (&core.kafka_places, core.settings.connections_max),
     };
-    if open >= connections_max {
+    if places.taken() >= connections_max {
         add(&core.counters.refused, 1);
         log_close(core, &addresses.0, None, &CloseReason::TooManyConnections { connections_max });
         return;
@@ -272,7 +277,7 @@ fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, socket: Socket, kind:
     add(&core.counters.accepted, 1);
     let (registered, control) = register(core, addresses, kind, 0, Affinity::default());
     // Not detached in spirit: the registry is its gate (I1).
-    chronik_ring::spawn(run_connection(registered, socket, control, None)).detach();
+    chronik_ring::spawn(run_connection(registered, places.take(), socket, control, None)).detach();
 }
 
 fn register<H>(
@@ -287,9 +292,6 @@ fn register<H>(
     let context = ConnectionContext { id, peer, local, listener: kind, requests, affinity };
     let control = Rc::new(Control::new(context, core.clock.now()));
     core.connections.borrow_mut().insert(id, Rc::clone(&control));
-    if kind == ListenerKind::Http {
-        core.http_connections.set(core.http_connections.get() + 1);
-    }
     (Registered { core: Rc::clone(core), id }, control)
 }
 
@@ -301,15 +303,13 @@ struct Registered<H> {
 
 impl<H> Drop for Registered<H> {
     fn drop(&mut self) {
-        let left = self.core.connections.borrow_mut().remove(&self.id);
-        if left.is_some_and(|control| control.context.listener == ListenerKind::Http) {
-            self.core.http_connections.set(self.core.http_connections.get() - 1);
-        }
+        self.core.connections.borrow_mut().remove(&self.id);
     }
 }
 
 async fn run_connection<H: RequestHandler>(
     registered: Registered<H>,
+    place: Place,
     socket: Socket,
     control: Rc<Control>,
     unread: Option<Vec<u8>>,
@@ -324,15 +324,20 @@ async fn run_connection<H: RequestHandler>(
         });
         control.run(serving).await
     };
-    if let CloseReason::Moved { target, unread } = reason {
-        // Without a descriptor to spare the connection closes, and its client comes again.
-        if let Ok(descriptor) = socket.duplicate() {
-            add(&core.counters.handed_over, 1);
-            let requests = control.context.requests.get();
-            core.handler.hand_over(target, MovedConnection { descriptor, unread, requests });
+    let reason = match reason {
+        // In a drain the other core is about to end, too.
+        CloseReason::Moved { target, unread } if !core.closing.get() => {
+            // Without a descriptor to spare the connection closes, and its client comes again.
+            if let Ok(descriptor) = socket.duplicate() {
+                add(&core.counters.handed_over, 1);
+                let requests = control.context.requests.get();
+                let moved = MovedConnection { descriptor, unread, requests, place };
+                core.handler.hand_over(target, moved);
+            }
+            return;
         }
-        return;
-    }
+        other => other,
+    };
     // The end is told now: the ring lets go of the descriptor a little later.
     socket.end_writes();
     if !reason.is_orderly() {
