@@ -6,6 +6,9 @@
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -15,15 +18,20 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest,
-    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
-    ProduceRequest, ProducerId,
+    AlterConfigsRequest, ApiVersionsRequest, BrokerId, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+    DescribeTopicPartitionsRequest, FetchRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest, ProducerId,
 };
 use kafka_protocol::protocol::{Message, Request, StrBytes};
 use uuid::Uuid;
 
 use crate::batch::BatchBuilder;
 use crate::raw::{api_name, decode_answer, encode_frame, topic_name};
+
+mod admin;
 
 /// What the requests speak of.
 #[derive(Debug, Clone)]
@@ -82,9 +90,19 @@ served!(
     MetadataRequest,
     CreateTopicsRequest,
     DeleteTopicsRequest,
+    DeleteRecordsRequest,
     InitProducerIdRequest,
     OffsetForLeaderEpochRequest,
     ApiVersionsRequest,
+    AlterConfigsRequest,
+    CreatePartitionsRequest,
+    DescribeClusterRequest,
+    DescribeConfigsRequest,
+    DescribeLogDirsRequest,
+    DescribeProducersRequest,
+    DescribeTopicPartitionsRequest,
+    IncrementalAlterConfigsRequest,
+    ListConfigResourcesRequest,
 );
 
 /// A request of each API in each version of `advertised` (key, lowest, highest) that Kafka 4.1 still defines.
@@ -197,6 +215,16 @@ impl Sample for DeleteTopicsRequest {
         } else {
             request.with_topic_names(vec![name])
         }
+    }
+}
+
+impl Sample for DeleteRecordsRequest {
+    fn sample(world: &World, _version: i16) -> DeleteRecordsRequest {
+        let partition = DeleteRecordsPartition::default().with_partition_index(0).with_offset(0);
+        let topic = DeleteRecordsTopic::default()
+            .with_name(topic_name(&world.topic))
+            .with_partitions(vec![partition]);
+        DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(1_000)
     }
 }
 

@@ -195,8 +195,7 @@ pub fn list_resources(
     let catalog = shard.catalog();
     let mut resources = Vec::new();
     let mut add = |kind: ResourceType, name: String| {
-        let resource =
-            ConfigResource::default().with_resource_name(StrBytes::from_string(name));
+        let resource = ConfigResource::default().with_resource_name(StrBytes::from_string(name));
         resources.push(match version {
             0 => resource,
             _ => resource.with_resource_type(kind.wire()),

@@ -104,11 +104,8 @@ fn entry(fixed: Fixed) -> Entry {
     let is_default = default == Some(value.as_str());
     let source = if is_default { Source::Default } else { Source::StaticBroker };
     let set = (!is_default).then(|| Synonym { source, name, value: value.clone() });
-    let default = default.map(|default| Synonym {
-        source: Source::Default,
-        name,
-        value: default.to_owned(),
-    });
+    let default =
+        default.map(|default| Synonym { source: Source::Default, name, value: default.to_owned() });
     let synonyms = set.into_iter().chain(default).collect();
     Entry { name, kind, value: Some(value), source, is_read_only: true, synonyms }
 }
@@ -122,8 +119,7 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
         .unwrap_or_else(|_| node.config.data_dir.clone())
         .to_string_lossy()
         .into_owned();
-    let advertised =
-        format!("PLAINTEXT://{}:{}", node.advertised_host, node.advertised_port);
+    let advertised = format!("PLAINTEXT://{}:{}", node.advertised_host, node.advertised_port);
     let fixed = |name, kind, value, default| Fixed { name, kind, value, default };
     vec![
         fixed("advertised.listeners", List, advertised, None),

@@ -11,11 +11,15 @@ const COMPRESSION: &str = "How records are compressed at rest; producer keeps th
 const LEVEL: &str = "The level of this codec, where the broker compresses.";
 const DELETE_RETENTION: &str = "How long the mark of a deleted key is kept in a compacted topic.";
 const DELETE_DELAY: &str = "How long a deleted segment stays on the disk.";
-const FLUSH_MESSAGES: &str = "After how many records the log is synced. Every acknowledged record is synced here.";
-const FLUSH_MS: &str = "After which time the log is synced. Every acknowledged record is synced here.";
+const FLUSH_MESSAGES: &str =
+    "After how many records the log is synced. Every acknowledged record is synced here.";
+const FLUSH_MS: &str =
+    "After which time the log is synced. Every acknowledged record is synced here.";
 const INDEX_INTERVAL: &str = "How far apart the entries of an index are.";
-const LOCAL_BYTES: &str = "How many bytes of a tiered partition stay on the disk; -2 takes retention.bytes.";
-const LOCAL_MS: &str = "How long records of a tiered partition stay on the disk; -2 takes retention.ms.";
+const LOCAL_BYTES: &str =
+    "How many bytes of a tiered partition stay on the disk; -2 takes retention.bytes.";
+const LOCAL_MS: &str =
+    "How long records of a tiered partition stay on the disk; -2 takes retention.ms.";
 const LAG_MAX: &str = "How long a record may at most escape compaction.";
 const LAG_MIN: &str = "How long a record stays at least uncompacted.";
 const MESSAGE_BYTES: &str = "The largest record batch that is taken, after compression.";
@@ -37,7 +41,10 @@ const UNCLEAN: &str = "Whether a replica that may lack records can lead. A quoru
 /// In the order of the names.
 static DOCS: [(&str, &str); 73] = [
     ("advertised.listeners", "Where clients are told to connect."),
-    ("auto.create.topics.enable", "Whether a topic is made when a client asks for one that is not there."),
+    (
+        "auto.create.topics.enable",
+        "Whether a topic is made when a client asks for one that is not there.",
+    ),
     ("broker.id", "The id of this broker."),
     ("cleanup.policy", CLEANUP),
     ("compression.gzip.level", LEVEL),
@@ -48,7 +55,10 @@ static DOCS: [(&str, &str); 73] = [
     ("default.replication.factor", "Replicas of a partition whose creator does not say."),
     ("delete.retention.ms", DELETE_RETENTION),
     ("delete.topic.enable", "Whether topics can be deleted."),
-    ("durability", "What an acknowledgement promises: on the disk of a quorum (durable) or in its memory (relaxed)."),
+    (
+        "durability",
+        "What an acknowledgement promises: on the disk of a quorum (durable) or in its memory (relaxed).",
+    ),
     ("fetch.max.bytes", "The largest answer to a fetch, whatever the client asks for."),
     ("file.delete.delay.ms", DELETE_DELAY),
     ("flush.messages", FLUSH_MESSAGES),
@@ -95,10 +105,19 @@ static DOCS: [(&str, &str); 73] = [
     ("node.id", "The id of this node."),
     ("num.partitions", "Partitions of a topic whose creator does not say."),
     ("preallocate", PREALLOCATE),
-    ("process.roles", "What this node does: it serves clients and takes part in the metadata quorum."),
-    ("producer.id.expiration.ms", "An idempotent producer that is silent for so long is forgotten."),
+    (
+        "process.roles",
+        "What this node does: it serves clients and takes part in the metadata quorum.",
+    ),
+    (
+        "producer.id.expiration.ms",
+        "An idempotent producer that is silent for so long is forgotten.",
+    ),
     ("remote.log.copy.disable", "Whether a tiered topic stops uploading."),
-    ("remote.log.delete.on.disable", "Whether what was uploaded goes when tiering is switched off."),
+    (
+        "remote.log.delete.on.disable",
+        "Whether what was uploaded goes when tiering is switched off.",
+    ),
     ("remote.storage.enable", "Whether the topic is tiered."),
     ("retention.bytes", RETENTION_BYTES),
     ("retention.ms", RETENTION_MS),
