@@ -6,6 +6,9 @@ use chronik_net::client::encode_request;
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::fetch_request::{
     FetchPartition, FetchTopic, ForgottenTopic, ReplicaState,
@@ -36,6 +39,7 @@ macro_rules! tagged {
 }
 
 mod admin;
+mod groups;
 
 /// Every API key and version that is served.
 pub fn served() -> impl Iterator<Item = (ApiKey, i16)> {
@@ -59,6 +63,18 @@ pub fn random_frame(api_key: ApiKey, version: i16, seed: u64) -> Bytes {
         ApiKey::ApiVersions => encode_request(&f.api_versions(), version, id, client),
         ApiKey::CreateTopics => encode_request(&f.create_topics(), version, id, client),
         ApiKey::DeleteTopics => encode_request(&f.delete_topics(), version, id, client),
+        ApiKey::FindCoordinator => encode_request(&f.find_coordinator(), version, id, client),
+        ApiKey::JoinGroup => encode_request(&f.join_group(), version, id, client),
+        ApiKey::SyncGroup => encode_request(&f.sync_group(), version, id, client),
+        ApiKey::Heartbeat => encode_request(&f.heartbeat(), version, id, client),
+        ApiKey::LeaveGroup => encode_request(&f.leave_group(), version, id, client),
+        ApiKey::OffsetCommit => encode_request(&f.offset_commit(), version, id, client),
+        ApiKey::OffsetFetch => encode_request(&f.offset_fetch(), version, id, client),
+        ApiKey::OffsetDelete => encode_request(&f.offset_delete(), version, id, client),
+        ApiKey::DescribeGroups => encode_request(&f.describe_groups(), version, id, client),
+        ApiKey::ListGroups => encode_request(&f.list_groups(), version, id, client),
+        ApiKey::DeleteGroups => encode_request(&f.delete_groups(), version, id, client),
+        ApiKey::DeleteRecords => encode_request(&f.delete_records(), version, id, client),
         ApiKey::InitProducerId => encode_request(&f.init_producer_id(), version, id, client),
         ApiKey::OffsetForLeaderEpoch => encode_request(&f.epochs(), version, id, client),
         ApiKey::DescribeConfigs => encode_request(&f.describe_configs(), version, id, client),
@@ -231,6 +247,23 @@ impl Fill {
             request = request.with_timeout_ms(self.rng.random());
         }
         tagged!(self, 6, request)
+    }
+
+    fn delete_records(&mut self) -> DeleteRecordsRequest {
+        let topics = self.list(|f| {
+            let partitions = f.list(|f| {
+                let partition = DeleteRecordsPartition::default()
+                    .with_partition_index(f.rng.random())
+                    .with_offset(f.rng.random());
+                tagged!(f, 2, partition)
+            });
+            let topic =
+                DeleteRecordsTopic::default().with_name(f.text().into()).with_partitions(partitions);
+            tagged!(f, 2, topic)
+        });
+        let request =
+            DeleteRecordsRequest::default().with_topics(topics).with_timeout_ms(self.rng.random());
+        tagged!(self, 2, request)
     }
 
     fn metadata(&mut self) -> MetadataRequest {

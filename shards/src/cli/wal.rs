@@ -367,7 +367,7 @@ mod tests {
 
     use super::super::grammar::WalArgs;
     use super::*;
-    use crate::catalog::{CatalogCommand, NewTopic, PartitionTag, TopicId};
+    use crate::catalog::{CatalogCommand, NewTopic, PartitionKind, PartitionTag, TopicId};
 
     /// A log with blocks of one record each. Gives back where each begins.
     fn log(dir: &Path, blocks: &[WalRecord]) -> Vec<u64> {
@@ -456,7 +456,8 @@ mod tests {
             configs: std::collections::BTreeMap::new(),
         };
         let command = CatalogCommand::CreateTopics { topics: vec![topic] }.encode().unwrap();
-        let tag = PartitionTag { topic: id, partition }.encode();
+        let kind = PartitionKind::Records;
+        let tag = PartitionTag { topic: id, partition, kind }.encode();
         let mut blocks = Vec::new();
         if shard == "000" {
             let meta = GroupMeta::default();

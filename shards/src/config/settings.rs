@@ -176,8 +176,34 @@ settings! {
         partitions_max: u32 [1, 1_000_000] = 20_000;
         /// The largest answer to a fetch, whatever the client asks for.
         fetch_max_bytes: usize [1024, 2_147_483_647] = 57_671_680;
+        /// How long records are kept, unless the topic says otherwise; -1 is for ever.
+        log_retention_ms: i64 = 604_800_000;
+        /// How many bytes of each partition are kept, unless the topic says otherwise; -1 is all of them.
+        log_retention_bytes: i64 = -1;
+        /// How often the broker looks for records that are beyond their topic's retention.
+        log_retention_check_interval_ms: u64 [10, 365 * DAY_MS] = 300_000;
         /// How many fetch sessions are remembered.
         fetch_session_slots: usize [0, 1_000_000] = 1000;
+    }
+
+    /// Consumer groups.
+    group: GroupConfig {
+        /// How long the first consumer of a group waits for others before partitions are handed out.
+        initial_rebalance_delay_ms: i64 [0, 600_000] = 3000;
+        /// The shortest session timeout that a consumer may ask for.
+        min_session_timeout_ms: i64 [1, 3_600_000] = 6000;
+        /// The longest session timeout that a consumer may ask for.
+        max_session_timeout_ms: i64 [1, 86_400_000] = 1_800_000;
+        /// How many members a group may have.
+        max_size: usize [1, 2_147_483_647] = 2_147_483_647;
+        /// Partitions of __consumer_offsets. Fixed when the first group is formed.
+        offsets_topic_num_partitions: u32 [1, 1000] = 50;
+        /// Committed offsets are kept this long after the last consumer of their group has left.
+        offsets_retention_minutes: i64 [1, 5_256_000] = 10_080;
+        /// How often it is looked for offsets that are to be forgotten.
+        offsets_retention_check_interval_ms: i64 [100, DAY_MS] = 600_000;
+        /// The longest metadata that may be committed with an offset, in bytes.
+        offset_metadata_max_bytes: usize [0, 1_048_576] = 4096;
     }
 
     /// The admin port.

@@ -1,9 +1,11 @@
 //! What the core refuses, one enum for each thing that can be asked of it.
 
+use chronik_engine::framed::FramedError;
 use chronik_engine::ids::{GroupId, Offset};
 use chronik_replication::RecoverError;
 use thiserror::Error;
 
+use super::log_start::PartitionCommandError;
 use super::producers::{ProducerStateError, SequenceError};
 use crate::catalog::CatalogCodecError;
 
@@ -28,6 +30,15 @@ pub enum CoreError {
         #[source]
         source: ProducerStateError,
     },
+    /// One of a partition's commands cannot be read.
+    #[error("group {group}: a command in its log cannot be read")]
+    PartitionCommand {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        #[source]
+        source: PartitionCommandError,
+    },
     /// The catalog's checkpoint or one of its commands cannot be read.
     #[error("group {group}: the catalog cannot be read")]
     Catalog {
@@ -36,6 +47,15 @@ pub enum CoreError {
         /// What is wrong.
         #[source]
         source: CatalogCodecError,
+    },
+    /// The checkpoint of consumer groups or one of their commands cannot be read.
+    #[error("group {group}: the state of consumer groups cannot be read")]
+    Groups {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        #[source]
+        source: FramedError,
     },
     /// A group was recovered twice.
     #[error("group {group} was recovered twice")]
@@ -63,6 +83,9 @@ pub enum ProduceError {
     /// Retriable: too much is proposed and not committed.
     #[error("too many bytes are in flight")]
     Overloaded,
+    /// The state of a consumer group is larger than an entry may be.
+    #[error("the state of the consumer group is too large")]
+    CommandTooLarge,
     /// INVALID_RECORD: clients do not write control batches.
     #[error("a control batch")]
     ControlBatch,

@@ -20,12 +20,14 @@ use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{EntryKind, GroupCheckpoint, GroupMeta, LogEntry};
 use chronik_replication::{GroupConfig, RaftGroup, RecoveredLog};
 
+use super::log_start::PartitionCommand;
 use super::producers::{ProducerBatch, Producers};
 use super::{
     Ack, Appended, CoreConfig, CoreError, PRODUCERS_PER_PARTITION_MAX, ProduceError, ProduceResult,
     RequiredAcks, Shared, Token,
 };
-use crate::catalog::{Catalog, CatalogCommand};
+use crate::catalog::{Catalog, CatalogCommand, PartitionKind, PartitionTag};
+use crate::groups::{GroupCommand, GroupStore};
 
 /// What a group's log drives.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub(super) enum Machine {
     Partition(Producers),
     /// The META group.
     Catalog(Arc<Catalog>),
+    /// A partition of `__consumer_offsets`: its log has no records.
+    Groups(Box<GroupStore>),
 }
 
 /// The term that this replica leads.
@@ -78,6 +82,8 @@ pub(super) struct Group {
     pub(super) raft: RaftGroup,
     pub(super) machine: Machine,
     pub(super) log_start_offset: Offset,
+    /// A record that cuts the log is on its way to the disk.
+    pub(super) is_cutting: bool,
     pub(super) in_flight: VecDeque<InFlight>,
     /// Whether the group is in the list of dirty ones.
     pub(super) is_dirty: bool,
@@ -97,6 +103,7 @@ impl Group {
             raft,
             machine,
             log_start_offset: Offset(0),
+            is_cutting: false,
             in_flight: VecDeque::new(),
             is_dirty: false,
             unstaged_bytes: 0,
@@ -115,7 +122,7 @@ impl Group {
     ) -> Result<Group, CoreError> {
         let raft = RaftGroup::new(raft_config(config, id), RecoveredLog::created(meta))
             .map_err(|source| CoreError::Group { group: id, source })?;
-        let machine = Machine::restore(id, &[], 0)?;
+        let machine = Machine::restore(id, raft.meta(), &[], 0)?;
         Ok(Group::new(id, raft, machine, Life::Creating))
     }
 
@@ -128,11 +135,10 @@ impl Group {
         let RecoveredGroup { checkpoint, hard_state, entries, last, log_start, log_start_offset } =
             recovered;
         let id = checkpoint.group;
-        let machine = Machine::restore(id, &checkpoint.state, now_ms)?;
+        let machine = Machine::restore(id, &checkpoint.meta, &checkpoint.state, now_ms)?;
         // What cannot be read is found now, and not when it is committed and every replica stops on it.
         for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Command) {
-            CatalogCommand::decode(&entry.payload)
-                .map_err(|source| CoreError::Catalog { group: id, source })?;
+            machine.check_command(id, &entry.payload)?;
         }
         let log = RecoveredLog::from_checkpoint(&checkpoint, hard_state, log_start, entries, last);
         let raft = RaftGroup::new(raft_config(config, id), log)
@@ -167,7 +173,7 @@ impl Group {
     pub(super) fn catalog(&self) -> Option<&Arc<Catalog>> {
         match &self.machine {
             Machine::Catalog(catalog) => Some(catalog),
-            Machine::Partition(_) => None,
+            Machine::Partition(_) | Machine::Groups(_) => None,
         }
     }
 
@@ -308,8 +314,10 @@ impl Group {
     }
 
     fn apply_command(&mut self, entry: &LogEntry, shared: &mut Shared) -> Ack {
-        let Machine::Catalog(catalog) = &mut self.machine else {
-            unreachable!("group {}: a command in a partition's log", self.id)
+        let catalog = match &mut self.machine {
+            Machine::Catalog(catalog) => catalog,
+            Machine::Partition(_) => return self.apply_log_start(entry),
+            Machine::Groups(_) => return self.apply_group_command(entry),
         };
         let command = match CatalogCommand::decode(&entry.payload) {
             Ok(command) => command,
@@ -368,7 +376,7 @@ impl Group {
     pub(super) fn producers(&self) -> usize {
         match &self.machine {
             Machine::Partition(producers) => producers.len(),
-            Machine::Catalog(_) => 0,
+            Machine::Catalog(_) | Machine::Groups(_) => 0,
         }
     }
 
@@ -387,28 +395,57 @@ impl Group {
         match self.machine {
             // Records are read from the log.
             Machine::Partition(_) => self.raft.log_start().index.next(),
-            // The catalog is in every checkpoint; its log only leads from one to the next.
-            Machine::Catalog(_) => self.raft.applied().next(),
+            // Their state is in every checkpoint; their log only leads from one to the next.
+            Machine::Catalog(_) | Machine::Groups(_) => self.raft.applied().next(),
         }
     }
 }
 
 impl Machine {
-    fn restore(group: GroupId, state: &[u8], now_ms: i64) -> Result<Machine, CoreError> {
+    fn restore(
+        group: GroupId,
+        meta: &GroupMeta,
+        state: &[u8],
+        now_ms: i64,
+    ) -> Result<Machine, CoreError> {
         if group == GroupId::META {
             let catalog =
                 Catalog::decode(state).map_err(|source| CoreError::Catalog { group, source })?;
             return Ok(Machine::Catalog(Arc::new(catalog)));
+        }
+        if PartitionTag::decode(&meta.tag).is_some_and(|tag| tag.kind == PartitionKind::Groups) {
+            let store =
+                GroupStore::decode(state).map_err(|source| CoreError::Groups { group, source })?;
+            return Ok(Machine::Groups(Box::new(store)));
         }
         Producers::decode(state, PRODUCERS_PER_PARTITION_MAX, now_ms)
             .map(Machine::Partition)
             .map_err(|source| CoreError::Producers { group, source })
     }
 
+    /// Whether the state machine can apply this command.
+    fn check_command(&self, group: GroupId, payload: &[u8]) -> Result<(), CoreError> {
+        match self {
+            Machine::Partition(_) => PartitionCommand::decode(payload)
+                .map(drop)
+                .map_err(|source| CoreError::PartitionCommand { group, source }),
+            Machine::Catalog(_) => CatalogCommand::decode(payload)
+                .map(drop)
+                .map_err(|source| CoreError::Catalog { group, source }),
+            Machine::Groups(_) => GroupCommand::decode(payload)
+                .map(drop)
+                .map_err(|source| CoreError::Groups { group, source }),
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         match self {
             Machine::Partition(producers) => producers.encode(),
             Machine::Catalog(catalog) => match catalog.encode() {
+                Ok(state) => state,
+                Err(error) => unreachable!("encoding into memory does not fail: {error}"),
+            },
+            Machine::Groups(store) => match store.encode() {
                 Ok(state) => state,
                 Err(error) => unreachable!("encoding into memory does not fail: {error}"),
             },

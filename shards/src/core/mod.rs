@@ -10,6 +10,8 @@
 //! | `group` | one group: Raft, its state machine, the leader's entries in flight |
 //! | `produce` | checks and proposals |
 //! | `commit` | blocks out, durability in, application of what is committed |
+//! | `log_start` | where a partition's log starts, and what may go before it |
+//! | `group_log` | the logs that hold the state of consumer groups |
 //! | `read` | what may be read, and from where |
 //! | [`producers`] | sequence numbers of idempotent producers |
 //! | `waiters` | fetches that wait for data |
@@ -37,7 +39,9 @@ mod commit;
 mod error;
 mod figures;
 mod group;
+mod group_log;
 mod hash;
+mod log_start;
 mod produce;
 pub mod producers;
 mod read;
@@ -46,6 +50,7 @@ mod waiters;
 pub use commit::PendingBlock;
 pub use error::{CoreError, FetchError, ProduceError};
 pub use figures::Figures;
+pub use log_start::{PartitionCommand, PartitionCommandError};
 pub use read::{PartitionView, ReadPlan};
 
 use self::commit::Unit;
@@ -132,6 +137,10 @@ pub enum Ack {
     Appended(Appended),
     /// Of a command.
     Command(CommandOutcome),
+    /// Of a log start: where the log starts now.
+    LogStart(Offset),
+    /// Of a command about consumer groups.
+    Groups,
 }
 
 /// The end of a token.

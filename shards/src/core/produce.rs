@@ -87,12 +87,12 @@ impl ShardCore {
         Ok(())
     }
 
-    fn check_open(&self) -> Result<(), ProduceError> {
+    pub(super) fn check_open(&self) -> Result<(), ProduceError> {
         if self.is_stopped { Err(ProduceError::ShuttingDown) } else { Ok(()) }
     }
 
     /// Sees to it that the next block takes the proposal in.
-    fn after_proposal(&mut self, id: GroupId) {
+    pub(super) fn after_proposal(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.unstaged_bytes >= UNIT_BYTES_MAX || group.unstaged_entries >= UNIT_ENTRIES_MAX {
             group.pump(&mut self.shared);
@@ -133,7 +133,7 @@ struct Waiting {
 }
 
 impl Shared {
-    fn check_in_flight(&self, bytes: usize) -> Result<(), ProduceError> {
+    pub(super) fn check_in_flight(&self, bytes: usize) -> Result<(), ProduceError> {
         let fits = self.in_flight_bytes + bytes <= self.config.in_flight_bytes_max;
         if fits || self.in_flight_bytes == 0 { Ok(()) } else { Err(ProduceError::Overloaded) }
     }
@@ -154,9 +154,13 @@ impl Group {
         let Verdict::Duplicate { base_offset } = producers.check(batch)? else {
             return Ok(false);
         };
-        let at = self.in_flight.partition_point(|own| own.base_offset < base_offset);
+        // Commands before it stand at its offset too, as they take none.
+        let after = self.in_flight.partition_point(|own| own.base_offset <= base_offset);
         let durable = self.raft.last_durable().index;
-        let original = self.in_flight.get_mut(at).filter(|own| own.base_offset == base_offset);
+        let at = after.checked_sub(1);
+        let original = at
+            .and_then(|at| self.in_flight.get_mut(at))
+            .filter(|own| own.base_offset == base_offset);
         match original {
             Some(own) if waiting.1 == RequiredAcks::All || own.index > durable => {
                 own.duplicates.push(waiting);
@@ -209,6 +213,19 @@ impl Group {
         waiting: Waiting,
         shared: &mut Shared,
     ) -> Result<(), ProduceError> {
+        let Waiting { token, acks, retained_bytes } = waiting;
+        self.propose_for(entry, log_append_time_ms, Some((token, acks)), retained_bytes, shared)
+    }
+
+    /// As [`Group::propose`], perhaps for nobody.
+    pub(super) fn propose_for(
+        &mut self,
+        entry: ProposedEntry,
+        log_append_time_ms: i64,
+        waiting: Option<(Token, RequiredAcks)>,
+        retained_bytes: usize,
+        shared: &mut Shared,
+    ) -> Result<(), ProduceError> {
         let bytes = entry.payload.len();
         let (index, base_offset) = self.raft.propose(entry).map_err(|error| match error {
             ProposeError::Backlogged { .. } => ProduceError::Overloaded,
@@ -216,11 +233,10 @@ impl Group {
         })?;
         let in_order = self.in_flight.back().is_none_or(|last| last.index < index);
         assert!(in_order, "entries in flight are in the order of their indices");
-        let Waiting { token, acks, retained_bytes } = waiting;
         self.in_flight.push_back(InFlight {
             index,
             base_offset,
-            waiting: Some((token, acks)),
+            waiting,
             duplicates: Vec::new(),
             bytes,
             retained_bytes,

@@ -7,6 +7,8 @@ use uuid::Uuid;
 use super::*;
 use crate::catalog::{Broker, CatalogCommand, ClusterId, TopicRef};
 
+mod log_start;
+
 const GROUP: GroupId = GroupId(1);
 const BLOCK_BYTES: usize = 8 << 20;
 
@@ -87,6 +89,8 @@ impl Bench {
         let offset = |ack| match ack {
             Ack::Appended(appended) => appended.base_offset.0,
             Ack::Command(outcome) => panic!("{outcome:?}"),
+            Ack::Groups => panic!("a command about consumer groups"),
+            Ack::LogStart(offset) => offset.0,
         };
         replies.into_iter().map(|(token, result)| (token, result.map(offset))).collect()
     }

@@ -17,6 +17,7 @@ pub fn produce_error(error: &ProduceError) -> ResponseError {
         // Every client tries again on this one, and none takes it for a reason to look for another leader. What says
         // "overloaded", THROTTLING_QUOTA_EXCEEDED, librdkafka takes as final for a produce.
         ProduceError::Overloaded => ResponseError::NotEnoughReplicas,
+        ProduceError::CommandTooLarge => ResponseError::UnknownServerError,
         ProduceError::ControlBatch | ProduceError::NoSequence { .. } => {
             ResponseError::InvalidRecord
         }

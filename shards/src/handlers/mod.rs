@@ -3,12 +3,19 @@
 //! A handler runs on the core of the connection and goes to the shard of a partition over the mesh. Only Produce does
 //! its work when it is enqueued; all others do it when their turn to be answered comes.
 
+pub mod admin;
+pub mod configs;
+pub mod delete_records;
+pub mod describe;
 pub mod error_code;
 pub mod fetch;
 pub mod fetch_session;
+pub mod groups;
 pub mod http;
+pub mod log_dirs;
 pub mod metadata;
 pub mod offsets;
+pub mod partitions;
 pub mod produce;
 pub mod producer_id;
 pub mod routing;
@@ -92,9 +99,19 @@ impl RequestHandler for Handlers {
             RequestKind::DeleteTopics(body) => Enqueued::finish_with(async move {
                 finished(topics::delete_topics(here, version, body).await)
             }),
+            RequestKind::DeleteRecords(body) => Enqueued::finish_with(async move {
+                finished(delete_records::delete_records(here, body).await)
+            }),
             RequestKind::InitProducerId(body) => Enqueued::finish_with(async move {
                 finished(producer_id::init_producer_id(here, body).await)
             }),
+            other => {
+                let client_id = request.client_id.as_ref();
+                match groups::enqueue(shard, connection, client_id, version, other) {
+                    Ok(enqueued) => enqueued,
+                    Err(other) => admin::enqueue(here, version, other),
+                }
+            }
         }
     }
 

@@ -112,6 +112,16 @@ counters! {
     partitions: "chronik_partitions" Gauge Sum Shard;
     /// Whether produce is refused because the disk is full.
     storage_full: "chronik_storage_full" Gauge Max Shard;
+    /// Consumer groups coordinated here.
+    groups: "chronik_groups" Gauge Sum Shard;
+    /// Members of consumer groups.
+    group_members: "chronik_group_members" Gauge Sum Shard;
+    /// Commits of offsets.
+    group_commits: "chronik_group_commits_total" Counter Sum Shard;
+    /// Rebalances begun.
+    group_rebalances: "chronik_group_rebalances_total" Counter Sum Shard;
+    /// Members that were not heard of for the length of their session.
+    group_members_expired: "chronik_group_members_expired_total" Counter Sum Shard;
     /// Elections this node's replicas have won.
     raft_leader_elections: "raft_leader_elections_total" Counter Sum Node;
     /// Appends of entries to Raft logs.

@@ -127,6 +127,7 @@ pub async fn tick_loop(shard: Rc<Shard>) {
         sleep(Duration::from_millis(TICK_MS)).await;
         let now_ms = shard.clock.wall_ms();
         shard.change_core(|core| core.tick(now_ms));
+        shard.tick_groups();
         let idle_ns = shard.clock.now_ns().saturating_sub(shard.last_block_ns.get());
         if shard.mark_due.get() && idle_ns >= MARK_AFTER_NS {
             shard.want_mark.set(true);

@@ -3,11 +3,13 @@
 pub mod clock;
 pub mod commit;
 pub mod fatal;
+pub mod groups;
 pub mod mesh;
 pub mod notify;
 pub mod publisher;
 pub mod read;
 pub mod replies;
+pub mod retention;
 pub mod run;
 pub mod serve;
 pub mod shard;

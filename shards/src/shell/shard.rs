@@ -24,6 +24,7 @@ use futures_util::future::Either;
 use rand::Rng;
 
 use super::clock::Clock;
+use super::groups::Coordinators;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
 use super::replies::{ReplyTable, ReplyTo, WaiterIds, WaiterTable};
@@ -124,6 +125,8 @@ pub struct Shard {
     catalog_waits: RefCell<Vec<(u64, oneshot::Sender<()>)>>,
     catalog_generation_published: Cell<u64>,
     mesh: Mesh,
+    /// The consumer groups that are coordinated here.
+    pub(super) groups: RefCell<Coordinators>,
     net_stats: RefCell<Option<ReadNetStats>>,
     adopt: RefCell<Option<Adopt>>,
 }
@@ -208,6 +211,7 @@ impl Shard {
             catalog_waits: RefCell::default(),
             catalog_generation_published: Cell::new(0),
             mesh,
+            groups: RefCell::default(),
             net_stats: RefCell::default(),
             adopt: RefCell::default(),
             node,
@@ -283,6 +287,11 @@ impl Shard {
         counters.wal_files = self.wal.file_count() as u64;
         counters.fetch_waiters = self.waiters.borrow().len() as u64;
         counters.queue_depth = self.replies.borrow().len() as u64;
+        let groups = self.groups.borrow().stats();
+        counters.groups = groups.groups;
+        counters.group_members = groups.members;
+        counters.group_rebalances = groups.rebalances;
+        counters.group_members_expired = groups.expired_members;
         let core = self.core.borrow();
         let figures = core.figures();
         counters.tail_cache_bytes = core.tail_cache_bytes() as u64;
@@ -314,6 +323,7 @@ impl Shard {
         for wake in waiting {
             wake.send(self, ());
         }
+        self.resign_groups();
     }
 
     /// Whether the node is about to stop.
@@ -492,7 +502,17 @@ impl Shard {
         self.propose(done, |core, token| core.propose_command(command, token));
     }
 
-    fn propose(
+    /// Lets the log of a partition of this shard start at `offset`, if that is not beyond its high watermark.
+    pub fn propose_log_start(
+        self: &Rc<Self>,
+        group: GroupId,
+        offset: Offset,
+        done: ReplyTo<ProduceResult>,
+    ) {
+        self.propose(done, |core, token| core.propose_log_start(group, offset, Some(token)));
+    }
+
+    pub(super) fn propose(
         self: &Rc<Self>,
         done: ReplyTo<ProduceResult>,
         propose: impl FnOnce(&mut ShardCore, Token) -> Result<(), ProduceError>,

@@ -57,6 +57,10 @@ pub struct Report {
     pub topics_created: u64,
     /// Topics deleted.
     pub topics_deleted: u64,
+    /// Log starts moved on request.
+    pub log_starts: u64,
+    /// Log starts moved by retention.
+    pub retained: u64,
 }
 
 impl Report {
@@ -78,6 +82,8 @@ impl Report {
             verified: self.verified + other.verified,
             topics_created: self.topics_created + other.topics_created,
             topics_deleted: self.topics_deleted + other.topics_deleted,
+            log_starts: self.log_starts + other.log_starts,
+            retained: self.retained + other.retained,
         }
     }
 }
@@ -88,6 +94,7 @@ pub(super) enum Pending {
     Plain { group: GroupId, id: i64 },
     Sequenced { group: GroupId, producer: usize, id: i64 },
     Odd { group: GroupId, id: i64, expected: Option<Expected> },
+    LogStart { group: GroupId, offset: Offset },
     Command(CatalogCommand),
 }
 
@@ -235,7 +242,8 @@ impl Run {
             800..850 => self.produce_odd()?,
             850..930 => self.fetch()?,
             930..950 => self.wait(),
-            950..970 => {
+            950..958 => self.move_log_start()?,
+            958..970 => {
                 self.now_ms += 50;
                 let now_ms = self.now_ms;
                 self.node.core.borrow_mut().tick(now_ms);
@@ -298,7 +306,11 @@ impl Run {
         read: &DiskRead,
         result: Result<Vec<StoredBatch>, ReadError>,
     ) -> Check {
+        let log_start = self.log_start(read.group);
         let Some(partition) = self.partitions.get_mut(&read.group) else { return Ok(()) };
+        if log_start.is_some_and(|log_start| read.offset < log_start) {
+            return Ok(()); // it went while it was read: the shell says so
+        }
         match result {
             Ok(batches) => {
                 self.report.disk_reads += 1;
@@ -339,6 +351,7 @@ impl Run {
                 continue;
             }
             partition.oracle.saw_high_watermark(view.high_watermark)?;
+            partition.oracle.saw_log_start(view.log_start_offset)?;
             must!(view.high_watermark <= view.end_offset, "the watermark is beyond the log");
             let late = self
                 .waiters
@@ -357,7 +370,7 @@ impl Run {
     ) -> Check {
         let appended = |result: ProduceResult| match result {
             Ok(Ack::Appended(appended)) => Ok(appended.base_offset),
-            Ok(Ack::Command(outcome)) => unreachable!("a batch came to {outcome:?}"),
+            Ok(other) => unreachable!("a batch came to {other:?}"),
             Err(error) => Err(error),
         };
         match pending {
@@ -389,9 +402,21 @@ impl Run {
                 }
                 expected.map_or(Ok(()), |expected| check_odd(id, expected, result))
             }
+            Pending::LogStart { group, offset } => {
+                let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
+                match result {
+                    Ok(Ack::LogStart(now)) => {
+                        self.report.log_starts += 1;
+                        must!(now >= offset, "P7: the log starts at {now}, not at {offset}");
+                        partition.oracle.saw_log_start(now)
+                    }
+                    Ok(other) => Err(Violation { what: format!("a log start came to {other:?}") }),
+                    Err(_) => Ok(()),
+                }
+            }
             Pending::Command(command) => match result {
                 Ok(Ack::Command(outcome)) => self.on_outcome(&command, &outcome),
-                Ok(Ack::Appended(_)) => Err(Violation { what: "a command got an offset".into() }),
+                Ok(_) => Err(Violation { what: "a command got another answer".into() }),
                 Err(_) => Ok(()),
             },
         }
