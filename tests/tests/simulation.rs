@@ -77,6 +77,8 @@ fn assert_covers(total: &Report, seeds: u64) {
         ("storage full", total.storage_full),
         ("verified", total.verified),
         ("topics deleted", total.topics_deleted),
+        ("log starts moved", total.log_starts),
+        ("log starts moved by retention", total.retained),
     ] {
         assert!(count >= seeds / 10, "{what}: {count} in {seeds} seeds");
     }

@@ -257,8 +257,9 @@ impl Fill {
                     .with_offset(f.rng.random());
                 tagged!(f, 2, partition)
             });
-            let topic =
-                DeleteRecordsTopic::default().with_name(f.text().into()).with_partitions(partitions);
+            let topic = DeleteRecordsTopic::default()
+                .with_name(f.text().into())
+                .with_partitions(partitions);
             tagged!(f, 2, topic)
         });
         let request =

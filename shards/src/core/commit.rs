@@ -5,7 +5,7 @@
 //! a checkpoint taken between two blocks never lies within a unit. What one group proposes is handed out as a unit
 //! before it grows beyond what a block should hold.
 
-use chronik_engine::ids::GroupId;
+use chronik_engine::ids::{GroupId, RaftIndex};
 use chronik_engine::limits::{WAL_BLOCK_BYTES_MAX, WAL_BLOCK_RECORDS_MAX};
 use chronik_engine::wal::record::WalRecord;
 use chronik_replication::ReadyNumber;
@@ -25,6 +25,8 @@ const RECORD_OVERHEAD_BYTES: usize = 64;
 enum Cause {
     Created,
     Deleted,
+    /// The log begins after this entry.
+    Cut(RaftIndex),
     Ready(ReadyNumber),
 }
 
@@ -44,6 +46,10 @@ impl Unit {
 
     pub(super) fn deleted(group: GroupId) -> Unit {
         Unit { group, cause: Cause::Deleted, record_count: 0, bytes: 0 }
+    }
+
+    pub(super) fn cut(group: GroupId, index: RaftIndex) -> Unit {
+        Unit { group, cause: Cause::Cut(index), record_count: 0, bytes: 0 }
     }
 }
 
@@ -151,6 +157,7 @@ impl ShardCore {
                 Cause::Deleted => {
                     self.groups.remove(&unit.group);
                 }
+                Cause::Cut(index) => group.on_cut(index),
                 Cause::Ready(number) => {
                     group.raft.on_persisted(number, &mut self.shared.effects.messages);
                     group.release_durable(&mut self.shared);

@@ -93,11 +93,9 @@ impl Shard {
         }
         self.count_read(&plan);
         if let Some(range) = plan.disk.clone() {
-            let stored = self
-                .wal
-                .read_batches(read.group, range.start, range.end, bytes_max)
-                .await
-                .map_err(|error| self.read_failed(read.group, &error))?;
+            let stored = self.wal.read_batches(read.group, range.start, range.end, bytes_max).await;
+            self.check_still_there(read)?;
+            let stored = stored.map_err(|error| self.read_failed(read.group, &error))?;
             for batch in stored {
                 if !data.push(at_least_one, bytes_max, RecordChunk::Raw(batch.bytes)) {
                     break;
@@ -116,6 +114,21 @@ impl Shard {
             }
         }
         Ok(data)
+    }
+
+    /// What was asked for may have gone while it was read; then what was read may begin after it.
+    fn check_still_there(&self, read: &PartitionRead) -> Result<(), FetchError> {
+        let view = self.core.borrow().partition(read.group);
+        match view {
+            Some(view) if read.offset < view.log_start_offset => {
+                Err(FetchError::OffsetOutOfRange {
+                    offset: read.offset,
+                    log_start_offset: view.log_start_offset,
+                    end_offset: view.end_offset,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn count_read(&self, plan: &ReadPlan) {

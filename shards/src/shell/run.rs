@@ -22,6 +22,7 @@ use super::clock::Clock;
 use super::commit::{commit_loop, tick_loop};
 use super::mesh::{Mesh, run_jobs};
 use super::publisher::publish_loop;
+use super::retention::retention_loop;
 use super::serve::Listeners;
 use super::shard::{NodeInfo, Order, Shard, ShardParts, random_seed};
 use super::upkeep::upkeep_loop;
@@ -341,6 +342,7 @@ async fn open_shard(
     chronik_ring::spawn(commit_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(tick_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(upkeep_loop(Rc::clone(&shard))).detach();
+    chronik_ring::spawn(retention_loop(Rc::clone(&shard))).detach();
     shard.change_core(|core| {
         if id == ShardId(0) && core.partition(GroupId::META).is_none() {
             core.create_group(GroupId::META, new_single_voter());

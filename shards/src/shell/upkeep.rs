@@ -1,5 +1,5 @@
 //! What a shard does for its log when there is nothing better to do: the next file is made and zeroed, sealed files
-//! get their footers, files that nobody needs are taken back.
+//! get their footers, logs are cut behind what is not needed, files that nobody needs are taken back.
 //!
 //! Zeroing shares the disk with the commits, and a commit that comes behind a large write waits for it. So the next file
 //! is zeroed in small steps and only as fast as the log needs it, unless nothing is written.
@@ -51,8 +51,23 @@ pub async fn upkeep_loop(shard: Rc<Shard>) {
 
 async fn step(shard: &Rc<Shard>, step_bytes: u64) -> Result<SpareProgress, WalError> {
     shard.wal.finish_sealed().await?;
+    cut_logs(shard);
     shard.wal.reclaim(|group| shard.with_core(|core| core.first_index_needed(group))).await?;
     shard.wal.prepare_spare_step(step_bytes).await
+}
+
+/// Cuts the logs of the groups that stand in the way of giving the oldest file back, if they can all be cut. The file
+/// goes when the cuts are durable.
+fn cut_logs(shard: &Rc<Shard>) {
+    let cuts = shard.wal.cuts_of_oldest(|group| shard.with_core(|core| core.log_need(group)));
+    if cuts.is_empty() {
+        return;
+    }
+    shard.change_core(|core| {
+        for (group, index) in cuts {
+            core.cut_log(group, index);
+        }
+    });
 }
 
 /// How fast the log grows.

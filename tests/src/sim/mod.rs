@@ -41,11 +41,13 @@ pub enum Bug {
     StaleCheckpoint,
     /// A restart takes the catalog as of the last known commit for the newest one.
     PublishOldCatalog,
+    /// A restart forgets where the logs start.
+    ForgetLogStart,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 7] = [
+    pub const ALL: [Bug; 8] = [
         Bug::SkipSync,
         Bug::AckBeforePersist,
         Bug::DropHardState,
@@ -53,6 +55,7 @@ impl Bug {
         Bug::IgnoreSyncError,
         Bug::StaleCheckpoint,
         Bug::PublishOldCatalog,
+        Bug::ForgetLogStart,
     ];
 }
 

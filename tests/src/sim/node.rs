@@ -140,6 +140,10 @@ impl Node {
     /// Footers, reclaim and a step towards the next file.
     pub async fn upkeep(self: Rc<Node>) -> Result<(), WalError> {
         self.wal.finish_sealed().await?;
+        let cuts = self.wal.cuts_of_oldest(|group| self.core.borrow().log_need(group));
+        for (group, index) in cuts {
+            self.core.borrow_mut().cut_log(group, index);
+        }
         let needed = |group| self.core.borrow().first_index_needed(group);
         let reclaimed = self.wal.reclaim(needed).await?;
         self.reclaimed.set(self.reclaimed.get() + reclaimed);

@@ -5,6 +5,7 @@
 //! - P3: offsets rise in the order in which batches were taken.
 //! - P4: no batch is in a log twice, and a duplicate is answered with the offset of the first.
 //! - P5: term and vote never go back; nothing that was durable is missing after a restart.
+//! - P7: the log start never goes back, never moves by itself and never beyond the high watermark; P1 holds from it on.
 //! - P6: the high watermark never goes back, and nothing at or beyond it is read.
 //! - What the state machine says is what its log says, read from the beginning.
 
@@ -41,6 +42,9 @@ pub struct PartitionOracle {
     known: BTreeMap<i64, Known>,
     offsets: HashMap<i64, i64>,
     high_watermark: i64,
+    log_start: i64,
+    /// The furthest that anybody wanted it.
+    log_start_asked: i64,
     /// Token and offset of the last plain batch that was acknowledged.
     last_plain: Option<(u64, i64)>,
 }
@@ -147,6 +151,23 @@ impl PartitionOracle {
         Ok(())
     }
 
+    /// Somebody wants the log to start there.
+    pub fn asked_log_start(&mut self, offset: Offset) {
+        self.log_start_asked = self.log_start_asked.max(offset.0);
+    }
+
+    /// The log start was seen (P7).
+    pub fn saw_log_start(&mut self, log_start: Offset) -> Check {
+        let now = log_start.0;
+        must!(now >= self.log_start, "P7: log start {} went to {now}", self.log_start);
+        let asked = self.log_start_asked;
+        must!(now <= asked, "P7: the log starts at {now}, nobody asked for more than {asked}");
+        let high_watermark = self.high_watermark;
+        must!(now <= high_watermark, "P7: log start {now}, watermark {high_watermark}");
+        self.log_start = now;
+        Ok(())
+    }
+
     /// A reader got these batches for `offset`, with the high watermark that it was told.
     pub fn read(&mut self, offset: Offset, high_watermark: Offset, batches: &[ReadBatch]) -> Check {
         let mut expected = None;
@@ -179,25 +200,33 @@ impl PartitionOracle {
         Ok(())
     }
 
-    /// The whole log was read: every offset up to the watermark, and no known batch is missing (P1).
-    pub fn read_whole(&mut self, high_watermark: Offset, batches: &[ReadBatch]) -> Check {
-        let begin = Offset(0);
+    /// The whole log was read: every offset from its start up to the watermark, and no known batch is missing (P1).
+    pub fn read_whole(
+        &mut self,
+        begin: Offset,
+        high_watermark: Offset,
+        batches: &[ReadBatch],
+    ) -> Check {
         must!(
             high_watermark == begin || !batches.is_empty(),
             "P1: nothing is readable below {high_watermark}"
         );
         self.read(begin, high_watermark, batches)?;
-        let end = batches.last().map_or(0, |last| {
+        let end = batches.last().map_or(begin.0, |last| {
             let count = BatchHeader::read(&last.bytes).map_or(0, |header| header.record_count);
             last.base_offset.0 + i64::from(count)
         });
         must!(end == high_watermark.0, "P1: {end} is readable, the watermark is {high_watermark}");
         let read: HashSet<i64> = batches.iter().map(|batch| batch.base_offset.0).collect();
         for (offset, known) in &self.known {
+            if offset + i64::from(known.count) <= begin.0 {
+                continue;
+            }
             let how = if known.is_acked { "acknowledged" } else { "read before" };
             must!(read.contains(offset), "P1: the batch at {offset}, {how}, is gone");
         }
-        self.saw_high_watermark(high_watermark)
+        self.saw_high_watermark(high_watermark)?;
+        self.saw_log_start(begin)
     }
 
     /// How many batches are known.
@@ -228,17 +257,21 @@ pub fn producers_of(batches: &[ReadBatch]) -> BTreeMap<i64, (i16, Vec<(i32, i64)
     producers
 }
 
-/// Compares the state of a partition with that of its log.
+/// Compares the state of a partition with that of its log: of what lies before the first batch that is left, only the
+/// state knows.
 pub fn check_producers(group: GroupId, state: &[u8], batches: &[ReadBatch]) -> Check {
     let image = ProducersImage::decode(state)
         .map_err(|error| Violation { what: format!("group {group}: its state: {error}") })?;
+    let first = batches.first().map_or(Offset(i64::MAX), |batch| batch.base_offset);
     let found: BTreeMap<i64, (i16, Vec<(i32, i64)>)> = image
         .producers
         .iter()
         .map(|producer| {
-            let recent = producer.recent.iter().map(|b| (b.first_sequence, b.base_offset.0));
-            (producer.producer_id, (producer.epoch, recent.collect()))
+            let recent = producer.recent.iter().filter(|batch| batch.base_offset >= first);
+            let recent = recent.map(|b| (b.first_sequence, b.base_offset.0));
+            (producer.producer_id, (producer.epoch, recent.collect::<Vec<_>>()))
         })
+        .filter(|(_, (_, recent))| !recent.is_empty())
         .collect();
     let expected = producers_of(batches);
     must!(found == expected, "group {group}: its state is {found:?}, its log says {expected:?}");

@@ -1,14 +1,16 @@
-//! What clients do: produce, in order and out of it, read and wait.
+//! What clients do: produce, in order and out of it, read, wait and delete. Retention deletes too.
 
 use std::rc::Rc;
 
+use chronik_engine::disk_sim::block_on;
 use chronik_engine::ids::{GroupId, Offset};
+use chronik_engine::wal::RetentionLimits;
 use chronik_shards::core::{FetchError, ProduceError, RequiredAcks, WaiterId};
 use rand::Rng;
 
 use super::client::{Sent, check_odd, random_batch};
 use super::oracle::ReadBatch;
-use super::run::{DiskRead, Pending, Run};
+use super::run::{DiskRead, Pending, Run, read_io_failed};
 use super::{Check, Violation};
 use crate::must;
 
@@ -151,13 +153,15 @@ impl Run {
                 return Ok(());
             }
             Err(FetchError::OffsetOutOfRange { .. }) => {
-                must!(offset > view.end_offset, "{offset} is within the log");
+                let is_outside = offset > view.end_offset || offset < view.log_start_offset;
+                must!(is_outside, "{offset} is within the log");
                 return Ok(());
             }
             Err(error) => return Err(Violation { what: format!("fetch of {offset}: {error}") }),
         };
         let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
         partition.oracle.saw_high_watermark(plan.high_watermark)?;
+        must!(offset >= view.log_start_offset, "P7: {offset} is before the log's start");
         let nothing = plan.batches.is_empty() && plan.disk.is_none();
         must!(nothing == (offset >= plan.high_watermark), "P6: {offset} got {plan:?}");
         if !plan.batches.is_empty() {
@@ -183,6 +187,60 @@ impl Run {
             self.reads.push(DiskRead { group, offset, high_watermark, task });
         }
         Ok(())
+    }
+
+    /// Where a partition's log starts, as far as clients can know.
+    pub(super) fn log_start(&self, group: GroupId) -> Option<Offset> {
+        self.node.core.borrow().partition(group).map(|view| view.log_start_offset)
+    }
+
+    /// Somebody deletes records, or retention does.
+    pub(super) fn move_log_start(&mut self) -> Check {
+        let Some(group) = self.pick_partition() else { return Ok(()) };
+        let view = self.node.core.borrow().partition(group);
+        let Some(view) = view.filter(|view| view.is_ready) else { return Ok(()) };
+        let (from, up_to) = (view.log_start_offset, view.high_watermark);
+        let mut token = None;
+        let offset = if self.rng.random_range(0..3) == 0 {
+            token = Some(self.token());
+            Offset(self.rng.random_range(0..=up_to.0))
+        } else {
+            let limits = self.random_limits();
+            match block_on(self.node.wal.retention_cut(group, from, up_to, limits)) {
+                Ok(cut) => cut,
+                Err(error) if self.is_armed && read_io_failed(&error) => return Ok(()),
+                Err(error) => return Err(Violation { what: format!("retention: {error:?}") }),
+            }
+        };
+        must!(offset <= up_to, "P7: a log start at {offset}, watermark {up_to}");
+        if token.is_none() && offset == from {
+            return Ok(());
+        }
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.oracle.asked_log_start(offset);
+        }
+        let proposed = self.node.core.borrow_mut().propose_log_start(group, offset, token);
+        match token {
+            Some(token) if proposed.is_ok() => {
+                self.tokens.insert(token, Pending::LogStart { group, offset });
+            }
+            _ => self.report.retained += u64::from(proposed.is_ok()),
+        }
+        Ok(())
+    }
+
+    fn random_limits(&mut self) -> RetentionLimits {
+        let bytes_max = self.rng.random_range(0..60_000);
+        // A batch's timestamp is its name, and names rise.
+        let timestamp_ms_min = self.next - self.rng.random_range(0..2_000);
+        match self.rng.random_range(0..3) {
+            0 => RetentionLimits { bytes_max: Some(bytes_max), timestamp_ms_min: None },
+            1 => RetentionLimits { bytes_max: None, timestamp_ms_min: Some(timestamp_ms_min) },
+            _ => RetentionLimits {
+                bytes_max: Some(bytes_max),
+                timestamp_ms_min: Some(timestamp_ms_min),
+            },
+        }
     }
 
     pub(super) fn wait(&mut self) {

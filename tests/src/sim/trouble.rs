@@ -1,6 +1,7 @@
 //! What goes wrong, what a restart must find, and what is read when everything is at rest.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use chronik_engine::disk::Disk;
 use chronik_engine::disk_sim::{CrashEnding, CrashMode, Fault, NameEnding, block_on};
@@ -129,6 +130,11 @@ impl Run {
                 }
             }
         }
+        if self.bug == Some(Bug::ForgetLogStart) {
+            for group in &mut recovered {
+                group.log_start_offset = Offset(0);
+            }
+        }
         let config = core_config(&mut self.rng);
         let core = ShardCore::new(config, recovered, self.now_ms)
             .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
@@ -211,7 +217,8 @@ impl Run {
             let Some(view) = view.filter(|view| view.is_ready) else {
                 return Err(Violation { what: format!("group {group} has no leader at rest") });
             };
-            let batches = read_all(&self.node.wal, *group, view.high_watermark);
+            let log_start = view.log_start_offset;
+            let batches = read_all(&self.node.wal, *group, log_start..view.high_watermark);
             let batches = match batches {
                 Ok(batches) => batches,
                 Err(error) if self.is_armed && read_io_failed(&error) => return Ok(()),
@@ -219,7 +226,7 @@ impl Run {
                     return Err(Violation { what: format!("P1: group {group}: {error:?}") });
                 }
             };
-            partition.oracle.read_whole(view.high_watermark, &batches)?;
+            partition.oracle.read_whole(log_start, view.high_watermark, &batches)?;
             let state = checkpoints.iter().find(|checkpoint| checkpoint.group == *group);
             let state = state.map_or(&[][..], |checkpoint| &checkpoint.state);
             check_producers(*group, state, &batches)?;
@@ -272,12 +279,12 @@ pub(super) fn from_disk(stored: StoredBatch) -> ReadBatch {
 fn read_all(
     wal: &Wal<HookedDisk>,
     group: GroupId,
-    high_watermark: Offset,
+    offsets: Range<Offset>,
 ) -> Result<Vec<ReadBatch>, ReadError> {
     let mut all: Vec<ReadBatch> = Vec::new();
-    let mut from = Offset(0);
-    while from < high_watermark {
-        let read = block_on(wal.read_batches(group, from, high_watermark, 1 << 20))?;
+    let mut from = offsets.start;
+    while from < offsets.end {
+        let read = block_on(wal.read_batches(group, from, offsets.end, 1 << 20))?;
         let Some(last) = read.last() else { break };
         from = last.base_offset.plus(last.offset_count);
         all.extend(read.into_iter().map(from_disk));

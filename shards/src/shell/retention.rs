@@ -1,0 +1,158 @@
+//! Retention: the leader of a partition finds out what of it is beyond the topic's limits, and lets its log start behind.
+//!
+//! The judgement is by extents of the log: by their bytes, and by the greatest timestamp in them, which is the records'
+//! own and not the time of arrival, as in Kafka. It ends in a command of the partition's log, so all replicas agree on
+//! the start and each takes its files back for itself.
+//!
+//! - I1: a turn looks at each partition once, and lets others run between two of them.
+//! - I2: nothing is decided here that is not also right a moment later: limits that are raised meanwhile save only what
+//!   was not proposed yet.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use chronik_engine::ids::{GroupId, Offset};
+use chronik_engine::wal::RetentionLimits;
+use chronik_ring::{sleep, yield_if_needed};
+
+use super::shard::Shard;
+use crate::catalog::Topic;
+use crate::config::KafkaConfig;
+
+/// The longest sleep, so that a stop does not wait for the interval's end.
+const NAP: Duration = Duration::from_secs(1);
+
+/// Looks at all partitions of this shard, time and again, until the shard stops.
+pub async fn retention_loop(shard: Rc<Shard>) {
+    let interval = Duration::from_millis(shard.node.config.kafka.log_retention_check_interval_ms);
+    let mut left = interval;
+    while !shard.stopping.get() {
+        let nap = left.min(NAP);
+        sleep(nap).await;
+        left -= nap;
+        if left.is_zero() {
+            check_all(&shard).await;
+            left = interval;
+        }
+    }
+}
+
+async fn check_all(shard: &Rc<Shard>) {
+    let catalog = shard.catalog();
+    let (node, now_ms) = (shard.node.config.node_id, shard.clock.wall_ms());
+    for topic in catalog.topics() {
+        let limits = limits(topic, &shard.node.config.kafka, now_ms);
+        if limits == RetentionLimits::default() {
+            continue;
+        }
+        for partition in &topic.partitions {
+            let here = partition.placement_on(node).is_some_and(|place| place.shard == shard.id);
+            if here && !shard.stopping.get() {
+                check(shard, partition.group, limits).await;
+                yield_if_needed().await;
+            }
+        }
+    }
+}
+
+/// What a topic may hold at this time; nothing is limited where records are not deleted.
+fn limits(topic: &Topic, broker: &KafkaConfig, now_ms: i64) -> RetentionLimits {
+    let settings = &topic.settings;
+    if !settings.cleanup.delete {
+        return RetentionLimits::default();
+    }
+    let limit = |name: &str, of_topic: Option<i64>, of_broker: i64| {
+        if topic.configs.contains_key(name) { of_topic } else { Some(of_broker) }
+            .filter(|limit| *limit >= 0)
+    };
+    let bytes = limit("retention.bytes", settings.retention_bytes, broker.log_retention_bytes);
+    let age_ms = limit("retention.ms", settings.retention_ms, broker.log_retention_ms);
+    RetentionLimits {
+        bytes_max: bytes.map(i64::unsigned_abs),
+        timestamp_ms_min: age_ms.map(|age_ms| now_ms.saturating_sub(age_ms)),
+    }
+}
+
+async fn check(shard: &Rc<Shard>, group: GroupId, limits: RetentionLimits) {
+    let Some(view) = shard.with_core(|core| core.partition(group)).filter(|view| view.is_ready)
+    else {
+        return;
+    };
+    let (from, up_to) = (view.log_start_offset, view.high_watermark);
+    let cut = match shard.wal.retention_cut(group, from, up_to, limits).await {
+        Ok(cut) => cut,
+        Err(error) => {
+            // Most likely its topic was deleted meanwhile; if not, it comes again.
+            tracing::warn!(shard = shard.id.0, group = group.0, "retention passes over: {error}");
+            return;
+        }
+    };
+    if cut > from {
+        start_log_at(shard, group, from, cut);
+    }
+}
+
+fn start_log_at(shard: &Rc<Shard>, group: GroupId, from: Offset, cut: Offset) {
+    match shard.change_core(|core| core.propose_log_start(group, cut, None)) {
+        Ok(()) => tracing::debug!(
+            shard = shard.id.0,
+            group = group.0,
+            "retention moves the log start from {from} to {cut}"
+        ),
+        Err(error) => {
+            tracing::debug!(shard = shard.id.0, group = group.0, "retention waits: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::catalog::{TopicId, TopicSettings};
+    use crate::config::{Inputs, load};
+
+    fn topic(configs: &[(&str, &str)]) -> Topic {
+        let configs: BTreeMap<String, String> =
+            configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Topic {
+            name: "t".into(),
+            id: TopicId(uuid::Uuid::nil()),
+            internal: false,
+            partitions: Vec::new(),
+            settings: TopicSettings::from_configs(&configs),
+            configs,
+        }
+    }
+
+    fn broker() -> KafkaConfig {
+        let mut kafka = load(&Inputs::default()).unwrap().config.kafka;
+        (kafka.log_retention_ms, kafka.log_retention_bytes) = (1_000, 50);
+        kafka
+    }
+
+    fn found(configs: &[(&str, &str)]) -> (Option<u64>, Option<i64>) {
+        let limits = limits(&topic(configs), &broker(), 10_000);
+        (limits.bytes_max, limits.timestamp_ms_min)
+    }
+
+    #[test]
+    fn given_a_topic_when_it_says_nothing_then_the_broker_limits_it() {
+        assert_eq!(found(&[]), (Some(50), Some(9_000)));
+        assert_eq!(found(&[("retention.ms", "10")]), (Some(50), Some(9_990)));
+        assert_eq!(found(&[("retention.bytes", "0")]), (Some(0), Some(9_000)));
+    }
+
+    #[test]
+    fn given_a_topic_when_it_asks_for_all_then_the_broker_does_not_limit_it() {
+        let all = [("retention.ms", "-1"), ("retention.bytes", "-1")];
+        assert_eq!(found(&all), (None, None));
+    }
+
+    #[test]
+    fn given_a_compacted_topic_when_it_does_not_delete_then_nothing_goes_by_age_or_size() {
+        assert_eq!(found(&[("cleanup.policy", "compact")]), (None, None));
+        assert_eq!(found(&[("cleanup.policy", "compact,delete")]), (Some(50), Some(9_000)));
+    }
+}
