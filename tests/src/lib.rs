@@ -6,6 +6,7 @@
 //! - [`scratch`], [`binary`], [`process`]: directories on a real disk, the program, a running broker.
 //! - [`raw`], [`batch`], [`requests`], [`mutate`], [`poke`]: a Kafka connection that can also do wrong things.
 //! - [`workload`], [`checker`]: a real client's load, and what must be true of it afterwards.
+//! - [`clients`], [`compatibility`]: the client libraries of `tests/clients`, and the page that says what they do.
 //! - [`http`]: the admin port.
 //! - [`sim`]: no broker at all: the core and the log of a shard on a simulated disk, driven from a seed.
 //!
@@ -14,6 +15,8 @@
 pub mod batch;
 pub mod binary;
 pub mod checker;
+pub mod clients;
+pub mod compatibility;
 pub mod http;
 pub mod mutate;
 pub mod poke;
