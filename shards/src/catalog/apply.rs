@@ -136,7 +136,7 @@ impl Catalog {
     }
 
     /// What the topics' configurations come to where a topic has none of its own.
-    pub(super) fn topic_defaults(&self) -> BTreeMap<String, String> {
+    pub(crate) fn topic_defaults(&self) -> BTreeMap<String, String> {
         let only = (self.brokers.len() == 1).then(|| self.brokers.keys().next().copied()).flatten();
         self.broker_configs.topic_defaults(only)
     }

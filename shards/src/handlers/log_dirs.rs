@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use chronik_engine::ids::{GroupId, ShardId};
+use chronik_ring::yield_if_needed;
 use futures_util::future::join_all;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
@@ -46,10 +47,13 @@ pub async fn describe_log_dirs(
         by_shard.entry(partition.shard).or_default().push(partition.group);
     }
     let sizes = by_shard.into_iter().map(|(target, groups)| {
-        shard.on(target, move |there| {
-            let sizes: Vec<(GroupId, u64)> =
-                groups.into_iter().map(|group| (group, there.wal.payload_bytes(group))).collect();
-            async move { sizes }
+        shard.on(target, move |there| async move {
+            let mut sizes = Vec::with_capacity(groups.len());
+            for group in groups {
+                sizes.push((group, size(&there, group).await));
+                yield_if_needed().await;
+            }
+            sizes
         })
     });
     let sizes: BTreeMap<GroupId, u64> =
@@ -80,6 +84,15 @@ pub async fn describe_log_dirs(
         result = result.with_total_bytes(total).with_usable_bytes(usable);
     }
     DescribeLogDirsResponse::default().with_results(vec![result])
+}
+
+/// What a partition's entries take from the log's start on; all that there are where the index does not tell.
+async fn size(shard: &Shard, group: GroupId) -> u64 {
+    let start = shard.with_core(|core| core.partition(group).map(|view| view.log_start_offset));
+    match shard.wal.size_bytes(group, start.unwrap_or_default()).await {
+        Ok(bytes) => bytes,
+        Err(_) => shard.wal.payload_bytes(group),
+    }
 }
 
 /// The partitions that the request names, each once, or all of them. What does not exist has no size and is left out.

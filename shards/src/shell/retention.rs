@@ -8,6 +8,7 @@
 //! - I2: nothing is decided here that is not also right a moment later: limits that are raised meanwhile save only what
 //!   was not proposed yet.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -40,8 +41,9 @@ pub async fn retention_loop(shard: Rc<Shard>) {
 async fn check_all(shard: &Rc<Shard>) {
     let catalog = shard.catalog();
     let (node, now_ms) = (shard.node.config.node_id, shard.clock.wall_ms());
+    let defaults = catalog.topic_defaults();
     for topic in catalog.topics() {
-        let limits = limits(topic, &shard.node.config.kafka, now_ms);
+        let limits = limits(topic, &defaults, &shard.node.config.kafka, now_ms);
         if limits == RetentionLimits::default() {
             continue;
         }
@@ -55,15 +57,22 @@ async fn check_all(shard: &Rc<Shard>) {
     }
 }
 
-/// What a topic may hold at this time; nothing is limited where records are not deleted.
-fn limits(topic: &Topic, broker: &KafkaConfig, now_ms: i64) -> RetentionLimits {
+/// What a topic may hold at this time; nothing is limited where records are not deleted. What neither the topic says nor
+/// the `defaults` that brokers were given while they run, the broker's own settings do.
+fn limits(
+    topic: &Topic,
+    defaults: &BTreeMap<String, String>,
+    broker: &KafkaConfig,
+    now_ms: i64,
+) -> RetentionLimits {
     let settings = &topic.settings;
     if !settings.cleanup.delete {
         return RetentionLimits::default();
     }
     let limit = |name: &str, of_topic: Option<i64>, of_broker: i64| {
-        if topic.configs.contains_key(name) { of_topic } else { Some(of_broker) }
-            .filter(|limit| *limit >= 0)
+        let is_said = topic.configs.contains_key(name) || defaults.contains_key(name);
+        let limit = if is_said { of_topic } else { Some(of_broker) };
+        limit.filter(|limit| *limit >= 0)
     };
     let bytes = limit("retention.bytes", settings.retention_bytes, broker.log_retention_bytes);
     let age_ms = limit("retention.ms", settings.retention_ms, broker.log_retention_ms);
@@ -107,8 +116,6 @@ fn start_log_at(shard: &Rc<Shard>, group: GroupId, from: Offset, cut: Offset) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::catalog::{TopicId, TopicSettings};
     use crate::config::{Inputs, load};
@@ -121,7 +128,7 @@ mod tests {
             id: TopicId(uuid::Uuid::nil()),
             internal: false,
             partitions: Vec::new(),
-            settings: TopicSettings::from_configs(&configs),
+            settings: TopicSettings::settle(&configs, &BTreeMap::new()),
             configs,
         }
     }
@@ -133,7 +140,7 @@ mod tests {
     }
 
     fn found(configs: &[(&str, &str)]) -> (Option<u64>, Option<i64>) {
-        let limits = limits(&topic(configs), &broker(), 10_000);
+        let limits = limits(&topic(configs), &BTreeMap::new(), &broker(), 10_000);
         (limits.bytes_max, limits.timestamp_ms_min)
     }
 
@@ -148,6 +155,15 @@ mod tests {
     fn given_a_topic_when_it_asks_for_all_then_the_broker_does_not_limit_it() {
         let all = [("retention.ms", "-1"), ("retention.bytes", "-1")];
         assert_eq!(found(&all), (None, None));
+    }
+
+    #[test]
+    fn given_a_default_of_all_brokers_when_the_topic_says_nothing_then_it_counts() {
+        let defaults = BTreeMap::from([("retention.bytes".to_owned(), "7".to_owned())]);
+        let mut topic = topic(&[]);
+        topic.settings = TopicSettings::settle(&topic.configs, &defaults);
+        let limits = limits(&topic, &defaults, &broker(), 10_000);
+        assert_eq!((limits.bytes_max, limits.timestamp_ms_min), (Some(7), Some(9_000)));
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub(super) fn synonyms(
 fn startup_value(config: &Config, name: &str) -> Option<String> {
     match name {
         "message.max.bytes" => Some(config.kafka.message_max_bytes.to_string()),
+        "log.retention.ms" => Some(config.kafka.log_retention_ms.max(-1).to_string()),
+        "log.retention.bytes" => Some(config.kafka.log_retention_bytes.max(-1).to_string()),
         _ => None,
     }
 }
