@@ -93,6 +93,8 @@ pub enum CloseReason {
     Handler { what: &'static str },
     #[error("more than {connections_max} connections of this kind of listener on this core")]
     TooManyConnections { connections_max: usize },
+    #[error("few of the open files that the process may have are left (ulimit -n)")]
+    FewDescriptors,
     #[error("the server is shutting down")]
     Shutdown,
     /// Not closed: it goes on there.

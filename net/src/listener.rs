@@ -6,7 +6,8 @@
 //! I1 Every connection task is in the registry until it has ended; shutdown waits for all of them.
 //! I2 Connections of the two kinds of listener have a limit each; neither shuts the other out. One that was moved to
 //!    another core counts where it was accepted.
-//! I3 Running out of descriptors stops accepting for a moment, never the listener.
+//! I3 Running out of descriptors stops accepting for a moment, never the listener. Sockets leave some for files: a log
+//!    that cannot open its next file would end the process.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -274,6 +275,11 @@ fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, socket: Socket, kind:
         log_close(core, &addresses.0, None, &CloseReason::TooManyConnections { connections_max });
         return;
     }
+    if socket.is_beyond(&core.settings) {
+        add(&core.counters.refused, 1);
+        log_close(core, &addresses.0, None, &CloseReason::FewDescriptors);
+        return;
+    }
     add(&core.counters.accepted, 1);
     let (registered, control) = register(core, addresses, kind, 0, Affinity::default());
     // Not detached in spirit: the registry is its gate (I1).
@@ -328,7 +334,7 @@ async fn run_connection<H: RequestHandler>(
         // In a drain the other core is about to end, too.
         CloseReason::Moved { target, unread } if !core.closing.get() => {
             // Without a descriptor to spare the connection closes, and its client comes again.
-            if let Ok(descriptor) = socket.duplicate() {
+            if let Ok(descriptor) = socket.duplicate(&core.settings) {
                 add(&core.counters.handed_over, 1);
                 let requests = control.context.requests.get();
                 let moved = MovedConnection { descriptor, unread, requests, place };

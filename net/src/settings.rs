@@ -23,6 +23,9 @@ pub struct NetSettings {
     /// Connections of this core over all its HTTP listeners, counted apart: health and metrics are
     /// wanted most when Kafka's connections are at their limit.
     pub http_connections_max: usize,
+    /// A connection whose descriptor has this number or a higher one is refused. The kernel gives the lowest that is
+    /// free, so what is above stays free for files.
+    pub descriptors_max: i32,
     /// A connection without a request in flight and without traffic is closed after this.
     pub idle_timeout: Duration,
     /// From the first byte of a frame (or HTTP head) to its last.
@@ -50,6 +53,7 @@ impl Default for NetSettings {
             pipeline_bytes_max: 32 << 20,
             connections_max: 16_384,
             http_connections_max: 64,
+            descriptors_max: i32::MAX,
             idle_timeout: Duration::from_secs(600),
             half_frame_timeout: Duration::from_secs(30),
             half_frame_timeout_contended: Duration::from_secs(3),

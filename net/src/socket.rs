@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -167,8 +167,17 @@ impl Socket {
 
     /// The same connection under another descriptor: the ring of this core holds the first one until its poll is
     /// cancelled.
-    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.descriptor.try_clone()
+    pub(crate) fn duplicate(&self, settings: &NetSettings) -> io::Result<OwnedFd> {
+        let duplicate = self.descriptor.try_clone()?;
+        if duplicate.as_raw_fd() >= settings.descriptors_max {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
+        Ok(duplicate)
+    }
+
+    /// Whether the descriptor is one of those that are left for files.
+    pub(crate) fn is_beyond(&self, settings: &NetSettings) -> bool {
+        self.descriptor.as_raw_fd() >= settings.descriptors_max
     }
 
     /// Tells the peer that nothing more comes.

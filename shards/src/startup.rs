@@ -41,7 +41,7 @@ pub mod exit_code {
 
 /// The oldest kernel whose io_uring has the operations that are used; the last of them was the poll that stays armed.
 const KERNEL_MIN: (u32, u32) = (5, 13);
-/// Open files below which a busy broker runs out: each connection and each WAL file takes one.
+/// Open files below which a busy broker runs out: each connection takes one, each WAL file three.
 const NOFILE_WANTED: u64 = 4096;
 
 /// What keeps the broker from starting on this machine.

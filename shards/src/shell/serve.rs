@@ -7,6 +7,8 @@ use std::time::Duration;
 use chronik_engine::ids::ShardId;
 use chronik_net::{ListenerKind, MovedConnection, NetError, NetSettings, NetStats, Server};
 
+use rustix::process::{Resource, getrlimit};
+
 use super::shard::{NodeInfo, Shard};
 use crate::handlers::Handlers;
 
@@ -65,6 +67,17 @@ fn listen(
     Ok(())
 }
 
+/// Of the open files that the process may have, how many are left for the log and the like.
+const FILES_KEPT_MIN: u64 = 64;
+const FILES_KEPT_MAX: u64 = 1024;
+
+/// The descriptor numbers that sockets may have.
+fn descriptors_max() -> i32 {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let kept = (limit / 4).clamp(FILES_KEPT_MIN, FILES_KEPT_MAX);
+    i32::try_from(limit.saturating_sub(kept)).unwrap_or(i32::MAX)
+}
+
 /// Limits that the settings give for the node are divided among its cores.
 fn net_settings(node: &NodeInfo) -> NetSettings {
     let config = &node.config;
@@ -75,6 +88,7 @@ fn net_settings(node: &NodeInfo) -> NetSettings {
         admission_bytes_max: config.shard.in_flight_bytes,
         connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
         http_connections_max: config.admin.connections_max,
+        descriptors_max: descriptors_max(),
         idle_timeout: Duration::from_millis(config.kafka.connections_idle_ms),
         half_frame_timeout: Duration::from_millis(config.kafka.request_receive_timeout_ms),
         ..NetSettings::default()
