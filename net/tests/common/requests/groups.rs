@@ -33,9 +33,8 @@ impl Fill {
 
     pub(super) fn join_group(&mut self) -> JoinGroupRequest {
         let protocols = self.list(|f| {
-            let protocol = JoinGroupRequestProtocol::default()
-                .with_name(f.text())
-                .with_metadata(f.bytes(50));
+            let protocol =
+                JoinGroupRequestProtocol::default().with_name(f.text()).with_metadata(f.bytes(50));
             tagged!(f, 6, protocol)
         });
         let mut request = JoinGroupRequest::default()
@@ -151,9 +150,11 @@ impl Fill {
                 tagged!(f, 6, topic)
             });
             let all = self.version >= 2 && self.rng.random_bool(0.2);
-            request = request
-                .with_group_id(self.text().into())
-                .with_topics(if all { None } else { Some(topics) });
+            request = request.with_group_id(self.text().into()).with_topics(if all {
+                None
+            } else {
+                Some(topics)
+            });
         }
         if self.version >= 7 {
             request = request.with_require_stable(self.rng.random());
@@ -174,9 +175,8 @@ impl Fill {
             .with_group_id(self.text().into())
             .with_topics(topics);
         if self.version >= 9 {
-            group = group
-                .with_member_id(self.maybe(Fill::text))
-                .with_member_epoch(self.rng.random());
+            group =
+                group.with_member_id(self.maybe(Fill::text)).with_member_epoch(self.rng.random());
         }
         tagged!(self, 6, group)
     }
