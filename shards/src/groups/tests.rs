@@ -121,7 +121,13 @@ impl Rig {
         self.joined.iter().find(|(found, _)| *found == ticket).map(|(_, answer)| answer)
     }
 
-    fn sync(&mut self, group: &str, member: &str, generation: i32, given: &[(&str, &str)]) -> Ticket {
+    fn sync(
+        &mut self,
+        group: &str,
+        member: &str,
+        generation: i32,
+        given: &[(&str, &str)],
+    ) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let assignments = given

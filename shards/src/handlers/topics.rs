@@ -393,6 +393,9 @@ pub async fn delete_topics(
             .collect();
         return DeleteTopicsResponse::default().with_responses(results);
     };
+    if let Ok(CommandOutcome::TopicsDeleted(results)) = &outcome {
+        forget_offsets(&shard, results.iter().flatten().map(|gone| gone.name.to_string()));
+    }
     let results = match outcome {
         Ok(CommandOutcome::TopicsDeleted(results)) => asked
             .into_iter()
@@ -415,6 +418,19 @@ pub async fn delete_topics(
             .collect(),
     };
     DeleteTopicsResponse::default().with_responses(results)
+}
+
+/// What groups have committed of topics that are gone must not be taken for offsets of others by these names.
+fn forget_offsets(shard: &Rc<Shard>, names: impl Iterator<Item = String>) {
+    let names: Arc<[String]> = names.collect();
+    if names.is_empty() {
+        return;
+    }
+    for target in 0..shard.node.shards {
+        let names = Arc::clone(&names);
+        // Refused, the offsets stay until they expire.
+        _ = shard.post(ShardId(target), move |there| there.forget_topics(&names));
+    }
 }
 
 fn not_deleted(

@@ -204,7 +204,11 @@ impl World {
     fn crash(&mut self) {
         self.rig.coordinator.resign();
         self.look();
-        assert!(self.oracle.waiting.is_empty(), "nobody is left waiting: {:?}", self.oracle.waiting);
+        assert!(
+            self.oracle.waiting.is_empty(),
+            "nobody is left waiting: {:?}",
+            self.oracle.waiting
+        );
         let (from, state) = &self.checkpoint;
         let mut store = GroupStore::decode(state).unwrap();
         for command in &self.log[*from..] {
