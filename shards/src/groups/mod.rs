@@ -9,6 +9,7 @@
 //! | [`store`] | generations, assignments and offsets: the state machine of the log |
 //! | `coordinator` | the groups of one partition, time, what there is to answer and to write |
 //! | `group` | one group: its members and its states |
+//! | `rebalance` | how a group comes from one generation to the next |
 //! | `join`, `sync`, `membership` | what a member asks for |
 //! | `offsets` | who may commit, and which offsets have expired |
 //! | `describe` | what administrators see |
@@ -22,6 +23,7 @@ mod group;
 mod join;
 mod membership;
 mod offsets;
+mod rebalance;
 pub mod store;
 mod subscription;
 mod sync;

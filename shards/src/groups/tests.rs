@@ -198,7 +198,6 @@ fn given_names_of_groups_when_placed_then_they_are_where_java_puts_them() {
     // "polygenelubricants".hashCode() is the smallest integer.
     assert_eq!(partition_of("polygenelubricants", 50), 0);
     assert_eq!(partition_of("", 50), 0);
-    // "a".hashCode() = 97, "my-group".hashCode() = -1_155_150_606? computed by the formula: see below.
     assert_eq!(partition_of("a", 50), 97 % 50);
     assert_eq!(partition_of("ab", 50), (97 * 31 + 98) % 50);
     // Two UTF-16 units.

@@ -256,6 +256,9 @@ impl World {
             if let (None, Some((generation, _))) = (answer.error, given.split_once(':')) {
                 let group = &self.groups_of[ticket];
                 let current = self.oracle.generations[group];
+                let saved = self.rig.store.group(group).and_then(|stored| stored.saved.as_ref());
+                let saved = saved.map(|saved| saved.generation);
+                assert_eq!(saved, Some(current), "an assignment is durable before it goes out");
                 assert_eq!(generation.parse(), Ok(current), "assignments are of this generation");
             }
         }
