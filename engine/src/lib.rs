@@ -10,5 +10,6 @@ pub mod framed;
 pub mod ids;
 pub mod limits;
 pub mod log_index;
+pub mod segment;
 pub mod tail_cache;
 pub mod wal;

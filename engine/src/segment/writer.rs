@@ -1,0 +1,198 @@
+//! Writing a segment: batches come one by one, and no more than a buffer of them is in memory, and the index.
+//!
+//! - I1: nothing is visible under the segment's name before [`SegmentWriter::finish`] has made all of it durable.
+//! - I2: the file is as long as the plan says from its creation on; a plan that the batches do not keep is an error.
+
+use std::path::{Path, PathBuf};
+
+use super::format::{
+    Footer, INDEX_INTERVAL_BYTES, IndexEntry, SECTOR_BYTES, SegmentFault, SegmentPlan,
+    SegmentSummary, encode_index,
+};
+use super::{SegmentError, temporary};
+use crate::batch::BatchHeader;
+use crate::disk::{DISK_ALIGN, Disk, DiskFile};
+use crate::ids::Offset;
+
+/// What is gathered before it is written.
+const BUFFER_BYTES: usize = 256 << 10;
+
+const _: () = assert!(BUFFER_BYTES.is_multiple_of(DISK_ALIGN));
+const _: () = assert!(BUFFER_BYTES <= crate::limits::DISK_IO_BYTES_MAX);
+
+/// See the module's page. One that is dropped leaves a file under a temporary name.
+#[derive(Debug)]
+pub struct SegmentWriter<D: Disk> {
+    disk: D,
+    path: PathBuf,
+    out: Out<D::File>,
+    plan: SegmentPlan,
+    index: Vec<IndexEntry>,
+    crc: crc32fast::Hasher,
+    end_offset: Offset,
+    batches: u64,
+    bytes: u64,
+}
+
+/// A file that is written from its beginning to its end, in whole buffers.
+#[derive(Debug)]
+struct Out<F> {
+    file: F,
+    buffer: Vec<u8>,
+    position: u64,
+}
+
+impl<F: DiskFile> Out<F> {
+    async fn push(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(BUFFER_BYTES - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = later;
+            if self.buffer.len() == BUFFER_BYTES {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills up the sector, so that what comes next begins with one.
+    async fn pad(&mut self) -> std::io::Result<()> {
+        self.buffer.resize(self.buffer.len().next_multiple_of(DISK_ALIGN), 0);
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> std::io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let mut part = self.file.alloc(self.buffer.len());
+        part.as_mut().copy_from_slice(&self.buffer);
+        self.file.write_at(part, self.position).await?;
+        self.position += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl<D: Disk> SegmentWriter<D> {
+    /// Begins a segment that will be called `path`. Its directory is there.
+    ///
+    /// # Errors
+    /// If there can be no such segment, or the disk fails.
+    pub async fn create(
+        disk: D,
+        path: &Path,
+        plan: SegmentPlan,
+    ) -> Result<SegmentWriter<D>, SegmentError> {
+        plan.check().map_err(|fault| SegmentError::NotPlanned { path: path.to_owned(), fault })?;
+        let made = disk.create(&temporary(path), plan.file_bytes()).await;
+        let file = made.map_err(SegmentError::io(path))?;
+        let mut out = Out { file, buffer: Vec::with_capacity(BUFFER_BYTES), position: 0 };
+        out.push(&plan.encode()).await.map_err(SegmentError::io(path))?;
+        out.pad().await.map_err(SegmentError::io(path))?;
+        Ok(SegmentWriter {
+            disk,
+            path: path.to_owned(),
+            out,
+            plan,
+            index: Vec::new(),
+            crc: crc32fast::Hasher::new(),
+            end_offset: plan.base_offset,
+            batches: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Adds the next batch, its base offset and its leader epoch patched in. Not cancel-safe.
+    ///
+    /// # Errors
+    /// If it is no batch, does not come next, or the disk fails. The segment cannot be finished then.
+    pub async fn push(&mut self, batch: &[u8]) -> Result<(), SegmentError> {
+        let header = BatchHeader::read(batch);
+        let header = header.filter(|header| header.size().is_ok_and(|size| size == batch.len()));
+        let header = header.ok_or_else(|| self.not_planned(SegmentFault::Batch))?;
+        let first = self.batches == 0;
+        let in_place = match first {
+            true => header.base_offset == self.plan.base_offset,
+            false => header.base_offset >= self.end_offset,
+        };
+        let bytes = self.bytes + batch.len() as u64;
+        if !in_place || header.last_offset_delta < 0 {
+            return Err(self.not_planned(SegmentFault::Contradiction));
+        }
+        if bytes > self.plan.payload_bytes || self.batches >= u64::from(self.plan.batches) {
+            return Err(self.not_planned(SegmentFault::Count { batches: self.batches + 1, bytes }));
+        }
+        self.note(header.base_offset, header.max_timestamp_ms);
+        self.crc.update(batch);
+        self.end_offset = header.base_offset.plus(header.last_offset_delta.unsigned_abs() + 1);
+        self.batches += 1;
+        self.bytes = bytes;
+        self.out.push(batch).await.map_err(SegmentError::io(&self.path))
+    }
+
+    /// Notes a batch in the index.
+    fn note(&mut self, base_offset: Offset, max_timestamp_ms: i64) {
+        let position = SECTOR_BYTES + self.bytes;
+        match self.index.last_mut() {
+            Some(last) if position - last.position < INDEX_INTERVAL_BYTES => {
+                last.max_timestamp_ms = last.max_timestamp_ms.max(max_timestamp_ms);
+            }
+            _ => self.index.push(IndexEntry { base_offset, position, max_timestamp_ms }),
+        }
+    }
+
+    /// Writes index and footer, makes all durable and gives the segment its name. Not cancel-safe.
+    ///
+    /// # Errors
+    /// If batches are missing, or the disk fails.
+    pub async fn finish(mut self) -> Result<SegmentSummary, SegmentError> {
+        let complete =
+            self.bytes == self.plan.payload_bytes && self.batches == u64::from(self.plan.batches);
+        if !complete {
+            let fault = SegmentFault::Count { batches: self.batches, bytes: self.bytes };
+            return Err(self.not_planned(fault));
+        }
+        assert!(self.index.len() as u64 <= self.plan.index_entries_max(), "the index has its room");
+        let max_timestamp_ms = self.index.iter().map(|e| e.max_timestamp_ms).max().unwrap_or(-1);
+        let index = encode_index(&self.index);
+        let footer = Footer {
+            index_entries: u32::try_from(self.index.len()).unwrap_or(u32::MAX),
+            base_offset: self.plan.base_offset,
+            end_offset: self.end_offset,
+            max_timestamp_ms,
+            payload_crc: self.crc.clone().finalize(),
+            index_crc: crc32fast::hash(&index),
+        };
+        self.write_end(&index, &footer).await.map_err(SegmentError::io(&self.path))?;
+        Ok(SegmentSummary {
+            plan: self.plan,
+            end_offset: self.end_offset,
+            max_timestamp_ms,
+            payload_crc: footer.payload_crc,
+        })
+    }
+
+    async fn write_end(&mut self, index: &[u8], footer: &Footer) -> std::io::Result<()> {
+        self.out.pad().await?;
+        assert!(self.out.position == self.plan.index_position(), "the batches are as planned (I2)");
+        self.out.push(index).await?;
+        self.out.pad().await?;
+        // Space that was reserved and not written reads as zeros; that of a recycled file might not.
+        while self.out.position < self.plan.footer_position() {
+            self.out.push(&[0; DISK_ALIGN]).await?;
+            self.out.pad().await?;
+        }
+        self.out.push(&footer.encode()).await?;
+        self.out.pad().await?;
+        assert!(self.out.position == self.plan.file_bytes(), "the file is as long as planned (I2)");
+        self.out.file.sync_data().await?;
+        self.disk.rename(&temporary(&self.path), &self.path).await?;
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        self.disk.sync_dir(dir).await
+    }
+
+    fn not_planned(&self, fault: SegmentFault) -> SegmentError {
+        SegmentError::NotPlanned { path: self.path.clone(), fault }
+    }
+}

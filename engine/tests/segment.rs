@@ -1,0 +1,231 @@
+//! Segments: the golden file, reads like those of a list, damage that is found, and crashes that leave all or nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+
+use chronik_engine::batch::{BatchBuilder, patch_header};
+use chronik_engine::disk::{DISK_ALIGN, Disk, DiskFile};
+use chronik_engine::disk_sim::{CrashMode, SimDisk, block_on};
+use chronik_engine::ids::{Offset, Term};
+use chronik_engine::segment::format::INDEX_INTERVAL_BYTES;
+use chronik_engine::segment::{
+    SegmentError, SegmentFault, SegmentId, SegmentPlan, SegmentReader, SegmentSummary,
+    SegmentWriter, sweep,
+};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+const DIR: &str = "/segments";
+
+fn path() -> PathBuf {
+    Path::new(DIR).join("00000000000000000007")
+}
+
+/// A batch of the list that the segment is compared with.
+#[derive(Debug, Clone)]
+struct Known {
+    base: i64,
+    end: i64,
+    timestamp: i64,
+    bytes: Vec<u8>,
+}
+
+/// Batches of (gap before, records, bytes of each value, timestamp) from offset 7 on.
+fn batches(shape: &[(i64, usize, usize, i64)]) -> Vec<Known> {
+    let mut next = 7;
+    let made = shape.iter().enumerate().map(|(at, (gap, records, bytes, timestamp))| {
+        let base = if at == 0 { next } else { next + gap };
+        let mut builder = BatchBuilder::new();
+        for _ in 0..*records {
+            builder = builder.record(*timestamp, None, Some(&vec![7; *bytes]));
+        }
+        next = base + i64::try_from(*records).unwrap();
+        let mut bytes = builder.build().unwrap().into_bytes().to_vec();
+        patch_header(&mut bytes, Offset(base), Term(3));
+        Known { base, end: next, timestamp: *timestamp, bytes }
+    });
+    made.collect()
+}
+
+fn plan(batches: &[Known]) -> SegmentPlan {
+    SegmentPlan {
+        id: SegmentId {
+            cluster: Uuid::from_u128(1),
+            topic: Uuid::from_u128(2),
+            partition: 3,
+            term: Term(4),
+        },
+        base_offset: Offset(batches[0].base),
+        payload_bytes: batches.iter().map(|batch| batch.bytes.len() as u64).sum(),
+        batches: u32::try_from(batches.len()).unwrap(),
+    }
+}
+
+async fn write(disk: &SimDisk, batches: &[Known]) -> Result<SegmentSummary, SegmentError> {
+    disk.create_dir_all(Path::new(DIR)).await.unwrap();
+    let mut writer = SegmentWriter::create(disk.clone(), &path(), plan(batches)).await?;
+    for batch in batches {
+        writer.push(&batch.bytes).await?;
+    }
+    writer.finish().await
+}
+
+fn sample() -> Vec<Known> {
+    batches(&[(0, 2, 10, 1000), (0, 1, 20_000, 3000), (5, 3, 0, 2000), (0, 1, 5, -1)])
+}
+
+fn file_bytes(disk: &SimDisk) -> Vec<u8> {
+    block_on(async {
+        let file = disk.open(&path()).await.unwrap();
+        file.read_at(0, usize::try_from(file.len()).unwrap()).await.unwrap().to_vec()
+    })
+}
+
+/// Compares with a file of this format's first version. `CHRONIK_BLESS=1` writes it anew: a change of format.
+fn golden(name: &str, bytes: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("CHRONIK_BLESS").is_some() {
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let wanted = std::fs::read(&path).unwrap();
+    assert!(wanted == bytes, "{name} is not what it was: files of older versions cannot be read");
+}
+
+#[test]
+fn given_batches_when_written_then_the_file_is_the_golden_one_and_whole() {
+    let disk = SimDisk::new(1);
+    let batches = sample();
+    let summary = block_on(write(&disk, &batches)).unwrap();
+    assert_eq!((summary.end_offset, summary.max_timestamp_ms), (Offset(19), 3000));
+    golden("segment.bin", &file_bytes(&disk));
+    let reader = block_on(SegmentReader::open(&disk, &path())).unwrap();
+    assert_eq!(*reader.summary(), summary);
+    block_on(reader.verify()).unwrap();
+}
+
+#[test]
+fn given_another_number_of_batches_when_finished_then_there_is_no_segment() {
+    let disk = SimDisk::new(1);
+    let batches = sample();
+    block_on(async {
+        disk.create_dir_all(Path::new(DIR)).await.unwrap();
+        let mut writer =
+            SegmentWriter::create(disk.clone(), &path(), plan(&batches)).await.unwrap();
+        writer.push(&batches[0].bytes).await.unwrap();
+        let again = writer.push(&batches[0].bytes).await.unwrap_err();
+        assert!(matches!(
+            again,
+            SegmentError::NotPlanned { fault: SegmentFault::Contradiction, .. }
+        ));
+        let short = writer.finish().await.unwrap_err();
+        assert!(matches!(
+            short,
+            SegmentError::NotPlanned { fault: SegmentFault::Count { .. }, .. }
+        ));
+        assert!(SegmentReader::open(&disk, &path()).await.is_err());
+        assert_eq!(sweep(&disk, Path::new(DIR)).await.unwrap(), 1);
+        assert_eq!(disk.list(Path::new(DIR)).await.unwrap(), []);
+    });
+}
+
+#[test]
+fn given_any_flipped_byte_that_counts_when_read_then_it_is_found() {
+    let batches = sample();
+    let disk = SimDisk::new(1);
+    let summary = block_on(write(&disk, &batches)).unwrap();
+    let whole = file_bytes(&disk);
+    let data_end = usize::try_from(summary.plan.data_end()).unwrap();
+    let index = usize::try_from(summary.plan.index_position()).unwrap();
+    let footer = usize::try_from(summary.plan.footer_position()).unwrap();
+    let counts = (0..80).chain(4096..data_end).chain(index..index + 48).chain(footer..footer + 56);
+    for at in counts.step_by(3) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x40;
+        let found = block_on(async {
+            let disk = SimDisk::new(1);
+            disk.create_dir_all(Path::new(DIR)).await.unwrap();
+            let file = disk.create(&path(), bytes.len() as u64).await.unwrap();
+            for (n, part) in (0_u64..).zip(bytes.chunks(DISK_ALIGN)) {
+                let mut buf = file.alloc(part.len());
+                AsMut::<[u8]>::as_mut(&mut buf).copy_from_slice(part);
+                file.write_at(buf, n * DISK_ALIGN as u64).await.unwrap();
+            }
+            match SegmentReader::open(&disk, &path()).await {
+                Ok(reader) => reader.verify().await.is_err(),
+                Err(_) => true,
+            }
+        });
+        assert!(found, "byte {at}");
+    }
+}
+
+#[test]
+fn given_a_crash_at_any_operation_when_opened_again_then_the_segment_is_whole_or_not_there() {
+    let batches = sample();
+    let mut outcomes = [0, 0];
+    for stop in 1..40 {
+        for seed in 0..4 {
+            let disk = SimDisk::new(seed);
+            block_on(disk.create_dir_all(Path::new(DIR))).unwrap();
+            let now = disk.counts().changes();
+            disk.crash_at_op(now + stop);
+            let finished = block_on(write(&disk, &batches)).is_ok();
+            disk.crash(CrashMode::RANDOM);
+            disk.crash_at_op(u64::MAX);
+            let names = block_on(disk.list(Path::new(DIR))).unwrap();
+            let is_there = names.iter().any(|entry| Path::new(DIR).join(&entry.name) == path());
+            assert!(is_there || !finished, "it was reported as durable: stop {stop}, seed {seed}");
+            if is_there {
+                let reader = block_on(SegmentReader::open(&disk, &path())).unwrap();
+                block_on(reader.verify()).unwrap();
+            }
+            outcomes[usize::from(is_there)] += 1;
+        }
+    }
+    assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn given_any_batches_when_read_by_offset_and_time_then_as_a_list_has_them(
+        shape in proptest::collection::vec(
+            (prop_oneof![4 => Just(0_i64), 1 => 1..5_i64], 1..4_usize, 0..9000_usize, 0..50_i64),
+            1..40
+        ),
+        bytes_max in 1..60_000_usize,
+    ) {
+        let disk = SimDisk::new(1);
+        let known = batches(&shape);
+        let summary = block_on(write(&disk, &known)).unwrap();
+        let reader = block_on(SegmentReader::open(&disk, &path())).unwrap();
+        block_on(reader.verify()).unwrap();
+        let end = summary.end_offset.0;
+        let entries = reader.memory_bytes() / 24;
+        prop_assert!(entries as u64 <= summary.plan.payload_bytes / INDEX_INTERVAL_BYTES + 1);
+        for from in 0..end + 2 {
+            let up_to = Offset(end - from % 5);
+            let found = block_on(reader.read_batches(Offset(from), up_to, bytes_max)).unwrap();
+            let mut bytes = 0;
+            let wanted: Vec<&Known> = known
+                .iter()
+                .filter(|batch| batch.end > from && batch.base < up_to.0)
+                .enumerate()
+                .take_while(|(at, batch)| {
+                    bytes += batch.bytes.len();
+                    *at == 0 || bytes <= bytes_max
+                })
+                .map(|(_, batch)| batch)
+                .collect();
+            let same = found.len() == wanted.len()
+                && found.iter().zip(&wanted).all(|(found, wanted)| found.bytes == wanted.bytes);
+            prop_assert!(same, "from {from}: {} for {}", found.len(), wanted.len());
+            let time = from % 50;
+            let found = block_on(reader.find_timestamp(Offset(from), time)).unwrap();
+            let wanted = known.iter().find(|b| b.end > from && b.timestamp >= time);
+            prop_assert_eq!(found.map(|b| b.base_offset.0), wanted.map(|b| b.base));
+        }
+    }
+}
