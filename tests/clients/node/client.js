@@ -71,8 +71,9 @@ async function check(name, body) {
     Object.assign(line, await body())
   } catch (error) {
     // A check that fails must not keep the others from running.
-    line.result = error instanceof Absent ? 'absent' : 'failed'
-    line.detail = `${error.name}: ${error.message}`.slice(0, 600)
+    const isAbsent = error instanceof Absent
+    line.result = isAbsent ? 'absent' : 'failed'
+    line.detail = isAbsent ? error.message : `${error.name}: ${error.message}`.slice(0, 600)
   }
   console.log(JSON.stringify(line))
 }
