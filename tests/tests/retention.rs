@@ -26,6 +26,9 @@ const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 
+/// Timestamps of the far future are taken.
+const ANY_TIME: (&str, &str) = ("message.timestamp.after.max.ms", "9223372036854775807");
+
 const DEADLINE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
@@ -144,8 +147,8 @@ fn given_old_and_young_records_when_retention_looks_then_only_the_old_go() {
     let broker = start();
     let mut connection = connect(&broker);
     let (short, long) = (fresh_name("short"), fresh_name("long"));
-    create(&mut connection, &short, &[("retention.ms", "3600000")]);
-    create(&mut connection, &long, &[("retention.ms", "-1")]);
+    create(&mut connection, &short, &[("retention.ms", "3600000"), ANY_TIME]);
+    create(&mut connection, &long, &[("retention.ms", "-1"), ANY_TIME]);
     // The year 2286: nothing that this test may outlive.
     let young = || BatchBuilder::of_value("y").timestamp_ms(9_999_999_999_000).build();
     let old = || BatchBuilder::of_value("o").timestamp_ms(1_000_000_000_000).build();
@@ -183,7 +186,7 @@ fn given_endless_produce_when_bytes_are_limited_then_the_disk_is_too_and_after_a
     let mut broker = start();
     let topic = fresh_name("bounded");
     let mut next = 0;
-    create(&mut connect(&broker), &topic, &[("retention.bytes", &KEPT.to_string())]);
+    create(&mut connect(&broker), &topic, &[("retention.bytes", &KEPT.to_string()), ANY_TIME]);
     for round in 0..2 {
         let mut connection = connect(&broker);
         produce_many(&mut connection, &topic, next, BATCHES);
