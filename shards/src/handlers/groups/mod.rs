@@ -37,7 +37,14 @@ pub struct Client {
     host: String,
 }
 
-/// Begins to serve a request about groups. `None` if it is none.
+/// Begins to serve a request about groups.
+///
+/// # Errors
+/// The request, if it is about something else.
+#[expect(
+    clippy::result_large_err,
+    reason = "what is no request about groups is handed on, once per request"
+)]
 pub fn enqueue(
     shard: &Rc<Shard>,
     connection: &ConnectionContext,
