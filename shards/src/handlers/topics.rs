@@ -322,9 +322,7 @@ pub async fn change_catalog(
             _ = meta.catalog_shown().await;
             match ack {
                 Ack::Command(outcome) => Ok(outcome),
-                Ack::Appended(_) | Ack::LogStart(_) | Ack::Groups => {
-                    Err(ProduceError::NotLeader)
-                },
+                Ack::Appended(_) | Ack::LogStart(_) | Ack::Groups => Err(ProduceError::NotLeader),
             }
         }
     });

@@ -54,9 +54,9 @@ pub(super) fn settle(
     Ok(if stamps { batch.with_log_append_time(now_ms) } else { batch })
 }
 
-const ONE_OR_MORE_TIMESTAMPS: &str = "One or more records have been rejected due to invalid timestamp";
-const ONE_OR_MORE: &str =
-    "One or more records have been rejected due to 1 record errors in total, and only showing the first";
+const ONE_OR_MORE_TIMESTAMPS: &str =
+    "One or more records have been rejected due to invalid timestamp";
+const ONE_OR_MORE: &str = "One or more records have been rejected";
 
 /// The timestamps that a topic takes now.
 #[derive(Debug, Clone, Copy)]
