@@ -374,3 +374,12 @@ fn given_all_settings_when_listed_then_names_are_unique_and_ranges_hold_their_de
         }
     }
 }
+
+#[test]
+fn given_a_negative_number_where_a_range_begins_above_it_when_loaded_then_it_is_refused() {
+    let problems = given().file("[kafka]\nproducer_id_expiration_ms = -5\n").problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("producer_id_expiration_ms"), "{problems:?}");
+    let unlimited = given().file("[kafka]\nlog_retention_bytes = -1\n").config();
+    assert_eq!(unlimited.kafka.log_retention_bytes, -1);
+}

@@ -21,7 +21,7 @@ pub(super) trait SettingType: Sized {
     fn to_toml(&self) -> String;
 
     /// The value as a number, for the range check.
-    fn number(&self) -> Option<u64> {
+    fn number(&self) -> Option<i128> {
         None
     }
 }
@@ -42,8 +42,8 @@ macro_rules! integer {
                 self.to_string()
             }
 
-            fn number(&self) -> Option<u64> {
-                u64::try_from(*self).ok()
+            fn number(&self) -> Option<i128> {
+                Some(*self as i128)
             }
         }
     )*};
@@ -62,8 +62,8 @@ impl SettingType for NodeId {
         self.0.to_string()
     }
 
-    fn number(&self) -> Option<u64> {
-        Some(u64::from(self.0))
+    fn number(&self) -> Option<i128> {
+        Some(i128::from(self.0))
     }
 }
 

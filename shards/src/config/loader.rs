@@ -245,7 +245,9 @@ fn checked<T: SettingType>(
         |range: Range| ValueProblem::OutOfRange { min: range.min, max: range.max, unit };
     match value {
         Ok(value) => match (value.number(), info.range) {
-            (Some(number), Some(range)) if number < range.min || number > range.max => {
+            (Some(number), Some(range))
+                if number < i128::from(range.min) || number > i128::from(range.max) =>
+            {
                 Err(out_of_range(range))
             }
             _ => Ok(value),
