@@ -172,7 +172,7 @@ pub enum CatalogError {
         existing: Arc<str>,
     },
     /// TOPIC_ALREADY_EXISTS
-    #[error("topic {name:?} already exists")]
+    #[error("Topic '{name}' already exists.")]
     TopicExists {
         /// The name.
         name: String,

@@ -6,19 +6,19 @@ use std::time::Duration;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
-use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
+use kafka_protocol::messages::{BrokerId, CreatePartitionsRequest, CreatePartitionsResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use super::error_code::{catalog_error, produce_error};
 use super::topics::{change_catalog, check_limits, new_partitions, repeated, wait_of, within};
-use crate::catalog::{CatalogCommand, CommandOutcome, Topic};
+use crate::catalog::{Catalog, CatalogCommand, CommandOutcome, Topic};
 use crate::shell::shard::Shard;
 
 /// Partitions that one request may add to a topic, as in Kafka.
 const ADDED_MAX: usize = 10_000;
 
 /// A refusal: Kafka's name for it, and what a person reads.
-type Refusal = (ResponseError, String);
+pub(super) type Refusal = (ResponseError, String);
 
 /// Serves CreatePartitions: each topic for itself, one after the other. Cancel-safe; what was proposed is made.
 pub async fn create_partitions(
@@ -108,36 +108,47 @@ fn check_assignments(
     let catalog = shard.catalog();
     let replicas = topic.partitions.first().map_or(1, |partition| partition.replicas.len());
     for assignment in assignments {
-        let brokers = &assignment.broker_ids;
-        if brokers.is_empty() {
-            return refuse(
-                "The manual partition assignment includes an empty replica list.".to_owned(),
-            );
-        }
-        let mut sorted: Vec<i32> = brokers.iter().map(|broker| broker.0).collect();
-        sorted.sort_unstable();
-        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            return refuse(format!(
-                "The manual partition assignment includes the broker {} more than once.",
-                pair[0]
-            ));
-        }
-        let known =
-            |broker: i32| catalog.brokers().any(|b| i64::from(b.node.0) == i64::from(broker));
-        if let Some(unknown) = sorted.iter().find(|broker| !known(**broker)) {
-            return refuse(format!(
-                "The manual partition assignment includes broker {unknown}, but no such broker is registered."
-            ));
-        }
-        if brokers.len() != replicas {
-            return refuse(format!(
-                "The manual partition assignment includes a partition with {} replica(s), but this is not \
-                 consistent with previous partitions, which have {replicas} replica(s).",
-                brokers.len()
-            ));
-        }
+        check_replicas(&catalog, &assignment.broker_ids, Some(replicas))?;
     }
     Ok(())
+}
+
+/// Checks the brokers that one partition is to be on. `replicas` is how many the topic's other partitions have.
+///
+/// # Errors
+/// Why they cannot be.
+pub(super) fn check_replicas(
+    catalog: &Catalog,
+    brokers: &[BrokerId],
+    replicas: Option<usize>,
+) -> Result<(), Refusal> {
+    let refuse = |why| Err((ResponseError::InvalidReplicaAssignment, why));
+    if brokers.is_empty() {
+        let why = "The manual partition assignment includes an empty replica list.";
+        return refuse(why.to_owned());
+    }
+    let mut sorted: Vec<i32> = brokers.iter().map(|broker| broker.0).collect();
+    sorted.sort_unstable();
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return refuse(format!(
+            "The manual partition assignment includes the broker {} more than once.",
+            pair[0]
+        ));
+    }
+    let known = |broker: i32| catalog.brokers().any(|b| i64::from(b.node.0) == i64::from(broker));
+    if let Some(unknown) = sorted.iter().find(|broker| !known(**broker)) {
+        return refuse(format!(
+            "The manual partition assignment includes broker {unknown}, but no such broker is registered."
+        ));
+    }
+    match replicas {
+        Some(replicas) if replicas != brokers.len() => refuse(format!(
+            "The manual partition assignment includes a partition with {} replica(s), but this is not \
+             consistent with previous partitions, which have {replicas} replica(s).",
+            brokers.len()
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// What would become of the command, without proposing it.

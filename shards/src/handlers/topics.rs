@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::configs::rules;
 use super::error_code::{catalog_error, produce_error};
+use super::partitions::check_replicas;
 use crate::catalog::{
     CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, Topic, TopicId, TopicRef,
     config_definitions,
@@ -75,7 +76,7 @@ pub enum RefusedBecause {
         /// What is wrong.
         why: &'static str,
     },
-    /// A configuration that a topic cannot have.
+    /// A configuration or a place that a topic cannot have.
     #[error("{why}")]
     Config {
         /// Kafka's name for it.
@@ -106,7 +107,12 @@ pub async fn create_topics(
     let repeated = repeated(request.topics.iter().map(|topic| topic.name.to_string()));
     let mut results: Vec<Option<CreatableTopicResult>> = vec![None; request.topics.len()];
     let mut wanted: Vec<(usize, TopicWanted)> = Vec::new();
+    let mut told = BTreeSet::new();
     for (at, topic) in request.topics.iter().enumerate() {
+        // A name that is there twice is refused once, as by Kafka.
+        if repeated.contains(topic.name.as_str()) && !told.insert(topic.name.clone()) {
+            continue;
+        }
         match wanted_topic(&shard, topic, version, &repeated) {
             Ok(topic) => wanted.push((at, topic)),
             Err(error) => results[at] = Some(refused(topic, &error)),
@@ -143,6 +149,7 @@ fn wanted_topic(
     if repeated.contains(topic.name.as_str()) {
         return invalid(ResponseError::InvalidRequest, "the request names this topic twice");
     }
+    check_assignments(shard, topic)?;
     // "As many as the broker's default" came with version 4 (KIP-464).
     let partitions = match topic.num_partitions {
         -1 if !topic.assignments.is_empty() => Some(assigned_partitions(topic)?),
@@ -169,13 +176,32 @@ fn wanted_topic(
     }
     let mut configs = BTreeMap::new();
     for config in &topic.configs {
-        if let Some(value) = &config.value {
-            rules::check_topic_config(&config.name, value)
-                .map_err(|(error, why)| RefusedBecause::Config { error, why })?;
-            configs.insert(config.name.to_string(), value.to_string());
-        }
+        let Some(value) = &config.value else {
+            let why = format!("Null value not supported for topic configs: {}", &*config.name);
+            return Err(RefusedBecause::Config { error: ResponseError::InvalidConfig, why });
+        };
+        rules::check_topic_config(&config.name, value)
+            .map_err(|(error, why)| RefusedBecause::Config { error, why })?;
+        configs.insert(config.name.to_string(), value.to_string());
     }
     Ok(TopicWanted { name: topic.name.to_string(), partitions, configs })
+}
+
+/// Whoever says where the partitions go says how many there are, and nothing else does.
+fn check_assignments(shard: &Shard, topic: &CreatableTopic) -> Result<(), RefusedBecause> {
+    let Some(first) = topic.assignments.first() else { return Ok(()) };
+    if topic.num_partitions != -1 || topic.replication_factor != -1 {
+        return Err(RefusedBecause::Invalid {
+            error: ResponseError::InvalidRequest,
+            why: "with an assignment, partitions and replication factor must both be -1",
+        });
+    }
+    let catalog = shard.catalog();
+    for assignment in &topic.assignments {
+        check_replicas(&catalog, &assignment.broker_ids, Some(first.broker_ids.len()))
+            .map_err(|(error, why)| RefusedBecause::Config { error, why })?;
+    }
+    Ok(())
 }
 
 fn assigned_partitions(topic: &CreatableTopic) -> Result<u32, RefusedBecause> {
