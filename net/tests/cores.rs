@@ -189,6 +189,8 @@ fn given_frames_of_all_sizes_in_pieces_when_the_connection_moves_then_no_answer_
                 _ => metadata(id),
             })
             .collect();
+        // The last one waits for the others' answers: only then must the connection have moved.
+        let (last, frames) = frames.split_last().unwrap();
         let stream: Vec<u8> = frames.iter().flat_map(|frame| frame.iter().copied()).collect();
         let mut client = cores.client(0);
         let mut writer = client.stream().try_clone().unwrap();
@@ -200,6 +202,9 @@ fn given_frames_of_all_sizes_in_pieces_when_the_connection_moves_then_no_answer_
                 }
             });
             for id in 0..400 {
+                if id == 399 {
+                    client.stream().write_all(last).unwrap();
+                }
                 let frame = client.receive_frame().unwrap();
                 assert_eq!(frame[..4], i32::to_be_bytes(id), "pieces of {piece}");
             }
