@@ -20,21 +20,15 @@ use super::shard::Shard;
 use crate::catalog::Topic;
 use crate::config::KafkaConfig;
 
-/// The longest sleep, so that a stop does not wait for the interval's end.
-const NAP: Duration = Duration::from_secs(1);
-
 /// Looks at all partitions of this shard, time and again, until the shard stops.
 pub async fn retention_loop(shard: Rc<Shard>) {
     let interval = Duration::from_millis(shard.node.config.kafka.log_retention_check_interval_ms);
-    let mut left = interval;
-    while !shard.stopping.get() {
-        let nap = left.min(NAP);
-        sleep(nap).await;
-        left -= nap;
-        if left.is_zero() {
-            check_all(&shard).await;
-            left = interval;
+    loop {
+        sleep(interval).await;
+        if shard.stopping.get() {
+            return;
         }
+        check_all(&shard).await;
     }
 }
 

@@ -29,16 +29,22 @@ const RATE_MIN: u64 = 2 << 20;
 /// Over how long the log's growth is measured.
 const WINDOW_NS: u64 = 500_000_000;
 
-/// Between two looks when there was nothing to do.
+/// Between two looks when there was nothing to do, and between two rounds of what need not be done with every step.
 const IDLE: Duration = Duration::from_millis(250);
 
 /// Runs until the shard stops.
 pub async fn upkeep_loop(shard: Rc<Shard>) {
     let mut growth = Growth::default();
+    let mut tidied_ns = None;
     while !shard.stopping.get() {
-        growth.measure(shard.clock.now_ns(), shard.metrics.borrow().counters.wal_bytes);
+        let now_ns = shard.clock.now_ns();
+        growth.measure(now_ns, shard.metrics.borrow().counters.wal_bytes);
         let pace = Pace::of(growth.bytes_per_s, shard.wal.spare_left());
-        let pause = match step(&shard, pace.step_bytes).await {
+        let tidies = tidied_ns.is_none_or(|at| u128::from(now_ns - at) >= IDLE.as_nanos());
+        if tidies {
+            tidied_ns = Some(now_ns);
+        }
+        let pause = match step(&shard, pace.step_bytes, tidies).await {
             Ok(SpareProgress::Working) => pace.pause,
             Ok(SpareProgress::Ready) => IDLE,
             Err(WalError::StorageFull { .. }) => IDLE,
@@ -49,10 +55,12 @@ pub async fn upkeep_loop(shard: Rc<Shard>) {
     }
 }
 
-async fn step(shard: &Rc<Shard>, step_bytes: u64) -> Result<SpareProgress, WalError> {
-    shard.wal.finish_sealed().await?;
-    cut_logs(shard);
-    shard.wal.reclaim(|group| shard.with_core(|core| core.first_index_needed(group))).await?;
+async fn step(shard: &Rc<Shard>, step_bytes: u64, tidies: bool) -> Result<SpareProgress, WalError> {
+    if tidies {
+        shard.wal.finish_sealed().await?;
+        cut_logs(shard);
+        shard.wal.reclaim(|group| shard.with_core(|core| core.first_index_needed(group))).await?;
+    }
     shard.wal.prepare_spare_step(step_bytes).await
 }
 
