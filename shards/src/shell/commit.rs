@@ -93,10 +93,9 @@ async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) -> Room {
     if !shard.wal.needs_roll(records) {
         return Room::Found;
     }
-    // They say what is durable, and nothing becomes so while this block waits: one time is enough.
-    let checkpoints = shard.core.borrow().checkpoints();
     loop {
-        match shard.wal.roll(checkpoints.clone(), records).await {
+        let checkpoints = shard.core.borrow().checkpoints();
+        match shard.wal.roll(checkpoints, records).await {
             Ok(()) => return Room::Found,
             Err(WalError::StorageFull { .. }) if shard.stopping.get() => {
                 tracing::warn!(
