@@ -74,6 +74,7 @@ pub fn enqueue(
         acks,
         transactional: request.transactional_id.is_some(),
         spare_bytes_each: spare_bytes_each(&request, retained_bytes),
+        now_ms: shard.clock.wall_ms(),
     };
     let topics: Vec<TopicOutcomes> =
         request.topic_data.into_iter().map(|topic| proposer.topic(topic)).collect();
@@ -124,6 +125,7 @@ struct Proposer<'a> {
     transactional: bool,
     /// What each batch keeps in memory beside its own bytes.
     spare_bytes_each: usize,
+    now_ms: i64,
 }
 
 impl Proposer<'_> {
@@ -152,8 +154,7 @@ impl Proposer<'_> {
             Err(error) => return refused(index, error.response_error(), None),
         };
         let checked = self.checked_batch(topic, data.records).map_err(Refusal::from);
-        let now_ms = self.shard.clock.wall_ms();
-        match checked.and_then(|batch| rules::settle(batch, &topic.settings, now_ms)) {
+        match checked.and_then(|batch| rules::settle(batch, &topic.settings, self.now_ms)) {
             Ok(batch) => self.propose(route, index, batch, acks),
             Err(Refusal { error, why, records }) => {
                 Outcome::Known(failure(index, error, Some(why)).with_record_errors(
