@@ -4,11 +4,10 @@
 //! - I1: a store is shown only by a leader that is ready: before that it may lag behind what was acknowledged.
 
 use chronik_engine::ids::GroupId;
-use chronik_engine::wal::record::{EntryKind, LogEntry};
-use chronik_replication::ProposedEntry;
+use chronik_engine::wal::record::LogEntry;
 
 use super::group::{Group, Machine};
-use super::{Ack, ProduceError, RequiredAcks, ShardCore, Token};
+use super::{Ack, ProduceError, ShardCore, Token};
 use crate::groups::{COMMAND_BYTES_MAX, GroupCommand, GroupStore};
 
 impl ShardCore {
@@ -49,21 +48,10 @@ impl ShardCore {
             Ok(payload) => payload,
             Err(error) => unreachable!("encoding into memory does not fail: {error}"),
         };
-        let bytes = payload.len();
-        if bytes > COMMAND_BYTES_MAX {
+        if payload.len() > COMMAND_BYTES_MAX {
             return Err(ProduceError::CommandTooLarge);
         }
-        self.shared.check_in_flight(bytes)?;
-        let entry = ProposedEntry {
-            kind: EntryKind::Command,
-            offset_count: 0,
-            max_timestamp_ms: -1,
-            payload: payload.into(),
-        };
-        let waiting = Some((token, RequiredAcks::All));
-        target.propose_for(entry, -1, waiting, bytes, &mut self.shared)?;
-        self.after_proposal(group);
-        Ok(())
+        self.append_command(group, payload, Some(token))
     }
 }
 

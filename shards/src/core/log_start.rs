@@ -13,13 +13,12 @@
 use chronik_engine::framed::{self, FramedError};
 use chronik_engine::ids::{GroupId, Offset, RaftIndex};
 use chronik_engine::wal::LogNeed;
-use chronik_engine::wal::record::{EntryKind, LogEntry, LogPosition, WalRecord};
-use chronik_replication::ProposedEntry;
+use chronik_engine::wal::record::{LogEntry, LogPosition, WalRecord};
 use thiserror::Error;
 
 use super::commit::Unit;
 use super::group::{Group, Machine};
-use super::{Ack, ProduceError, RequiredAcks, ShardCore, Shared, Token};
+use super::{Ack, ProduceError, ShardCore, Shared, Token};
 
 const VERSION: u8 = 1;
 
@@ -85,18 +84,7 @@ impl ShardCore {
             return Err(ProduceError::NotLeader);
         }
         let payload = PartitionCommand::LogStart { offset }.encode();
-        self.shared.check_in_flight(payload.len())?;
-        let bytes = payload.len();
-        let entry = ProposedEntry {
-            kind: EntryKind::Command,
-            offset_count: 0,
-            max_timestamp_ms: -1,
-            payload: payload.into(),
-        };
-        let waiting = token.map(|token| (token, RequiredAcks::All));
-        target.propose_for(entry, -1, waiting, bytes, &mut self.shared)?;
-        self.after_proposal(group);
-        Ok(())
+        self.append_command(group, payload, token)
     }
 
     /// From where on the log of a group is needed, by readers or by its state machine; `None` if it is not here.

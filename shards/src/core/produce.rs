@@ -44,8 +44,8 @@ impl ShardCore {
             return Err(ProduceError::StorageFull);
         }
         self.shared.check_in_flight(batch.size())?;
-        let waiting = Waiting { token, acks, retained_bytes };
-        target.propose_batch(batch, producer, waiting, &mut self.shared)?;
+        let waiting = (token, acks);
+        target.propose_batch(batch, producer, waiting, retained_bytes, &mut self.shared)?;
         self.after_proposal(group);
         Ok(())
     }
@@ -73,17 +73,28 @@ impl ShardCore {
             Ok(payload) => payload,
             Err(error) => unreachable!("encoding into memory does not fail: {error}"),
         };
-        self.shared.check_in_flight(payload.len())?;
+        self.append_command(GroupId::META, payload, Some(token))
+    }
+
+    /// Appends a command to the log of a group that was found fit to take it. Whoever waits does so for its commit.
+    pub(super) fn append_command(
+        &mut self,
+        group: GroupId,
+        payload: Vec<u8>,
+        token: Option<Token>,
+    ) -> Result<(), ProduceError> {
+        let target = self.groups.get_mut(&group).ok_or(ProduceError::UnknownPartition)?;
         let bytes = payload.len();
+        self.shared.check_in_flight(bytes)?;
         let entry = ProposedEntry {
             kind: EntryKind::Command,
             offset_count: 0,
             max_timestamp_ms: -1,
             payload: payload.into(),
         };
-        let waiting = Waiting { token, acks: RequiredAcks::All, retained_bytes: bytes };
-        target.propose(entry, -1, waiting, &mut self.shared)?;
-        self.after_proposal(GroupId::META);
+        let waiting = token.map(|token| (token, RequiredAcks::All));
+        target.propose(entry, -1, waiting, bytes, &mut self.shared)?;
+        self.after_proposal(group);
         Ok(())
     }
 
@@ -123,13 +134,6 @@ fn check_kind(batch: &RecordBatch) -> Result<Option<ProducerBatch>, ProduceError
         return Err(ProduceError::NoSequence { producer_id: batch.producer_id() });
     }
     Ok(producer)
-}
-
-/// Who waits for a proposal.
-struct Waiting {
-    token: Token,
-    acks: RequiredAcks,
-    retained_bytes: usize,
 }
 
 impl Shared {
@@ -182,7 +186,8 @@ impl Group {
         &mut self,
         batch: RecordBatch,
         producer: Option<ProducerBatch>,
-        waiting: Waiting,
+        waiting: (Token, RequiredAcks),
+        retained_bytes: usize,
         shared: &mut Shared,
     ) -> Result<(), ProduceError> {
         if !matches!(self.machine, Machine::Partition(_)) {
@@ -195,7 +200,7 @@ impl Group {
             max_timestamp_ms: batch.max_timestamp_ms(),
             payload: batch.into_bytes(),
         };
-        self.propose(entry, log_append_time_ms, waiting, shared)?;
+        self.propose(entry, log_append_time_ms, Some(waiting), retained_bytes, shared)?;
         let base_offset = self.in_flight.back().map(|own| own.base_offset);
         if let (Some(producer), Some(base_offset), Machine::Partition(producers)) =
             (producer, base_offset, &mut self.machine)
@@ -207,18 +212,6 @@ impl Group {
 
     /// Gives an entry its index and its offset.
     fn propose(
-        &mut self,
-        entry: ProposedEntry,
-        log_append_time_ms: i64,
-        waiting: Waiting,
-        shared: &mut Shared,
-    ) -> Result<(), ProduceError> {
-        let Waiting { token, acks, retained_bytes } = waiting;
-        self.propose_for(entry, log_append_time_ms, Some((token, acks)), retained_bytes, shared)
-    }
-
-    /// As [`Group::propose`], perhaps for nobody.
-    pub(super) fn propose_for(
         &mut self,
         entry: ProposedEntry,
         log_append_time_ms: i64,
