@@ -60,77 +60,87 @@ pub async fn alter_incrementally(
     shard: Rc<Shard>,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
-    let named = request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone()));
-    let repeated = repeated(named);
-    let mut told = BTreeSet::new();
-    let mut responses = Vec::with_capacity(request.resources.len());
-    for resource in request.resources {
-        let named = (resource.resource_type, resource.resource_name.clone());
-        let changed = if repeated.contains(&named) {
-            if !told.insert(named) {
-                continue;
-            }
-            Err(invalid("Each resource must appear at most once."))
-        } else {
-            let target = target(&shard, resource.resource_type, &resource.resource_name);
-            match target.and_then(|target| {
-                let changes = changes(&shard, &target, resource.configs)?;
-                Ok((target, changes))
-            }) {
-                Ok((target, changes)) => {
-                    change(&shard, target, changes, request.validate_only).await
-                }
-                Err(refusal) => Err(refusal),
-            }
-        };
-        let (code, message) = told_of(changed);
-        responses.push(
-            IncrementalResponse::default()
-                .with_error_code(code)
-                .with_error_message(message)
-                .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name),
-        );
-    }
-    IncrementalAlterConfigsResponse::default().with_responses(responses)
+    let asked = request.resources.into_iter().map(|resource| Asked {
+        resource_type: resource.resource_type,
+        resource_name: resource.resource_name,
+        configs: resource.configs,
+    });
+    let told = change_all(&shard, asked.collect(), request.validate_only, changes).await;
+    let responses = told.into_iter().map(|told| {
+        IncrementalResponse::default()
+            .with_error_code(told.error_code)
+            .with_error_message(told.error_message)
+            .with_resource_type(told.resource_type)
+            .with_resource_name(told.resource_name)
+    });
+    IncrementalAlterConfigsResponse::default().with_responses(responses.collect())
 }
 
 /// Serves AlterConfigs. Cancel-safe; what was proposed is done.
 pub async fn alter(shard: Rc<Shard>, request: AlterConfigsRequest) -> AlterConfigsResponse {
-    let named = request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone()));
-    let repeated = repeated(named);
-    let mut told = BTreeSet::new();
-    let mut responses = Vec::with_capacity(request.resources.len());
-    for resource in request.resources {
-        let named = (resource.resource_type, resource.resource_name.clone());
-        let changed = if repeated.contains(&named) {
-            if !told.insert(named) {
+    let asked = request.resources.into_iter().map(|resource| Asked {
+        resource_type: resource.resource_type,
+        resource_name: resource.resource_name,
+        configs: resource.configs.into_iter().map(|config| (config.name, config.value)).collect(),
+    });
+    let told = change_all(&shard, asked.collect(), request.validate_only, replacement).await;
+    let responses = told.into_iter().map(|told| {
+        AlterConfigsResourceResponse::default()
+            .with_error_code(told.error_code)
+            .with_error_message(told.error_message)
+            .with_resource_type(told.resource_type)
+            .with_resource_name(told.resource_name)
+    });
+    AlterConfigsResponse::default().with_responses(responses.collect())
+}
+
+/// One resource, and what is said of its configurations.
+struct Asked<C> {
+    resource_type: i8,
+    resource_name: StrBytes,
+    configs: Vec<C>,
+}
+
+/// What became of one resource.
+struct Told {
+    resource_type: i8,
+    resource_name: StrBytes,
+    error_code: i16,
+    error_message: Option<StrBytes>,
+}
+
+/// Changes one resource after the other, each as `changes_of` reads its configurations. One that is named again is
+/// refused, and answered once.
+async fn change_all<C>(
+    shard: &Rc<Shard>,
+    asked: Vec<Asked<C>>,
+    validate_only: bool,
+    changes_of: impl Fn(&Shard, &Target, Vec<C>) -> Result<Changes, Refusal>,
+) -> Vec<Told> {
+    let named = |asked: &Asked<C>| (asked.resource_type, asked.resource_name.clone());
+    let repeated = repeated(asked.iter().map(named));
+    let mut refused = BTreeSet::new();
+    let mut told = Vec::with_capacity(asked.len());
+    for asked in asked {
+        let name = named(&asked);
+        let changed = if repeated.contains(&name) {
+            if !refused.insert(name) {
                 continue;
             }
             Err(invalid("Each resource must appear at most once."))
         } else {
-            let set = resource.configs.into_iter().map(|config| (config.name, config.value));
-            let target = target(&shard, resource.resource_type, &resource.resource_name);
-            match target.and_then(|target| {
-                let changes = replacement(&shard, &target, set.collect())?;
-                Ok((target, changes))
-            }) {
-                Ok((target, changes)) => {
-                    change(&shard, target, changes, request.validate_only).await
-                }
+            let wanted = target(shard, asked.resource_type, &asked.resource_name)
+                .and_then(|target| Ok((changes_of(shard, &target, asked.configs)?, target)));
+            match wanted {
+                Ok((changes, target)) => change(shard, target, changes, validate_only).await,
                 Err(refusal) => Err(refusal),
             }
         };
-        let (code, message) = told_of(changed);
-        responses.push(
-            AlterConfigsResourceResponse::default()
-                .with_error_code(code)
-                .with_error_message(message)
-                .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name),
-        );
+        let (error_code, error_message) = told_of(changed);
+        let Asked { resource_type, resource_name, .. } = asked;
+        told.push(Told { resource_type, resource_name, error_code, error_message });
     }
-    AlterConfigsResponse::default().with_responses(responses)
+    told
 }
 
 fn told_of(changed: Result<(), Refusal>) -> (i16, Option<StrBytes>) {
@@ -143,6 +153,14 @@ fn told_of(changed: Result<(), Refusal>) -> (i16, Option<StrBytes>) {
 fn repeated<T: Ord + Clone>(named: impl Iterator<Item = T>) -> BTreeSet<T> {
     let mut seen = BTreeSet::new();
     named.filter(|name| !seen.insert(name.clone())).collect()
+}
+
+fn check_each_once(names: impl Iterator<Item = String>) -> Result<(), Refusal> {
+    let names: Vec<String> = repeated(names).into_iter().collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(invalid(format!("Error due to duplicate config keys : {}", names.join(","))))
 }
 
 fn target(shard: &Shard, resource_type: i8, name: &str) -> Result<Target, Refusal> {
@@ -204,11 +222,7 @@ fn changes(
     target: &Target,
     configs: Vec<AlterableConfig>,
 ) -> Result<Changes, Refusal> {
-    let names = repeated(configs.iter().map(|config| config.name.to_string()));
-    if !names.is_empty() {
-        let names: Vec<String> = names.into_iter().collect();
-        return Err(invalid(format!("Error due to duplicate config keys : {}", names.join(","))));
-    }
+    check_each_once(configs.iter().map(|config| config.name.to_string()))?;
     let delete = |config: &&AlterableConfig| config.config_operation == 1;
     let nulls: Vec<&str> = configs
         .iter()
@@ -289,11 +303,7 @@ fn replacement(
     target: &Target,
     configs: Vec<(StrBytes, Option<StrBytes>)>,
 ) -> Result<Changes, Refusal> {
-    let names = repeated(configs.iter().map(|(name, _)| name.to_string()));
-    if !names.is_empty() {
-        let names: Vec<String> = names.into_iter().collect();
-        return Err(invalid(format!("Error due to duplicate config keys : {}", names.join(","))));
-    }
+    check_each_once(configs.iter().map(|(name, _)| name.to_string()))?;
     let nulls: Vec<&str> = configs
         .iter()
         .filter(|(_, value)| value.is_none())
