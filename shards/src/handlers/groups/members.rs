@@ -95,15 +95,24 @@ async fn join(
     let topic = offsets_topic(shard).await?;
     let route = route_in(shard, &topic, &request.group_id)?;
     let request = join_request(version, client, request);
-    let waiting = Waiting::new(shard, route.shard);
+    ask_and_wait(shard, route.shard, move |there, ticket, done| {
+        there.join_group(route.group, request, ticket, done);
+    })
+    .await
+}
+
+/// Asks the coordinator's shard and waits for its answer under a ticket, which is taken back when this is dropped.
+async fn ask_and_wait<T: Send + 'static>(
+    shard: &Rc<Shard>,
+    target: ShardId,
+    ask: impl FnOnce(&Rc<Shard>, Ticket, ReplyTo<T>) + Send + 'static,
+) -> Result<T, GroupError> {
+    let waiting = Waiting::new(shard, target);
     let ticket = waiting.ticket;
     let (done, answer) = ReplyTo::channel(shard.id);
-    let posted =
-        shard.post(route.shard, move |there| there.join_group(route.group, request, ticket, done));
+    let posted = shard.post(target, move |there| ask(there, ticket, done));
     posted.map_err(|_| GroupError::NotAvailable)?;
-    let answer = answer.await.map_err(|_| GroupError::NotCoordinator);
-    drop(waiting);
-    answer
+    answer.await.map_err(|_| GroupError::NotCoordinator)
 }
 
 fn join_request(version: i16, client: Client, request: JoinGroupRequest) -> JoinRequest {
@@ -159,8 +168,6 @@ pub async fn sync_group(
 
 async fn sync(shard: &Rc<Shard>, request: SyncGroupRequest) -> Result<SyncAnswer, GroupError> {
     let route = route_of(shard, &request.group_id)?;
-    let waiting = Waiting::new(shard, route.shard);
-    let ticket = waiting.ticket;
     let request = SyncRequest {
         group: request.group_id.to_string(),
         member_id: request.member_id.to_string(),
@@ -174,13 +181,10 @@ async fn sync(shard: &Rc<Shard>, request: SyncGroupRequest) -> Result<SyncAnswer
             .map(|given| (given.member_id.to_string(), copied(&given.assignment)))
             .collect(),
     };
-    let (done, answer) = ReplyTo::channel(shard.id);
-    let posted =
-        shard.post(route.shard, move |there| there.sync_group(route.group, request, ticket, done));
-    posted.map_err(|_| GroupError::NotAvailable)?;
-    let answer = answer.await.map_err(|_| GroupError::NotCoordinator);
-    drop(waiting);
-    answer
+    ask_and_wait(shard, route.shard, move |there, ticket, done| {
+        there.sync_group(route.group, request, ticket, done);
+    })
+    .await
 }
 
 /// Serves Heartbeat. Cancel-safe.
