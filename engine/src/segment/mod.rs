@@ -9,6 +9,8 @@
 //! | [`format`] | how header, index and footer lie in the file |
 //! | [`writer`] | writing, streaming, in bounded memory |
 //! | [`reader`] | finding and reading batches, and checking all of them |
+//! | [`name`] | what a segment is called |
+//! | [`manifest`] | the segments of a partition, in order |
 //!
 //! - I1: what has a segment's own name is whole and durable.
 //! - I2: batches lie in the file as they are sent to consumers, base offset and leader epoch patched in, one after the
@@ -16,6 +18,8 @@
 //! - I3: a batch is handed out only if its own checksum is right and its offset is where the index has it.
 
 pub mod format;
+pub mod manifest;
+pub mod name;
 pub mod reader;
 pub mod writer;
 
@@ -23,6 +27,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use self::format::{SegmentFault, SegmentId, SegmentPlan, SegmentSummary};
+pub use self::manifest::Manifest;
+pub use self::name::Segment;
 pub use self::reader::{SegmentBatch, SegmentReader};
 pub use self::writer::SegmentWriter;
 use crate::disk::Disk;
