@@ -2,6 +2,7 @@
 pub mod batch;
 pub mod compression;
 pub mod disk;
+pub mod disk_direct;
 #[cfg(feature = "glommio")]
 pub mod disk_glommio;
 pub mod disk_sim;

@@ -452,12 +452,17 @@ impl LogIndex {
         }
     }
 
-    /// The greatest index that each group has in a file.
-    pub fn last_in_file(&self, file: FileSeq) -> impl Iterator<Item = (GroupId, RaftIndex)> {
+    /// What a file holds of each group.
+    pub fn ranges_in_file(&self, file: FileSeq) -> impl Iterator<Item = (GroupId, FileRange)> {
         self.groups.iter().flat_map(move |(group, log)| {
             let found = log.ranges.iter().find(move |range| range.file == file);
-            found.map(|range| (*group, range.last))
+            found.map(|range| (*group, *range))
         })
+    }
+
+    /// The greatest index that each group has in a file.
+    pub fn last_in_file(&self, file: FileSeq) -> impl Iterator<Item = (GroupId, RaftIndex)> {
+        self.ranges_in_file(file).map(|(group, range)| (group, range.last))
     }
 
     /// Where the batch is that holds this offset, or the first one after it.

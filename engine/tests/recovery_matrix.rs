@@ -92,7 +92,7 @@ async fn run(disk: &SimDisk, steps: &[Step]) -> Result<History, WalError> {
             Step::Mark => assert!(wal.write_mark().await?, "the last block was data"),
             Step::FinishSealed => wal.finish_sealed().await?,
             Step::Spare => drop(wal.prepare_spare_step(1 << 20).await?),
-            Step::Reclaim(index) => drop(wal.reclaim(|_| Some(*index)).await?),
+            Step::Reclaim(index) => drop(wal.reclaim(|| None, |_| Some(*index)).await?),
             Step::Close => assert!(wal.close_clean().await?, "there is room"),
         }
         states.push((disk.counts().changes(), model.clone()));

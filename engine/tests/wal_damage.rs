@@ -405,7 +405,7 @@ fn given_entries_that_nobody_needs_when_reclaimed_then_files_go_oldest_first_and
         }
         let files = wal.file_count();
         assert_eq!(
-            wal.reclaim(|_| None).await.unwrap(),
+            wal.reclaim(|| None, |_| None).await.unwrap(),
             0,
             "group 2 has not applied its first entry"
         );
@@ -414,12 +414,12 @@ fn given_entries_that_nobody_needs_when_reclaimed_then_files_go_oldest_first_and
         p.model.groups.get_mut(&GroupId(1)).unwrap().applied = last;
         wal.roll(p.model.checkpoints(), &[]).await.unwrap();
         wal.finish_sealed().await.unwrap();
-        let reclaimed = wal.reclaim(|_| Some(RaftIndex(8))).await.unwrap();
+        let reclaimed = wal.reclaim(|| None, |_| Some(RaftIndex(8))).await.unwrap();
         assert!(reclaimed > 0 && reclaimed < files, "{reclaimed} of {files}");
         assert!(wal.first_index(GroupId(1)).unwrap() <= RaftIndex(8));
         let gone = wal.read_batches(GroupId(1), Offset(0), Offset(100), 1).await;
         assert!(matches!(gone, Err(ReadError::OffsetReclaimed { .. })));
-        wal.reclaim(|_| Some(last.next())).await.unwrap();
+        wal.reclaim(|| None, |_| Some(last.next())).await.unwrap();
         assert_eq!(wal.file_count(), 1);
         assert_eq!(
             wal.prepare_spare_step(1 << 20).await.unwrap(),

@@ -6,8 +6,12 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`executor`] | the threads |
+//! | [`write`] | from the log to segments |
 //! | [`gather`] | batches on their way into a segment |
 //! | [`pace`] | how fast background work may go |
 
+pub mod executor;
 pub mod gather;
 pub mod pace;
+pub mod write;

@@ -20,6 +20,10 @@ pub enum Interest {
     Readable,
     /// There is room to send.
     Writable,
+    /// The peer has ended its side; what it sent before may still have to be received.
+    PeerEnded,
+    /// Both sides have ended, or the connection failed.
+    Broken,
 }
 
 /// Resolves once the descriptor is ready, or has failed: the next call on it says which. Cancel-safe.
@@ -27,6 +31,9 @@ pub fn readiness(fd: &Rc<OwnedFd>, interest: Interest) -> OpFuture {
     let events = match interest {
         Interest::Readable => libc_poll::POLLIN | libc_poll::POLLRDHUP,
         Interest::Writable => libc_poll::POLLOUT,
+        Interest::PeerEnded => libc_poll::POLLRDHUP,
+        // The kernel tells of an end in any case.
+        Interest::Broken => 0,
     };
     let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events).build();
     OpFuture::start(entry, Keep::Descriptor(Rc::clone(fd)), OnDrop::Cancel)

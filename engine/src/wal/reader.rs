@@ -2,20 +2,19 @@
 //!
 //! It reads only what the index names, so never above the durable position, and any number of reads may run beside the
 //! writer. All of it is cancel-safe. It knows nothing of high watermarks: the caller says how far it may see.
-//!
-//! - I1: a payload is handed out only if its row names the group, index, term and offset that were asked for, its block
-//!   names this shard, file and position, and its CRC is right.
+//! What passes the checks of [`super::rows`] is handed out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::block::{BlockHeader, DESCRIPTOR_BYTES, Descriptor, HEADER_BYTES, SlotKind};
+use super::block::SlotKind;
 use super::read_cache::WINDOW_BYTES;
 use super::record::{EntryKind, LogEntry};
 use super::recovery::load_index;
 use super::replay::{lost_entries, reduced};
+use super::rows::{self, CheckedRow, RowSource, stored};
 use super::scan::read_span;
 use super::{ReadError, Wal, to_usize};
 use crate::disk::{DISK_ALIGN, Disk};
@@ -52,12 +51,6 @@ struct OpenFile<F> {
 struct Place {
     file: FileSeq,
     extent: Extent,
-}
-
-/// A row that was read and is the one that was asked for.
-struct CheckedRow {
-    row: Descriptor,
-    payload_position: u64,
 }
 
 impl<D: Disk> Wal<D> {
@@ -357,47 +350,14 @@ impl<D: Disk> Wal<D> {
         Ok(joined.freeze())
     }
 
-    /// The rows of an extent, each checked to be the one that the index knows (I1).
+    /// The rows of an extent, see [`rows::rows`].
     async fn rows(
         &self,
         group: GroupId,
         open: &OpenFile<D::File>,
         extent: &Extent,
     ) -> Result<Vec<CheckedRow>, ReadError> {
-        let damaged = |position, index| damaged(open, position, group, index);
-        let header = self.range(open, extent.block_position, HEADER_BYTES).await?;
-        let header = BlockHeader::decode(&header).ok().filter(|header| {
-            header.check_place(self.options.shard_uuid, open.seq, extent.block_position).is_ok()
-        });
-        if header.is_none() {
-            return Err(damaged(extent.block_position, extent.first));
-        }
-        let slots = if extent.lost { 1 } else { u64::from(extent.count) };
-        let table = extent.block_position
-            + HEADER_BYTES as u64
-            + u64::from(extent.first_slot) * DESCRIPTOR_BYTES as u64;
-        let bytes = self.range(open, table, to_usize(slots) * DESCRIPTOR_BYTES).await?;
-        let mut rows = Vec::with_capacity(to_usize(slots));
-        let mut payload_position = extent.block_position + u64::from(extent.payload_at);
-        let payload_end = payload_position + u64::from(extent.payload_bytes);
-        let (mut index, mut base_offset) = (extent.first, extent.base_offset);
-        for (at, bytes) in bytes.chunks_exact(DESCRIPTOR_BYTES).enumerate() {
-            let expected = |row: &Descriptor| {
-                let kind = row.kind.entry().is_some() && !extent.lost
-                    || row.kind == SlotKind::Lost && extent.lost;
-                let name = row.group == group && row.index == index && row.term == extent.term;
-                let fits = payload_position + u64::from(row.payload_len) <= payload_end;
-                kind && name && row.base_offset == base_offset.0 && fits
-            };
-            let Some(row) = Descriptor::decode(bytes).filter(expected) else {
-                return Err(damaged(table + (at * DESCRIPTOR_BYTES) as u64, index));
-            };
-            rows.push(CheckedRow { row, payload_position });
-            payload_position += u64::from(row.payload_len);
-            index = index.next();
-            base_offset = row.end_offset();
-        }
-        Ok(rows)
+        rows::rows(&Cached { wal: self, open }, self.options.shard_uuid, group, extent).await
     }
 
     async fn payload(
@@ -406,29 +366,28 @@ impl<D: Disk> Wal<D> {
         open: &OpenFile<D::File>,
         checked: &CheckedRow,
     ) -> Result<Bytes, ReadError> {
-        let len = to_usize(u64::from(checked.row.payload_len));
-        let payload = self.range(open, checked.payload_position, len).await?;
-        if crc32fast::hash(&payload) != checked.row.payload_crc {
+        let payload = rows::payload(&Cached { wal: self, open }, group, checked).await;
+        if let Err(ReadError::Damaged { .. }) = payload {
             // What is cached may be what is damaged, but the disk may also have answered wrongly once.
             self.cache.forget(open.seq);
-            return Err(damaged(open, checked.payload_position, group, checked.row.index));
         }
-        Ok(payload)
+        payload
     }
 }
 
-fn damaged<F>(open: &OpenFile<F>, position: u64, group: GroupId, index: RaftIndex) -> ReadError {
-    ReadError::Damaged { path: open.path.clone(), position, group, index }
+/// A file as readers see it: through the cache of windows.
+struct Cached<'a, D: Disk> {
+    wal: &'a Wal<D>,
+    open: &'a OpenFile<D::File>,
 }
 
-fn stored(row: &Descriptor, bytes: Bytes) -> StoredBatch {
-    StoredBatch {
-        base_offset: Offset(row.base_offset),
-        offset_count: row.offset_count,
-        epoch: row.term,
-        index: row.index,
-        bytes,
-        max_timestamp_ms: row.max_timestamp_ms,
+impl<D: Disk> RowSource for Cached<'_, D> {
+    fn file(&self) -> (&Path, FileSeq) {
+        (&self.open.path, self.open.seq)
+    }
+
+    async fn range(&self, position: u64, len: usize) -> Result<Bytes, ReadError> {
+        self.wal.range(self.open, position, len).await
     }
 }
 
@@ -441,7 +400,12 @@ fn entry<F>(
     let row = &checked.row;
     let kind = row.kind.entry().unwrap_or(EntryKind::Noop);
     let entry = row.entry(kind, payload);
-    entry.ok_or_else(|| damaged(open, checked.payload_position, group, row.index))
+    entry.ok_or_else(|| ReadError::Damaged {
+        path: open.path.clone(),
+        position: checked.payload_position,
+        group,
+        index: row.index,
+    })
 }
 
 pub(super) fn extents_of(index: &FileIndex, group: GroupId) -> &[Extent] {

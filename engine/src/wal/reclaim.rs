@@ -14,13 +14,18 @@ use crate::ids::{FileSeq, GroupId, RaftIndex};
 
 impl<D: Disk> Wal<D> {
     /// Gives back files whose entries are all below what `first_needed` says for their group; `None` means that the
-    /// group needs nothing. Returns how many files went. Not cancel-safe, and one at a time; appends may run beside it.
+    /// group needs nothing. The file `held` and those after it stay: somebody reads it who is not of this shard. Returns
+    /// how many files went. Not cancel-safe, and one at a time; appends may run beside it.
     pub async fn reclaim(
         &self,
+        held: impl Fn() -> Option<FileSeq>,
         first_needed: impl Fn(GroupId) -> Option<RaftIndex>,
     ) -> Result<usize, WalError> {
         let mut reclaimed = 0;
         while let Some(seq) = self.oldest_unneeded(&first_needed) {
+            if held() == Some(seq) {
+                break;
+            }
             if self.poisoned.get() {
                 return Err(WalError::Poisoned);
             }

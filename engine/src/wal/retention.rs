@@ -8,10 +8,13 @@
 //! - I2: pieces go from the oldest on and without a gap: one that stays keeps all after it.
 //! - I3: work is bounded by the ranges of the group, the extents of the active file and the footers of two files.
 
+use std::ops::Bound;
+use std::path::PathBuf;
+
 use super::reader::{clipped, extents_of};
 use super::{ReadError, Wal};
 use crate::disk::Disk;
-use crate::ids::{GroupId, Offset, RaftIndex};
+use crate::ids::{FileSeq, GroupId, Offset, RaftIndex};
 use crate::log_index::{Extent, FileRange};
 
 /// What a group may hold.
@@ -21,6 +24,17 @@ pub struct RetentionLimits {
     pub bytes_max: Option<u64>,
     /// Records whose timestamps are all before this go.
     pub timestamp_ms_min: Option<i64>,
+}
+
+/// A piece of a group's records that lies before the log, and goes as a whole: a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredPiece {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its greatest timestamp, -1 if it has none.
+    pub max_timestamp_ms: i64,
+    /// The offset after its last record.
+    pub end_offset: Offset,
 }
 
 /// From where on somebody needs the log of a group.
@@ -104,8 +118,8 @@ impl<D: Disk> Wal<D> {
         Ok(bytes + active.iter().map(|extent| u64::from(extent.payload_bytes)).sum::<u64>())
     }
 
-    /// Where the log of a group should start, of which the records from `from` on count: after all that is beyond
-    /// `limits`, never after `up_to`. Cancel-safe.
+    /// Where the log of a group should start, of which the records from `from` on count, those in `stored` first: after
+    /// all that is beyond `limits`, never after `up_to`. Cancel-safe.
     ///
     /// # Errors
     /// If a footer cannot be read.
@@ -114,13 +128,23 @@ impl<D: Disk> Wal<D> {
         group: GroupId,
         from: Offset,
         up_to: Offset,
+        stored: &[StoredPiece],
         limits: RetentionLimits,
     ) -> Result<Offset, ReadError> {
+        let stored_end = stored.last().map_or(from, |piece| piece.end_offset.max(from));
+        let stored_bytes: u64 = stored.iter().map(|piece| piece.bytes).sum();
         let bytes_left = match limits.bytes_max {
-            Some(_) => self.size_bytes(group, from).await?,
+            Some(_) => stored_bytes + self.size_bytes(group, stored_end).await?,
             None => 0,
         };
         let mut judge = Judge { limits, up_to, bytes_left, cut: from };
+        for piece in stored {
+            let fate = judge.take(piece.bytes, piece.max_timestamp_ms, piece.end_offset);
+            if fate == Fate::Stays {
+                return Ok(judge.cut);
+            }
+        }
+        let from = stored_end;
         for range in self.ranges_from(group, from) {
             let is_whole = range.base_offset >= from;
             let (bytes, timestamp) = (range.payload_bytes, range.max_timestamp_ms);
@@ -172,6 +196,22 @@ impl<D: Disk> Wal<D> {
             }
         }
         cuts
+    }
+
+    /// The sealed files after `after`, oldest first, as far as their footers are written.
+    #[must_use]
+    pub fn sealed_files(&self, after: FileSeq) -> Vec<(FileSeq, PathBuf)> {
+        let state = self.state.borrow();
+        let unfinished = state.unfinished.iter().map(|file| file.seq).min();
+        let from = (Bound::Excluded(after), Bound::Unbounded);
+        let files = state.sealed.range(from).take_while(|(seq, _)| Some(**seq) < unfinished || unfinished.is_none());
+        files.map(|(seq, sealed)| (*seq, sealed.path.clone())).collect()
+    }
+
+    /// What a sealed file holds of each group that is still here.
+    #[must_use]
+    pub fn ranges_in_file(&self, file: FileSeq) -> Vec<(GroupId, FileRange)> {
+        self.state.borrow().index.ranges_in_file(file).collect()
     }
 
     /// Sealed files with records of a group at or after `from`, oldest first.

@@ -1,0 +1,174 @@
+//! From a sealed file of the log to segments: each partition's batches become segments of its own.
+//!
+//! The file is read from its beginning to its end, for as many partitions at once as [`GATHERED_BYTES_MAX`] lets in, so a
+//! file with a thousand partitions is read a few times and not a thousand.
+//!
+//! - I1: a segment is told only once it is durable, in the order of its partition's offsets.
+//! - I2: in memory are at most [`GATHERED_BYTES_MAX`] and one block of the log.
+
+use std::path::PathBuf;
+
+use chronik_engine::disk::Disk;
+use chronik_engine::ids::{FileSeq, GroupId, Offset, RaftIndex};
+use chronik_engine::log_index::Extent;
+use chronik_engine::segment::{Segment, SegmentError, SegmentId};
+use chronik_engine::wal::{ReadError, SealedFile};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::gather::{Cut, Gathered};
+use crate::pace::Pace;
+
+/// What is gathered before it is written.
+pub const GATHERED_BYTES_MAX: u64 = 64 << 20;
+
+/// A sealed file, and what of it is to be written.
+#[derive(Debug)]
+pub struct WriteJob {
+    /// The file.
+    pub wal_path: PathBuf,
+    /// Its number.
+    pub wal_file: FileSeq,
+    /// The shard that it belongs to.
+    pub shard_uuid: Uuid,
+    /// Where segments go.
+    pub segments_dir: PathBuf,
+    /// What of it becomes segments.
+    pub parts: Vec<WritePart>,
+}
+
+/// What a sealed file holds of one partition.
+#[derive(Debug, Clone, Copy)]
+pub struct WritePart {
+    /// Its group.
+    pub group: GroupId,
+    /// Whose segments they are.
+    pub id: SegmentId,
+    /// Where the last segment ends; batches that end before are passed over.
+    pub from: Offset,
+    /// Whether there is such a segment: if not, the first one begins with its first batch.
+    pub follows: bool,
+    /// The last entry that is committed and in the file.
+    pub last: RaftIndex,
+    /// The largest segment; one batch may be larger.
+    pub segment_bytes_max: u64,
+}
+
+/// Why segments could not be written. What was told of before is there.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// The log could not be read.
+    #[error("reading the log for segments: {0}")]
+    Read(#[from] ReadError),
+    /// A segment could not be written.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+}
+
+/// Writes what the job names and tells `done` of each segment. Not cancel-safe.
+///
+/// # Errors
+/// The first thing that failed.
+pub async fn write_segments<D: Disk>(
+    disk: &D,
+    job: &WriteJob,
+    pace: &mut impl Pace,
+    done: &mut impl FnMut(GroupId, Segment),
+) -> Result<(), WriteError> {
+    let file = SealedFile::open(disk, &job.wal_path, job.shard_uuid, job.wal_file).await?;
+    let mut from = 0;
+    while from < job.parts.len() {
+        let to = set_end(&file, &job.parts, from);
+        write_set(disk, &file, job, &job.parts[from..to], pace, done).await?;
+        from = to;
+    }
+    Ok(())
+}
+
+/// The end of the set that begins at `from`: as many parts as fit into memory together, at least one.
+fn set_end<D: Disk>(file: &SealedFile<D>, parts: &[WritePart], from: usize) -> usize {
+    let mut bytes = 0;
+    for (at, part) in parts.iter().enumerate().skip(from) {
+        let extents = file.extents(part.group, part.from, part.last);
+        bytes += extents.map(|extent| u64::from(extent.payload_bytes)).sum::<u64>();
+        if bytes > GATHERED_BYTES_MAX && at > from {
+            return at;
+        }
+    }
+    parts.len()
+}
+
+/// A part and what is gathered of it.
+struct Gathering<'a> {
+    part: &'a WritePart,
+    gathered: Gathered,
+    /// Where the next segment begins, once that is known.
+    base_offset: Option<Offset>,
+    end_offset: Offset,
+}
+
+async fn write_set<D: Disk>(
+    disk: &D,
+    file: &SealedFile<D>,
+    job: &WriteJob,
+    parts: &[WritePart],
+    pace: &mut impl Pace,
+    done: &mut impl FnMut(GroupId, Segment),
+) -> Result<(), WriteError> {
+    let mut set: Vec<Gathering<'_>> = parts
+        .iter()
+        .map(|part| Gathering {
+            part,
+            gathered: Gathered::new(),
+            base_offset: part.follows.then_some(part.from),
+            end_offset: part.from,
+        })
+        .collect();
+    let mut extents: Vec<(usize, Extent)> = Vec::new();
+    for (at, part) in parts.iter().enumerate() {
+        let of_part = file.extents(part.group, part.from, part.last);
+        extents.extend(of_part.map(|extent| (at, *extent)));
+    }
+    extents.sort_unstable_by_key(|(_, extent)| (extent.block_position, extent.first_slot));
+    for (at, extent) in extents {
+        let gathering = &mut set[at];
+        let part = gathering.part;
+        let batches = file.batches(part.group, &extent, part.from, part.last).await?;
+        pace.spend(file.take_bytes_read()).await;
+        for batch in batches {
+            let bytes = gathering.gathered.bytes() + batch.bytes.len() as u64;
+            if bytes > part.segment_bytes_max.min(GATHERED_BYTES_MAX) {
+                gathering.write(disk, job, pace, done).await?;
+            }
+            gathering.base_offset.get_or_insert(batch.base_offset);
+            gathering.gathered.push(&batch.bytes, batch.base_offset, batch.max_timestamp_ms);
+            gathering.end_offset = batch.base_offset.plus(batch.offset_count);
+        }
+    }
+    for gathering in &mut set {
+        gathering.write(disk, job, pace, done).await?;
+    }
+    Ok(())
+}
+
+impl Gathering<'_> {
+    /// Writes what is gathered, if there is anything.
+    async fn write<D: Disk>(
+        &mut self,
+        disk: &D,
+        job: &WriteJob,
+        pace: &mut impl Pace,
+        done: &mut impl FnMut(GroupId, Segment),
+    ) -> Result<(), WriteError> {
+        let Some(base_offset) = self.base_offset.filter(|_| !self.gathered.is_empty()) else {
+            return Ok(());
+        };
+        let (end_offset, id) = (self.end_offset, self.part.id);
+        let cut = Cut { base_offset, end_offset, generation: 0, is_compacted: false };
+        let gathered = std::mem::replace(&mut self.gathered, Gathered::new());
+        let segment = gathered.write(disk, &job.segments_dir, id, cut, pace).await?;
+        self.base_offset = Some(end_offset);
+        done(self.part.group, segment);
+        Ok(())
+    }
+}
