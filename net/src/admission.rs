@@ -7,13 +7,27 @@
 //!    so it is served once everything before it is done, however large it is.
 //! I2 First come, first served: a large request is not overtaken for ever by small ones.
 //! I3 A permit granted to a waiter that went away goes back.
+//! I4 While somebody waits, nothing is held for a frame of which nothing comes: see [`arrivals`].
+
+mod arrivals;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use arrivals::Arrivals;
+use chronik_ring::sleep;
+
+use crate::clock;
+
+pub(crate) use arrivals::{ARRIVAL_BYTES_FREE, Arrival};
+
+/// Between two looks for frames that stand still, while somebody waits.
+const RELIEF_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A handle on the budget of this core.
 #[derive(Debug, Clone)]
@@ -26,6 +40,9 @@ struct Budget {
     bytes_max: usize,
     bytes_used: Cell<usize>,
     waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    arrivals: Arrivals,
+    /// Woken when somebody waits: see [`Admission::relieve`].
+    reliever: RefCell<Option<Waker>>,
 }
 
 #[derive(Debug)]
@@ -50,8 +67,20 @@ impl Admission {
                 bytes_max,
                 bytes_used: Cell::new(0),
                 waiters: RefCell::new(VecDeque::new()),
+                arrivals: Arrivals::new(bytes_max),
+                reliever: RefCell::new(None),
             }),
         }
+    }
+
+    /// A permit, if nobody has to be waited for.
+    pub fn try_acquire(&self, bytes: usize) -> Option<Permit> {
+        let bytes = bytes.min(self.budget.bytes_max);
+        if self.budget.is_contended() || !self.budget.fits(bytes) {
+            return None;
+        }
+        self.budget.take(bytes);
+        Some(Permit { budget: Rc::clone(&self.budget), bytes })
     }
 
     /// Waits for its turn. More than the whole budget is clamped to it: such a request is served
@@ -68,6 +97,19 @@ impl Admission {
         self.budget.bytes_used.get()
     }
 
+    /// Looks time and again for frames that stand still, while somebody waits. Never returns; one task per core.
+    pub(crate) async fn relieve(&self) {
+        loop {
+            poll_fn(|cx| {
+                *self.budget.reliever.borrow_mut() = Some(cx.waker().clone());
+                if self.budget.is_contended() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            self.budget.grant();
+            sleep(RELIEF_INTERVAL).await;
+        }
+    }
+
     /// Connections that wait to be read on.
     pub fn waiting(&self) -> usize {
         self.budget.waiters.borrow().len()
@@ -75,6 +117,10 @@ impl Admission {
 }
 
 impl Budget {
+    fn is_contended(&self) -> bool {
+        !self.waiters.borrow().is_empty()
+    }
+
     fn fits(&self, bytes: usize) -> bool {
         bytes <= self.bytes_max - self.bytes_used.get()
     }
@@ -90,19 +136,21 @@ impl Budget {
         self.grant();
     }
 
-    /// Grants to the front of the queue for as long as it fits.
+    /// Grants to the front of the queue for as long as it fits, and calls in what others hold for nothing (I4).
     fn grant(&self) {
-        let mut waiters = self.waiters.borrow_mut();
-        while let Some(waiter) = waiters.front() {
+        loop {
+            let Some(waiter) = self.waiters.borrow().front().cloned() else { return };
             if !self.fits(waiter.bytes) {
-                return;
+                let Some(bytes) = self.arrivals.call_in(clock::now()) else { return };
+                self.bytes_used.set(self.bytes_used.get() - bytes);
+                continue;
             }
+            self.waiters.borrow_mut().pop_front();
             self.take(waiter.bytes);
             waiter.granted.set(true);
             if let Some(waker) = waiter.waker.borrow_mut().take() {
                 waker.wake();
             }
-            waiters.pop_front();
         }
     }
 }
@@ -134,7 +182,7 @@ impl Future for Acquire {
             self.waiter = None; // the grant is the permit's from here on
             return Poll::Ready(Permit { budget: Rc::clone(&self.budget), bytes });
         }
-        if self.budget.waiters.borrow().is_empty() && self.budget.fits(bytes) {
+        if !self.budget.is_contended() && self.budget.fits(bytes) {
             self.budget.take(bytes);
             return Poll::Ready(Permit { budget: Rc::clone(&self.budget), bytes });
         }
@@ -145,7 +193,15 @@ impl Future for Acquire {
         });
         self.budget.waiters.borrow_mut().push_back(Rc::clone(&waiter));
         self.waiter = Some(waiter);
-        Poll::Pending
+        self.budget.grant();
+        if !self.waiter.as_ref().is_some_and(|waiter| waiter.granted.get()) {
+            if let Some(reliever) = self.budget.reliever.borrow_mut().take() {
+                reliever.wake();
+            }
+            return Poll::Pending;
+        }
+        self.waiter = None;
+        Poll::Ready(Permit { budget: Rc::clone(&self.budget), bytes })
     }
 }
 

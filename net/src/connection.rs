@@ -13,6 +13,8 @@
 //! I4 What was taken is answered before an orderly end (peer's end, malformed frame, drain); only a
 //!    socket error or an abort drops it.
 
+mod budget;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -24,7 +26,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use kafka_protocol::messages::ApiKey;
 
-use crate::admission::Permit;
+use crate::admission::{ARRIVAL_BYTES_FREE, Arrival, Permit};
 use crate::clock;
 use crate::control::Control;
 use crate::error::CloseReason;
@@ -37,10 +39,6 @@ use crate::protocol::{Incoming, api_versions_response, decode_request};
 use crate::response::encode_response;
 use crate::socket::Socket;
 
-/// A frame this large gets its budget before it is received; smaller ones when they are whole.
-const EARLY_PERMIT_BYTES: usize = 64 << 10;
-/// Received directly into a large frame before other tasks of the core get a chance.
-const RECEIVE_STEP_BYTES: usize = 1 << 20;
 /// Answers are gathered up to this before they are sent.
 const SEND_BATCH_BYTES: usize = 1 << 20;
 
@@ -247,13 +245,14 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
         // Whole frames before a malformed one are served: the error is the next thing to happen.
         let mut end = frames.feed(&opening).err().map(CloseReason::from);
         drop(opening);
-        let mut early_permit = None;
+        let mut arrival: Option<Arrival> = None;
         // Since when the first frame that is not whole has been under way.
         let mut begun_at = clock::now();
         loop {
             while let Some(frame) = frames.next_frame() {
                 self.core.handler.wire_time(WireStage::Receive, begun_at.elapsed());
-                if let Err(reason) = self.take_frame(frame, early_permit.take()).await {
+                let permit = arrival.take().and_then(Arrival::into_permit);
+                if let Err(reason) = self.take_frame(frame, permit).await {
                     return reason;
                 }
                 // One receive may have brought thousands of small requests.
@@ -263,90 +262,52 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
                 return reason;
             }
             if let Some(target) = self.control.context.affinity.target()
-                && early_permit.is_none()
-                && frames.received_in_frame() <= EARLY_PERMIT_BYTES
+                && arrival.is_none()
+                && frames.received_in_frame() <= ARRIVAL_BYTES_FREE
             {
                 return CloseReason::Moved { target, unread: frames.into_unread() };
             }
             if let Some(length) = frames.body_length()
-                && length > EARLY_PERMIT_BYTES
-                && early_permit.is_none()
+                && length > ARRIVAL_BYTES_FREE
             {
-                self.control.frame_settled();
-                early_permit = Some(self.core.admission.acquire(length).await);
-                self.control.set_holds_budget(true);
-                // What filled the read buffer goes on arriving: it goes where it belongs at once.
-                end = self.receive_large(&mut frames).err();
-                continue;
-            }
-            let fresh = frames.received_in_frame() == 0;
-            end = self.receive_frames(&mut frames, early_permit.is_some()).await.err();
-            if fresh {
-                begun_at = clock::now();
+                let arrival =
+                    arrival.get_or_insert_with(|| Arrival::new(&self.core.admission, clock::now()));
+                end = self.receive_large(&mut frames, arrival, length).await.err();
+            } else {
+                let fresh = frames.received_in_frame() == 0;
+                end = self.receive_frames(&mut frames).await.err();
+                if fresh {
+                    begun_at = clock::now();
+                }
             }
             chronik_ring::yield_if_needed().await;
         }
     }
 
-    /// Receives once, or once more directly into a large frame. An error may come after whole frames.
-    async fn receive_frames(
-        &self,
-        frames: &mut FrameAssembler,
-        large_permitted: bool,
-    ) -> Result<(), CloseReason> {
+    /// Receives once. An error may come after whole frames.
+    async fn receive_frames(&self, frames: &mut FrameAssembler) -> Result<(), CloseReason> {
         if frames.received_in_frame() > 0 {
             self.control.frame_owed(self.core.clock.now());
         } else {
             self.control.frame_settled();
         }
-        let read_buffer_bytes = self.core.read_buffer.borrow().len();
-        let mut received_bytes = 0;
         let received = receive(self.core, self.socket, self.control, |bytes| {
-            received_bytes = bytes.len();
             frames.feed(bytes).map_err(CloseReason::from)
-        })
-        .await?;
-        match received {
-            Received::Draining => return Err(CloseReason::Shutdown),
-            Received::EndOfStream => {
-                return Err(match frames.received_in_frame() {
-                    0 => CloseReason::PeerClosed,
-                    received => CloseReason::PeerClosedInFrame { received },
-                });
-            }
-            Received::Bytes => {}
+        });
+        match received.await? {
+            Received::Draining => Err(CloseReason::Shutdown),
+            Received::EndOfStream => Err(match frames.received_in_frame() {
+                0 => CloseReason::PeerClosed,
+                received => CloseReason::PeerClosedInFrame { received },
+            }),
+            Received::Bytes => Ok(()),
         }
-        // A full buffer means that there is more. The rest of a large frame goes where it belongs,
-        // without a copy, unless its budget is still to be asked for.
-        if received_bytes == read_buffer_bytes && large_permitted {
-            self.receive_large(frames)?;
-        }
-        Ok(())
-    }
-
-    fn receive_large(&self, frames: &mut FrameAssembler) -> Result<(), CloseReason> {
-        let mut received_bytes = 0;
-        while received_bytes < RECEIVE_STEP_BYTES {
-            match frames.receive_body(|buffer| self.socket.receive_now(buffer)) {
-                // An end of stream is found, and told, by the next receive.
-                None | Some(Ok(0)) => break,
-                Some(Ok(received)) => received_bytes += received,
-                Some(Err(CloseReason::Socket { error }))
-                    if error.kind() == io::ErrorKind::WouldBlock =>
-                {
-                    break;
-                }
-                Some(Err(reason)) => return Err(reason),
-            }
-        }
-        Ok(())
     }
 
     /// Decodes one frame and hands it over. Ready once its place in the order is fixed.
     async fn take_frame(&self, frame: Bytes, permit: Option<Permit>) -> Result<(), CloseReason> {
         // We are busy, not the peer: the rest of the next frame is owed from the next receive on.
         self.control.frame_settled();
-        self.control.set_holds_budget(false);
         let bytes = frame.len();
         self.wait_for_room(bytes).await;
         if self.control.is_draining() {
@@ -354,7 +315,10 @@ impl<'a, H: RequestHandler> Connection<'a, H> {
         }
         let permit = match permit {
             Some(permit) => permit,
-            None => self.core.admission.acquire(bytes).await,
+            None => match self.core.admission.try_acquire(bytes) {
+                Some(permit) => permit,
+                None => self.wait_for_budget(bytes, None).await?,
+            },
         };
         let slot = match decode_request(frame)? {
             Incoming::ApiVersions { correlation_id, api_version, supported } => {

@@ -22,8 +22,6 @@ pub(crate) struct Control {
     pub(crate) last_api_key: Cell<Option<i16>>,
     active_at: Cell<Instant>,
     frame_since: Cell<Option<Instant>>,
-    /// The incomplete frame holds its share of the core's budget already.
-    holds_budget: Cell<bool>,
     write_since: Cell<Option<Instant>>,
     draining: Cell<bool>,
     abort: RefCell<Option<CloseReason>>,
@@ -38,7 +36,6 @@ impl Control {
             last_api_key: Cell::new(None),
             active_at: Cell::new(now),
             frame_since: Cell::new(None),
-            holds_budget: Cell::new(false),
             write_since: Cell::new(None),
             draining: Cell::new(false),
             abort: RefCell::new(None),
@@ -62,9 +59,15 @@ impl Control {
         self.frame_since.set(None);
     }
 
-    /// Budget held for bytes that are yet to come: under contention there is less time for them.
-    pub(crate) fn set_holds_budget(&self, holds: bool) {
-        self.holds_budget.set(holds);
+    /// The peer waits for us in the middle of a frame: how long it has taken so far, for [`Control::frame_goes_on`].
+    pub(crate) fn frame_waits(&self, now: Instant) -> Duration {
+        let since = self.frame_since.take();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// The peer owes the rest of a frame again, for which it has taken `taken` before.
+    pub(crate) fn frame_goes_on(&self, now: Instant, taken: Duration) {
+        self.frame_since.set(Some(now.checked_sub(taken).unwrap_or(now)));
     }
 
     /// `Some` while response bytes wait for the peer, since their last progress.
@@ -88,18 +91,13 @@ impl Control {
         self.wake();
     }
 
-    /// Ends the connection if it missed a deadline. `contended`: others wait for the core's budget.
-    pub(crate) fn sweep(&self, now: Instant, settings: &NetSettings, contended: bool) {
+    /// Ends the connection if it missed a deadline.
+    pub(crate) fn sweep(&self, now: Instant, settings: &NetSettings) {
         let overdue = |since: Option<Instant>, limit: Duration| {
             since.is_some_and(|since| now.saturating_duration_since(since) > limit)
         };
-        let half_frame_timeout = if contended && self.holds_budget.get() {
-            settings.half_frame_timeout.min(settings.half_frame_timeout_contended)
-        } else {
-            settings.half_frame_timeout
-        };
-        let reason = if overdue(self.frame_since.get(), half_frame_timeout) {
-            CloseReason::HalfReceived { limit_ms: millis(half_frame_timeout) }
+        let reason = if overdue(self.frame_since.get(), settings.half_frame_timeout) {
+            CloseReason::HalfReceived { limit_ms: millis(settings.half_frame_timeout) }
         } else if overdue(self.write_since.get(), settings.write_stall_timeout) {
             CloseReason::WriteStalled { limit_ms: millis(settings.write_stall_timeout) }
         } else if self.in_flight.get() == 0

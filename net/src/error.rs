@@ -85,6 +85,10 @@ pub enum CloseReason {
     Idle { idle_ms: u64 },
     #[error("a request was not received completely within {limit_ms} ms")]
     HalfReceived { limit_ms: u64 },
+    #[error(
+        "closed for others that wait: a request stood still with {received} bytes of it received"
+    )]
+    GivenUp { received: usize },
     #[error("the peer took no bytes of a response for {limit_ms} ms")]
     WriteStalled { limit_ms: u64 },
     #[error("the response of api key {api_key} version {version} does not encode")]

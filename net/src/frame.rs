@@ -4,7 +4,8 @@
 //! that a record kept in memory keeps its own frame alive and nothing else; larger ones are received
 //! into a buffer of their own.
 //!
-//! I1 Memory follows what has arrived: at most [`RESERVE_BYTES_MAX`] is reserved on a frame's word.
+//! I1 Memory follows what has arrived: on a frame's word at most [`RESERVE_BYTES_UNCLAIMED`] is reserved, and once it has
+//!    its share of the budget [`RESERVE_BYTES_MAX`].
 //! I2 A length that no frame may have is refused before a byte of the body is kept.
 
 use std::collections::VecDeque;
@@ -15,8 +16,10 @@ use kafka_protocol::messages::ApiKey;
 
 use crate::error::{CloseReason, FrameError};
 
-/// Reserved at once for a declared frame.
+/// Reserved at once for a declared frame that has its budget.
 const RESERVE_BYTES_MAX: usize = 2 << 20;
+/// Reserved at once for any declared frame.
+const RESERVE_BYTES_UNCLAIMED: usize = 64 << 10;
 /// Length prefix and API key: what the limit of a frame depends on.
 const HEAD_BYTES: usize = 6;
 const PREFIX_BYTES: usize = 4;
@@ -70,6 +73,14 @@ impl FrameAssembler {
         }
     }
 
+    /// The bytes that its body lacks.
+    pub(crate) fn missing_in_frame(&self) -> usize {
+        match &self.state {
+            State::Head { .. } => 0,
+            State::Body { buffer, length } => length - buffer.len(),
+        }
+    }
+
     /// The bytes of the frame that is not whole yet, as they came. To be fed to another assembler.
     pub(crate) fn into_unread(self) -> Vec<u8> {
         match self.state {
@@ -79,6 +90,24 @@ impl FrameAssembler {
                 let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
                 [prefix.as_slice(), &buffer].concat()
             }
+        }
+    }
+
+    pub(crate) fn has_frame(&self) -> bool {
+        !self.frames.is_empty()
+    }
+
+    /// Makes room for the frame under way, which has its budget now.
+    pub(crate) fn reserve_claimed(&mut self) {
+        if let State::Body { buffer, length } = &mut self.state {
+            reserve_for(buffer, *length, (*length - buffer.len()).min(RESERVE_BYTES_MAX));
+        }
+    }
+
+    /// Gives back what was reserved for the frame under way, which has lost its budget.
+    pub(crate) fn give_back_reserve(&mut self) {
+        if let State::Body { buffer, .. } = &mut self.state {
+            buffer.shrink_to(RESERVE_BYTES_UNCLAIMED);
         }
     }
 
@@ -134,7 +163,7 @@ impl FrameAssembler {
     }
 
     fn begin_body(&mut self, length: usize, start: &[u8]) {
-        let mut buffer = Vec::with_capacity(length.min(RESERVE_BYTES_MAX));
+        let mut buffer = Vec::with_capacity(length.min(RESERVE_BYTES_UNCLAIMED));
         buffer.extend_from_slice(start);
         self.state = State::Body { buffer, length };
     }
@@ -286,7 +315,14 @@ mod tests {
         head.extend_from_slice(&[0, 0, 0, 9, 0, 0, 0, 1]);
         assembler.feed(&head).unwrap();
         let State::Body { buffer, .. } = &assembler.state else { panic!("in a body") };
-        assert!(buffer.capacity() <= RESERVE_BYTES_MAX);
+        assert!(buffer.capacity() <= RESERVE_BYTES_UNCLAIMED);
+        assembler.reserve_claimed();
+        assembler.feed(&[1; 100_000]).unwrap();
+        let State::Body { buffer, .. } = &assembler.state else { panic!("in a body") };
+        assert!(buffer.capacity() <= RESERVE_BYTES_UNCLAIMED + RESERVE_BYTES_MAX);
+        assembler.give_back_reserve();
+        let State::Body { buffer, .. } = &assembler.state else { panic!("in a body") };
+        assert!(buffer.capacity() < 101_000);
     }
 
     #[test]

@@ -137,7 +137,9 @@ impl<H: RequestHandler> Server<H> {
             settings,
         });
         let sweep = chronik_ring::spawn(sweep_connections(Rc::clone(&core)));
-        Self { core, tasks: RefCell::new(vec![sweep]) }
+        let relieved = Rc::clone(&core);
+        let relief = chronik_ring::spawn(async move { relieved.admission.relieve().await });
+        Self { core, tasks: RefCell::new(vec![sweep, relief]) }
     }
 
     /// Binds (with SO_REUSEPORT, so that every core may bind the same address) and starts to
@@ -227,9 +229,8 @@ async fn sweep_connections<H: RequestHandler>(core: Rc<Core<H>>) {
     loop {
         chronik_ring::sleep(interval).await;
         let now = core.clock.advance();
-        let contended = core.admission.waiting() > 0;
         for control in core.connections.borrow().values() {
-            control.sweep(now, settings, contended);
+            control.sweep(now, settings);
         }
     }
 }

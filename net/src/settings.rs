@@ -12,7 +12,9 @@ pub struct NetSettings {
     /// Largest frame of any other request: nothing but records is legitimately bigger.
     pub frame_bytes_max_control: usize,
     /// Bytes of requests this core may hold: of a Produce until its answer, of any other request until
-    /// it is enqueued. A frame larger than this is served when it has the whole budget for itself.
+    /// it is enqueued. A frame larger than this is served when it has the whole budget for itself. Half as much again
+    /// may be held of frames that stand still halfway, and of every connection what comes before a frame counts as
+    /// large.
     pub admission_bytes_max: usize,
     /// Unanswered requests of one connection; beyond it the connection is not read.
     pub pipeline_requests_max: usize,
@@ -30,9 +32,6 @@ pub struct NetSettings {
     pub idle_timeout: Duration,
     /// From the first byte of a frame (or HTTP head) to its last.
     pub half_frame_timeout: Duration,
-    /// The same for a large frame whose budget others wait for: one peer that declares much and
-    /// sends little must not stop a core for long.
-    pub half_frame_timeout_contended: Duration,
     /// Longest time without progress while response bytes wait for the peer to take them.
     pub write_stall_timeout: Duration,
     /// TCP keepalive: silence before the first probe.
@@ -56,7 +55,6 @@ impl Default for NetSettings {
             descriptors_max: i32::MAX,
             idle_timeout: Duration::from_secs(600),
             half_frame_timeout: Duration::from_secs(30),
-            half_frame_timeout_contended: Duration::from_secs(3),
             write_stall_timeout: Duration::from_secs(120),
             keepalive_idle: Duration::from_secs(60),
             keepalive_interval: Duration::from_secs(10),

@@ -117,10 +117,7 @@ impl Socket {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         loop {
-            if self.drained.get() {
-                ready!(self.poll_ready(cx, &self.readable, Interest::Readable))?;
-                self.drained.set(false);
-            }
+            ready!(self.poll_readable(cx))?;
             match rustix::net::recv(self.descriptor(), &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((received, _)) => {
                     self.drained.set(received > 0 && received < buffer.len());
@@ -146,11 +143,45 @@ impl Socket {
         Poll::Ready(ready.map(drop))
     }
 
+    /// Waits until a receive may bring something.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.drained.get() {
+            ready!(self.poll_ready(cx, &self.readable, Interest::Readable))?;
+            self.drained.set(false);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the last receive took all there was.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.get()
+    }
+
     /// Receives what is there into the spare capacity of `buffer`; `WouldBlock` when nothing is.
     pub(crate) fn receive_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let spare_bytes = buffer.capacity() - buffer.len();
         let received =
-            rustix::net::recv(self.descriptor(), spare_capacity(buffer), RecvFlags::DONTWAIT)?;
-        Ok(received.1)
+            rustix::net::recv(self.descriptor(), spare_capacity(buffer), RecvFlags::DONTWAIT);
+        match received {
+            Ok((_, received)) => {
+                self.drained.set(received > 0 && received < spare_bytes);
+                Ok(received)
+            }
+            Err(error) => {
+                self.drained.set(error == rustix::io::Errno::WOULDBLOCK);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Resolves once the connection is broken or, if `half` is enough, once the peer has ended its side.
+    pub(crate) fn ended(&self, half: bool) -> OpFuture {
+        readiness(&self.descriptor, if half { Interest::PeerEnded } else { Interest::Broken })
+    }
+
+    /// Bytes that the kernel has for us.
+    pub(crate) fn bytes_waiting(&self) -> io::Result<u64> {
+        Ok(rustix::io::ioctl_fionread(self.descriptor())?)
     }
 
     /// Sends what the socket takes now; `WouldBlock` when it takes nothing.
