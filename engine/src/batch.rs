@@ -6,13 +6,16 @@
 //! producers' state or topics' rules.
 //!
 //! - I1: a [`RecordBatch`] is exactly one batch: its length field spans all of its bytes.
-//! - I2: its checksum holds, its codec is known, its record count is at least 1 and fits its last offset delta.
+//! - I2: its checksum holds, its codec is known, its record count is at least 1 and fits its last offset delta. Of a
+//!   stored one ([`RecordBatch::parse_stored`]) compaction may have left fewer records than it takes offsets, or none.
 //! - I3: where it names a producer, epoch and sequence are there too; a transactional one names a producer.
 //! - I4: no count or length that the bytes state is trusted for an allocation.
 
 mod builder;
 mod header;
 mod records;
+mod rewrite;
+mod slices;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +27,8 @@ pub use self::header::{
     NO_SEQUENCE, NO_TIMESTAMP, TimestampType, leader_epoch, patch_header, sequence_plus,
 };
 pub use self::records::{Record, RecordFault, RecordHeader, RecordIter, RecordSummary};
+pub use self::rewrite::{BatchRewriter, DeleteHorizon};
+pub use self::slices::{RecordSlice, RecordSlices};
 use crate::compression::{Codec, CompressionError, decompress};
 use crate::ids::{Offset, Term};
 use crate::limits::RECORD_BYTES_MIN;
@@ -149,6 +154,18 @@ impl RecordBatch {
     /// Takes exactly one batch, checks its header and its checksum, and keeps the bytes as they are. Records are not
     /// decoded. Control and transactional batches pass: whether they may be appended is the caller's to say.
     pub fn parse(bytes: Bytes) -> Result<RecordBatch, BatchError> {
+        RecordBatch::parse_with(bytes, check_count)
+    }
+
+    /// Like [`RecordBatch::parse`], for a batch out of a log: its records may be fewer than the offsets it takes.
+    pub fn parse_stored(bytes: Bytes) -> Result<RecordBatch, BatchError> {
+        RecordBatch::parse_with(bytes, check_count_stored)
+    }
+
+    fn parse_with(
+        bytes: Bytes,
+        check_count: fn(&BatchHeader, Codec, usize) -> Result<(), BatchError>,
+    ) -> Result<RecordBatch, BatchError> {
         let header = BatchHeader::read_checked(&bytes)?;
         let size = header.size()?;
         if bytes.len() < size {
@@ -239,16 +256,16 @@ impl RecordBatch {
         self.header.last_offset_delta
     }
 
-    /// How many records it holds, which is also how many offsets it takes: at least 1.
+    /// How many records it holds. That is also how many offsets it takes, and at least 1, unless it is a stored one.
     #[must_use]
     pub fn record_count(&self) -> i32 {
         self.header.record_count
     }
 
-    /// [`RecordBatch::record_count`] as the log counts offsets.
+    /// How many offsets it takes.
     #[must_use]
     pub fn offset_count(&self) -> u32 {
-        self.header.record_count.unsigned_abs()
+        self.header.last_offset_delta.unsigned_abs() + 1
     }
 
     /// The timestamp that the records' deltas count from.
@@ -298,6 +315,14 @@ impl RecordBatch {
         let content = self.bytes.slice(HEADER_BYTES..);
         let content = decompress(self.codec, &content, output_max)?;
         Ok(RecordIter::new(content, self.header.record_count))
+    }
+
+    /// Its records as they lie in the batch, decompressed into at most `output_max` bytes. All of them decode, and
+    /// their offsets rise and lie within the batch, or it is an error.
+    pub fn record_slices(&self, output_max: usize) -> Result<RecordSlices, BatchError> {
+        let content = self.bytes.slice(HEADER_BYTES..);
+        let content = decompress(self.codec, &content, output_max)?;
+        RecordSlices::check(content, &self.header)
     }
 
     /// Decodes every record, requires that their offsets are consecutive from the base offset on, and says what topics
@@ -400,6 +425,18 @@ fn check_count(header: &BatchHeader, codec: Codec, size: usize) -> Result<(), Ba
     let room = (size - HEADER_BYTES) / RECORD_BYTES_MIN;
     let fits = codec != Codec::None || usize::try_from(record_count).is_ok_and(|n| n <= room);
     if agrees && fits {
+        return Ok(());
+    }
+    Err(BatchError::InvalidRecordCount { record_count, last_offset_delta })
+}
+
+/// What compaction leaves: any number of the records that there were, none of them included.
+fn check_count_stored(header: &BatchHeader, codec: Codec, size: usize) -> Result<(), BatchError> {
+    let BatchHeader { record_count, last_offset_delta, .. } = *header;
+    let agrees = (0..=last_offset_delta.saturating_add(1)).contains(&record_count);
+    let room = (size - HEADER_BYTES) / RECORD_BYTES_MIN;
+    let fits = codec != Codec::None || usize::try_from(record_count).is_ok_and(|n| n <= room);
+    if last_offset_delta >= 0 && agrees && fits {
         return Ok(());
     }
     Err(BatchError::InvalidRecordCount { record_count, last_offset_delta })

@@ -179,11 +179,11 @@ fn put_field(to: &mut Vec<u8>, field: Option<&[u8]>) {
 }
 
 /// A length beyond what the format takes is found out when the record that holds it is complete.
-fn put_len(to: &mut Vec<u8>, len: usize) {
+pub(super) fn put_len(to: &mut Vec<u8>, len: usize) {
     put_varint(to, i64::try_from(len).unwrap_or(i64::MAX));
 }
 
-fn put_varint(to: &mut Vec<u8>, value: i64) {
+pub(super) fn put_varint(to: &mut Vec<u8>, value: i64) {
     let mut value = (value << 1 ^ value >> 63).cast_unsigned();
     loop {
         let [low, ..] = value.to_le_bytes();

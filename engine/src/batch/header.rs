@@ -188,6 +188,12 @@ impl BatchHeader {
         self.attributes & ATTRIBUTE_DELETE_HORIZON != 0
     }
 
+    /// The time at which compaction may drop the batch's tombstones, if one has set it.
+    #[must_use]
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        self.has_delete_horizon().then_some(self.base_timestamp_ms)
+    }
+
     /// The sequence number of the last record, or [`NO_SEQUENCE`].
     #[must_use]
     pub fn last_sequence(&self) -> i32 {
@@ -200,6 +206,21 @@ impl BatchHeader {
     pub(super) fn set_log_append_time(&mut self, now_ms: i64) {
         self.attributes |= ATTRIBUTE_LOG_APPEND_TIME;
         self.max_timestamp_ms = now_ms;
+    }
+
+    /// The records' timestamp deltas must count from it.
+    pub(super) fn set_delete_horizon(&mut self, horizon_ms: i64) {
+        self.attributes |= ATTRIBUTE_DELETE_HORIZON;
+        self.base_timestamp_ms = horizon_ms;
+    }
+
+    /// The base timestamp stays: the deltas count from it.
+    pub(super) fn clear_delete_horizon(&mut self) {
+        self.attributes &= !ATTRIBUTE_DELETE_HORIZON;
+    }
+
+    pub(super) fn clear_codec(&mut self) {
+        self.attributes &= !ATTRIBUTE_CODEC;
     }
 
     pub(super) fn set_transactional(&mut self) {

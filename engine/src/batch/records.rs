@@ -168,22 +168,22 @@ fn read_headers(bytes: &mut Bytes) -> Result<Vec<RecordHeader>, RecordFault> {
 }
 
 /// A zigzag number of at most 32 bits.
-fn read_i32(bytes: &mut Bytes) -> Result<i32, RecordFault> {
+pub(super) fn read_i32(bytes: &mut impl Buf) -> Result<i32, RecordFault> {
     let value = read_varint(bytes, 5)?;
     let value = u32::try_from(value).map_err(|_| RecordFault::InvalidVarint)?;
     Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
 }
 
 /// A zigzag number of at most 64 bits.
-fn read_i64(bytes: &mut Bytes) -> Result<i64, RecordFault> {
+pub(super) fn read_i64(bytes: &mut impl Buf) -> Result<i64, RecordFault> {
     let value = read_varint(bytes, 10)?;
     Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
 }
 
-fn read_varint(bytes: &mut Bytes, bytes_max: u32) -> Result<u64, RecordFault> {
+fn read_varint(bytes: &mut impl Buf, bytes_max: u32) -> Result<u64, RecordFault> {
     let mut value = 0u64;
     for at in 0..bytes_max {
-        if bytes.is_empty() {
+        if !bytes.has_remaining() {
             return Err(RecordFault::Truncated);
         }
         let byte = bytes.get_u8();

@@ -136,6 +136,27 @@ fn given_wrong_lengths_when_parsed_then_refused() {
 }
 
 #[test]
+fn given_records_that_do_not_decode_or_repeat_an_offset_when_sliced_then_refused() {
+    let record = |delta: u8| [12, 0, 0, delta * 2, 1, 1, 0];
+    let sliced = |records: &[&[u8]], count| {
+        of_records(&records.concat(), count).record_slices(OUTPUT_MAX).map(|s| s.iter().count())
+    };
+    assert_eq!(sliced(&[&record(0), &record(1)], 2).unwrap(), 2);
+    for (first, second) in [(0, 0), (1, 0), (0, 2)] {
+        let error = sliced(&[&record(first), &record(second)], 2).unwrap_err();
+        let fault = RecordFault::OffsetOutOfOrder;
+        assert!(
+            matches!(error, BatchError::InvalidRecord { fault: f, .. } if f == fault),
+            "{error}"
+        );
+    }
+    let trailing = sliced(&[&record(0), &[0]], 1).unwrap_err();
+    assert!(matches!(trailing, BatchError::TrailingRecordBytes { trailing: 1 }), "{trailing}");
+    let header_without_key = sliced(&[&[16, 0, 0, 0, 1, 1, 2, 1, 1]], 1).unwrap_err();
+    assert!(matches!(header_without_key, BatchError::InvalidRecord { .. }));
+}
+
+#[test]
 fn given_counts_that_do_not_fit_when_parsed_then_refused() {
     let batch = golden().build().unwrap();
     let cases = [(0, -1), (-1, -2), (3, 3), (2, 2), (i32::MIN, i32::MAX), (i32::MAX, i32::MAX - 1)];

@@ -6,7 +6,7 @@
 //!         | base offset i64 | payload bytes u64 | batches u32 | crc u32 of all before it | zeros
 //! index   = entries * (base offset i64 | position u64 | greatest timestamp up to the next entry i64)
 //! footer  = magic "CHRONFTR" | version u16 = 1 | reserved u16 | entries u32 | base offset i64 | end offset i64
-//!         | greatest timestamp i64 | crc of the batches u32 | crc of the index u32 | reserved u32
+//!         | greatest timestamp i64 | crc of the batches u32 | crc of the index u32 | delete horizon in seconds u32
 //!         | crc u32 of all before it | zeros
 //! ```
 //!
@@ -190,7 +190,7 @@ impl SegmentPlan {
     }
 }
 
-/// What a whole segment holds. The last three stand in its footer.
+/// What a whole segment holds. All but the plan stand in its footer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentSummary {
     /// What it was made for.
@@ -201,6 +201,16 @@ pub struct SegmentSummary {
     pub max_timestamp_ms: i64,
     /// The checksum of all batches.
     pub payload_crc: u32,
+    /// See [`Footer::delete_horizon_s`].
+    pub delete_horizon_s: u32,
+}
+
+impl SegmentSummary {
+    /// When compaction may drop the first tombstones in it, rounded up to seconds; none if none waits for that.
+    #[must_use]
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.delete_horizon_s > 0).then(|| i64::from(self.delete_horizon_s) * 1000)
+    }
 }
 
 /// The footer.
@@ -218,6 +228,8 @@ pub struct Footer {
     pub payload_crc: u32,
     /// The checksum of the index.
     pub index_crc: u32,
+    /// When compaction may drop the first tombstones in it, in seconds, rounded up; 0 if none waits for that.
+    pub delete_horizon_s: u32,
 }
 
 impl Footer {
@@ -234,7 +246,7 @@ impl Footer {
         out.extend_from_slice(&self.max_timestamp_ms.to_le_bytes());
         out.extend_from_slice(&self.payload_crc.to_le_bytes());
         out.extend_from_slice(&self.index_crc.to_le_bytes());
-        out.extend_from_slice(&0_u32.to_le_bytes());
+        out.extend_from_slice(&self.delete_horizon_s.to_le_bytes());
         assert!(out.len() == FOOTER_FIELDS, "the footer's size is part of the format");
         seal(out)
     }
@@ -250,6 +262,7 @@ impl Footer {
             max_timestamp_ms: i64::from_le_bytes(fields.take()?),
             payload_crc: u32::from_le_bytes(fields.take()?),
             index_crc: u32::from_le_bytes(fields.take()?),
+            delete_horizon_s: u32::from_le_bytes(fields.take()?),
         })
     }
 }

@@ -95,6 +95,7 @@ impl<D: Disk> SegmentReader<D> {
             end_offset: footer.end_offset,
             max_timestamp_ms: footer.max_timestamp_ms,
             payload_crc: footer.payload_crc,
+            delete_horizon_s: footer.delete_horizon_s,
         };
         Ok(SegmentReader { path: path.to_owned(), file, summary, index })
     }
@@ -143,7 +144,7 @@ impl<D: Disk> SegmentReader<D> {
         Ok(batches)
     }
 
-    /// The first batch that ends after `from` and has a timestamp of at least `timestamp_ms`.
+    /// The first batch that ends after `from` and has a record, and a timestamp of at least `timestamp_ms`.
     ///
     /// # Errors
     /// If a batch is damaged, or the disk fails.
@@ -162,7 +163,8 @@ impl<D: Disk> SegmentReader<D> {
                 && let Some(header) = self.header(&mut cursor).await?
             {
                 let size = self.size(&cursor, &header)?;
-                if header.max_timestamp_ms >= timestamp_ms && end_offset(&header) > from {
+                let is_late = header.max_timestamp_ms >= timestamp_ms && header.record_count > 0;
+                if is_late && end_offset(&header) > from {
                     return self.batch(&mut cursor, size).await.map(Some);
                 }
                 self.skip(&mut cursor, size);
@@ -251,7 +253,7 @@ impl<D: Disk> SegmentReader<D> {
     async fn batch(&self, cursor: &mut Cursor, size: usize) -> Result<SegmentBatch, SegmentError> {
         self.fill(cursor, size).await?;
         let bytes = cursor.ahead.split_to(size).freeze();
-        let parsed = RecordBatch::parse(bytes.clone())
+        let parsed = RecordBatch::parse_stored(bytes.clone())
             .map_err(|_| self.damaged(cursor.position, SegmentFault::Batch))?;
         cursor.position += size as u64;
         Ok(SegmentBatch {

@@ -32,6 +32,7 @@ pub struct SegmentWriter<D: Disk> {
     end_offset: Offset,
     batches: u64,
     bytes: u64,
+    delete_horizon_ms: Option<i64>,
 }
 
 /// A file that is written from its beginning to its end, in whole buffers.
@@ -100,6 +101,7 @@ impl<D: Disk> SegmentWriter<D> {
             end_offset: plan.base_offset,
             batches: 0,
             bytes: 0,
+            delete_horizon_ms: None,
         })
     }
 
@@ -124,6 +126,10 @@ impl<D: Disk> SegmentWriter<D> {
             return Err(self.not_planned(SegmentFault::Count { batches: self.batches + 1, bytes }));
         }
         self.note(header.base_offset, header.max_timestamp_ms);
+        if let Some(horizon_ms) = header.delete_horizon_ms().filter(|_| !header.is_control()) {
+            let earliest_ms = self.delete_horizon_ms.unwrap_or(horizon_ms);
+            self.delete_horizon_ms = Some(earliest_ms.min(horizon_ms));
+        }
         self.crc.update(batch);
         self.end_offset = header.base_offset.plus(header.last_offset_delta.unsigned_abs() + 1);
         self.batches += 1;
@@ -163,6 +169,7 @@ impl<D: Disk> SegmentWriter<D> {
             max_timestamp_ms,
             payload_crc: self.crc.clone().finalize(),
             index_crc: crc32fast::hash(&index),
+            delete_horizon_s: self.delete_horizon_ms.map_or(0, delete_horizon_s),
         };
         self.write_end(&index, &footer).await.map_err(SegmentError::io(&self.path))?;
         Ok(SegmentSummary {
@@ -170,6 +177,7 @@ impl<D: Disk> SegmentWriter<D> {
             end_offset: self.end_offset,
             max_timestamp_ms,
             payload_crc: footer.payload_crc,
+            delete_horizon_s: footer.delete_horizon_s,
         })
     }
 
@@ -195,4 +203,10 @@ impl<D: Disk> SegmentWriter<D> {
     fn not_planned(&self, fault: SegmentFault) -> SegmentError {
         SegmentError::NotPlanned { path: self.path.clone(), fault }
     }
+}
+
+/// In seconds, rounded up, within what the footer has room for; 0 stands for none.
+fn delete_horizon_s(horizon_ms: i64) -> u32 {
+    let seconds = horizon_ms.max(1).saturating_add(999) / 1000;
+    u32::try_from(seconds).unwrap_or(u32::MAX)
 }
