@@ -18,6 +18,7 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 use crate::clock::{Clock, SECOND_NS};
+use crate::interrupt::Watch;
 use crate::wire;
 
 /// How long a start may take until the Kafka port answers.
@@ -45,6 +46,7 @@ pub struct Launch {
 /// A running broker, or one that was killed and can be started again.
 #[derive(Debug)]
 pub struct Broker {
+    watch: Watch,
     dir: TempDir,
     server: PathBuf,
     settings: Vec<String>,
@@ -67,7 +69,8 @@ impl Broker {
             .with_context(|| format!("making a directory in {}", launch.data_dir.display()))?;
         let (kafka, admin) = free_ports()?;
         let settings = launch.settings.clone();
-        let mut broker = Broker { dir, server, settings, kafka, admin, child: None };
+        let watch = Watch::over(dir.path().to_path_buf())?;
+        let mut broker = Broker { watch, dir, server, settings, kafka, admin, child: None };
         for _ in 1..START_ATTEMPTS_MAX {
             broker.spawn()?;
             match broker.wait_answering() {
@@ -106,6 +109,7 @@ impl Broker {
         }
         let child = command.spawn();
         let child = child.with_context(|| format!("starting {}", self.server.display()))?;
+        self.watch.child_is(Some(child.id()));
         self.child = Some(child);
         Ok(())
     }
@@ -133,9 +137,12 @@ impl Broker {
     /// How the process ended, if it did.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let child = self.child.as_mut().context("the broker does not run")?;
+        // Where it has ended this waits for it, and then its id is free for others.
+        self.watch.child_is(None);
         let status = child.try_wait().context("looking at the broker")?;
-        if status.is_some() {
-            self.child = None;
+        match status {
+            Some(_) => self.child = None,
+            None => self.watch.child_is(Some(child.id())),
         }
         Ok(status)
     }
@@ -143,6 +150,7 @@ impl Broker {
     /// SIGKILL, and waits until the process is gone.
     pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().context("the broker does not run")?;
+        self.watch.child_is(None);
         child.kill().context("killing the broker")?;
         child.wait().context("waiting for the broker")?;
         Ok(())
@@ -184,6 +192,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        self.watch.child_is(None);
         if let Some(child) = &mut self.child {
             // Both fail only for a process that is gone already.
             let _killed = child.kill();

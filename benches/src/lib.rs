@@ -3,8 +3,8 @@
 //! was due. So a stall is charged to every message that was due in it.
 //!
 //! One module per subcommand ([`produce`], [`pairs`], [`groups`], [`restart`], [`many`]); below them what they share:
-//! when messages are due ([`pace`]), what was measured ([`latency`], [`report`]), sockets and frames ([`wire`],
-//! [`closed_loop`]) and a broker as a child process ([`broker`]).
+//! when messages are due ([`pace`]), what was measured ([`latency`], [`usage`], [`report`]), sockets and frames
+//! ([`wire`], [`closed_loop`]) and a broker as a child process ([`broker`], [`interrupt`]).
 //!
 //! - I1: a process is signalled and a file removed only if this program started or wrote it.
 //! - I2: whatever was not acknowledged is counted, never left out.
@@ -17,6 +17,7 @@ pub mod clock;
 pub mod closed_loop;
 pub mod flags;
 pub mod groups;
+pub mod interrupt;
 pub mod latency;
 pub mod many;
 pub mod pace;
@@ -25,4 +26,5 @@ pub mod produce;
 pub mod report;
 pub mod restart;
 pub mod topics;
+pub mod usage;
 pub mod wire;

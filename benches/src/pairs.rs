@@ -182,7 +182,8 @@ fn table(report: &Report) -> String {
     }
     text.push('\n');
     text.push_str(&rounds.text());
-    let mut values = Table::new(&["ms", "round", "p50", "p99", "p99.9", "send p99"]);
+    let mut values =
+        Table::new(&["ms", "round", "p50", "p99", "p99.9", "send p99", "other cores", "stolen"]);
     for side in &report.sides {
         for (round, figures) in side.rounds.iter().enumerate() {
             let shown = &figures.latency_ms;
@@ -194,6 +195,8 @@ fn table(report: &Report) -> String {
                 ms(shown.p99_ms),
                 ms(shown.p99_9_ms),
                 sent,
+                figures.cores.map_or("-".to_owned(), |cores| format!("{:.2}", cores.others)),
+                figures.cores.map_or("-".to_owned(), |cores| format!("{:.2}", cores.stolen)),
             ]);
         }
     }
@@ -227,6 +230,7 @@ mod tests {
                 first_error: None,
                 latency_ms: one.percentiles(),
                 send_delay_ms: None,
+                cores: None,
             });
         }
         Side::new(name, "h:1".to_owned(), rounds, &pool)

@@ -17,6 +17,7 @@ use crate::latency::{Latencies, Percentiles};
 use crate::pace::Schedule;
 use crate::report::{PERCENTILE_HEADING, Progress, Table, publish};
 use crate::topics::{self, Target};
+use crate::usage::{Cores, Usage};
 use crate::wire;
 use lanes::Lanes;
 
@@ -103,6 +104,8 @@ pub struct Figures {
     pub latency_ms: Percentiles,
     /// How late requests left: the generator's own delay. Open loop only.
     pub send_delay_ms: Option<Percentiles>,
+    /// Who used the processors.
+    pub cores: Option<Cores>,
 }
 
 /// One run: its figures, and the histogram that goes into a pool.
@@ -220,6 +223,7 @@ impl Prepared {
     pub fn run(&self, shape: &Shape, progress: &Progress) -> Result<Run> {
         let connections = usize::from(shape.connections);
         let mut lanes = Lanes::new(&self.targets, connections, shape.acks.0, &self.batch)?;
+        let usage = Usage::begin();
         let (mode, outcome) = match shape.schedule() {
             Some(schedule) => {
                 ("open", open_loop::run(&mut lanes, schedule, shape.acks.0, progress)?)
@@ -235,6 +239,7 @@ impl Prepared {
                 ("closed", open_loop::Outcome { tally, send_delay, unsent: 0 })
             }
         };
+        let cores = usage.end();
         let requests = match shape.acks.0 {
             0 => outcome.send_delay.count().saturating_sub(outcome.unsent),
             _ => outcome.tally.answered,
@@ -253,6 +258,7 @@ impl Prepared {
             first_error: outcome.tally.first_error,
             latency_ms: outcome.tally.latencies.percentiles(),
             send_delay_ms: (mode == "open").then(|| outcome.send_delay.percentiles()),
+            cores,
         };
         Ok(Run { figures, latencies: outcome.tally.latencies })
     }
@@ -295,6 +301,12 @@ fn table(figures: &Figures) -> String {
         "{:.0} records/s, {:.1} MB/s; errors {}, unanswered {}, unsent {}\n",
         figures.records_per_s, figures.mb_per_s, figures.errors, figures.unanswered, figures.unsent
     ));
+    if let Some(cores) = figures.cores {
+        text.push_str(&format!(
+            "cores in use: generator {:.2}, all others {:.2}, stolen {:.2}\n",
+            cores.generator, cores.others, cores.stolen
+        ));
+    }
     if let Some(error) = &figures.first_error {
         text.push_str(&format!("first error: {error}\n"));
     }
