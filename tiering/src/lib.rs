@@ -8,9 +8,11 @@
 //! |---|---|
 //! | [`executor`] | the threads |
 //! | [`write`] | from the log to segments |
+//! | [`compact`] | the newest record of each key |
 //! | [`gather`] | batches on their way into a segment |
 //! | [`pace`] | how fast background work may go |
 
+pub mod compact;
 pub mod executor;
 pub mod gather;
 pub mod pace;
