@@ -214,27 +214,56 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The golden file: one line of hex per command, then the catalog they come to. Written anew with
-/// `CHRONIK_GOLDEN_WRITE=1`, which is right only together with a new version byte.
-#[test]
-fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/catalog/golden/v1.hex");
+fn unhex(line: &str) -> Vec<u8> {
+    let digits = line.as_bytes().chunks_exact(2);
+    digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()).collect()
+}
+
+/// Holds a golden file, one line of hex per command and then the catalog they come to, against what this version writes
+/// and reads. It is written anew with `CHRONIK_GOLDEN_WRITE=1`, which is right only together with a new version byte.
+fn check_golden(name: &str, version: u8, commands: &[CatalogCommand]) {
+    let path = format!("{}/src/catalog/golden/{name}", env!("CARGO_MANIFEST_DIR"));
     let mut catalog = Catalog::new();
     let mut lines = Vec::new();
-    for command in golden_commands() {
-        let bytes = command.encode().unwrap();
-        assert_eq!(CatalogCommand::decode(&bytes).unwrap(), command);
-        lines.push(hex(&bytes));
-        catalog.apply(&command);
+    for command in commands {
+        lines.push(hex(&command.encode().unwrap()));
+        catalog.apply(command);
     }
-    let bytes = catalog.encode().unwrap();
-    assert_eq!(Catalog::decode(&bytes).unwrap(), catalog);
-    lines.push(hex(&bytes));
-    let written = lines.join("\n") + "\n";
+    lines.push(hex(&catalog.encode().unwrap()));
     if std::env::var_os("CHRONIK_GOLDEN_WRITE").is_some() {
-        std::fs::write(path, &written).unwrap();
+        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
     }
-    assert_eq!(std::fs::read_to_string(path).unwrap(), written);
+    let file = std::fs::read_to_string(&path).unwrap();
+    let found: Vec<&str> = file.lines().collect();
+    assert_eq!(found, lines);
+    let (state, found) = found.split_last().unwrap();
+    for (line, command) in found.iter().zip(commands) {
+        let decoded = CatalogCommand::decode(&unhex(line)).unwrap();
+        assert_eq!(decoded, *command);
+        assert_eq!(hex(&decoded.encode().unwrap()), *line);
+    }
+    assert_eq!(unhex(state)[0], version);
+    let decoded = Catalog::decode(&unhex(state)).unwrap();
+    assert_eq!(decoded, catalog);
+    assert_eq!(hex(&decoded.encode().unwrap()), *state);
+}
+
+#[test]
+fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
+    check_golden("v1.hex", 1, &golden_commands());
+}
+
+#[test]
+fn given_the_golden_file_with_brokers_configurations_when_read_then_it_is_what_this_version_writes()
+{
+    let of_broker = |node, name: &str, value: &str| CatalogCommand::AlterBrokerConfigs {
+        node,
+        changes: BTreeMap::from([(name.to_owned(), Some(value.to_owned()))]),
+    };
+    let mut commands = golden_commands();
+    commands.push(of_broker(None, "log.retention.ms", "60000"));
+    commands.push(of_broker(Some(NodeId(2)), "log.segment.delete.delay.ms", "5000"));
+    check_golden("v2.hex", 2, &commands);
 }
 
 #[test]

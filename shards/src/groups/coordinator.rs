@@ -187,7 +187,7 @@ pub(super) enum Job {
     /// A static member that came back hears so.
     Replace { ticket: Ticket, answer: Box<JoinAnswer> },
     /// Nobody waits.
-    Note,
+    Note { group: String },
 }
 
 /// What is to be looked at when its time comes.
@@ -242,6 +242,12 @@ impl Shared {
         let id = JobId(self.next_job);
         self.jobs.insert(id, job);
         self.effects.push(Effect::Write(id, command));
+    }
+
+    /// Whether an empty generation of a group is on its way to the log.
+    pub(super) fn is_noting(&self, name: &str) -> bool {
+        let is_of = |job: &Job| matches!(job, Job::Note { group } if group == name);
+        self.jobs.values().any(is_of)
     }
 
     pub(super) fn at(&mut self, due_ms: i64, group: &str, timer: Timer) {
@@ -314,7 +320,7 @@ impl Coordinator {
     /// What a job asked for is durable, or never will be.
     pub fn written(&mut self, job: JobId, outcome: Result<(), GroupError>, now: Now) {
         match self.shared.jobs.remove(&job) {
-            None | Some(Job::Note) => {}
+            None | Some(Job::Note { .. }) => {}
             Some(Job::Assign { group, generation }) => {
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.on_assignments_written(generation, outcome, now, &mut self.shared);

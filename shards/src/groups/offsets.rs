@@ -84,17 +84,24 @@ impl Coordinator {
         Ok(partitions.iter().map(check).collect())
     }
 
-    /// Lets go of a group that nobody is in.
+    /// Whether a group may be deleted, and how. It is gone from here with [`Coordinator::deleted`].
     ///
     /// # Errors
-    /// If there is none, or somebody is.
-    pub fn delete(&mut self, name: &str) -> Result<GroupCommand, GroupError> {
+    /// If there is none, or somebody is in it.
+    pub fn check_delete(&self, name: &str) -> Result<GroupCommand, GroupError> {
         let group = self.groups.get(name).ok_or(GroupError::GroupNotFound)?;
         if group.state != GroupState::Empty {
             return Err(GroupError::NonEmptyGroup);
         }
-        self.groups.remove(name);
         Ok(GroupCommand::DeleteGroup { group: name.to_owned() })
+    }
+
+    /// The deletion of a group is durable. One that somebody has come to meanwhile stays.
+    pub fn deleted(&mut self, name: &str, store: &GroupStore) {
+        let is_idle = self.groups.get(name).is_some_and(Group::is_idle);
+        if is_idle && store.group(name).is_none() && !self.shared.is_noting(name) {
+            self.groups.remove(name);
+        }
     }
 
     /// Whether it is time to look for expired offsets; if so the next time is set.
@@ -107,31 +114,59 @@ impl Coordinator {
         is_due
     }
 
-    /// What is to be forgotten: offsets that nobody has used for long enough, and groups that nothing is left of.
+    /// What is to be forgotten: offsets that nobody has used for long enough, and groups that nothing is left of. A group
+    /// goes from here when it is seen to be gone from the log, so that none is lost whose expiry could not be written.
     pub fn expire_offsets(&mut self, store: &GroupStore, now: Now) -> Vec<GroupCommand> {
+        self.forget_absent(store, now);
         let retention_ms = self.shared.config.offsets_retention_ms;
         let mut commands = Vec::new();
         for (name, stored) in store.groups() {
             if commands.len() == EXPIRY_COMMANDS_MAX {
                 break;
             }
+            self.reload(name, store, now);
             let Some(group) = self.groups.get(name) else { continue };
-            let expired = group.expired(stored, retention_ms, now.wall_ms);
+            let offsets = group.expired(stored, retention_ms, now.wall_ms);
             let count: usize = stored.offsets.values().map(|partitions| partitions.len()).sum();
-            let is_idle = group.state == GroupState::Empty && group.pending.is_empty();
-            let group = name.to_owned();
-            if is_idle && expired.len() == count {
-                self.groups.remove(name);
-                commands.push(GroupCommand::DeleteGroup { group });
-            } else if !expired.is_empty() {
-                commands.push(GroupCommand::DeleteOffsets { group, partitions: expired });
+            let with_group = group.is_idle() && offsets.len() == count;
+            if with_group || !offsets.is_empty() {
+                let group = name.to_owned();
+                commands.push(GroupCommand::Expire { group, offsets, with_group });
             }
         }
         commands
     }
+
+    /// Takes up a group without members that the log has and that is not known here: one that was forgotten while its
+    /// first commit was on its way.
+    fn reload(&mut self, name: &str, store: &GroupStore, now: Now) {
+        let Some(stored) = store.group(name) else { return };
+        let has_members = stored.saved.as_ref().is_some_and(|saved| !saved.members.is_empty());
+        // One with members is about to be written down as empty, or it would be known.
+        if !has_members && !self.groups.contains_key(name) {
+            let group = Group::restore(name, stored.saved.as_ref(), now, &mut self.shared);
+            self.groups.insert(name.to_owned(), group);
+        }
+    }
+
+    /// Forgets groups that the log does not have: expired ones, and names of whoever committed nothing.
+    fn forget_absent(&mut self, store: &GroupStore, now: Now) {
+        let shared = &self.shared;
+        let interval_ms = shared.config.offsets_check_interval_ms;
+        self.groups.retain(|name, group| {
+            // What is young may be on its way to the log.
+            let is_young = now.wall_ms.saturating_sub(group.changed_ms) < interval_ms;
+            !group.is_idle() || is_young || store.group(name).is_some() || shared.is_noting(name)
+        });
+    }
 }
 
 impl Group {
+    /// Whether nobody is in it or about to be.
+    fn is_idle(&self) -> bool {
+        self.state == GroupState::Empty && self.pending.is_empty()
+    }
+
     /// The topics that the members read; `None` if they do not say so in a way that can be read.
     fn subscribed(&self) -> Option<BTreeSet<String>> {
         if self.protocol_type.as_deref() != Some(CONSUMER) || self.members.is_empty() {
@@ -149,7 +184,13 @@ impl Group {
         Some(all)
     }
 
-    fn expired(&self, stored: &StoredGroup, retention_ms: i64, now_ms: i64) -> Vec<(String, i32)> {
+    /// Topics, partitions and the times of the commits that are too old.
+    fn expired(
+        &self,
+        stored: &StoredGroup,
+        retention_ms: i64,
+        now_ms: i64,
+    ) -> Vec<(String, i32, i64)> {
         let is_over = |offset: &SavedOffset, since_ms: i64| match offset.expires_ms {
             Some(expires_ms) => now_ms >= expires_ms,
             None => now_ms.saturating_sub(since_ms) >= retention_ms,
@@ -168,7 +209,7 @@ impl Group {
                     None => (is_simple || is_dropped) && is_over(offset, offset.committed_ms),
                 };
                 if is_expired {
-                    expired.push((topic.clone(), *partition));
+                    expired.push((topic.clone(), *partition, offset.committed_ms));
                 }
             }
         }

@@ -151,7 +151,7 @@ impl Group {
         if self.members.is_empty() {
             self.protocol = None;
             self.enter(GroupState::Empty, now);
-            self.save(Job::Note, shared);
+            self.save(Job::Note { group: self.name.clone() }, shared);
             return;
         }
         self.protocol = self.select_protocol();

@@ -37,7 +37,7 @@ pub enum GroupCommand {
         /// The offsets.
         offsets: Vec<(String, i32, SavedOffset)>,
     },
-    /// Offsets are deleted or have expired.
+    /// Offsets are deleted.
     DeleteOffsets {
         /// The group.
         group: String,
@@ -53,6 +53,15 @@ pub enum GroupCommand {
     ForgetTopics {
         /// Their names.
         topics: Vec<String>,
+    },
+    /// Offsets have expired. One that was committed meanwhile stays.
+    Expire {
+        /// The group.
+        group: String,
+        /// The partitions, each with the time of the commit that is too old.
+        offsets: Vec<(String, i32, i64)>,
+        /// Whether the group goes, too, if nothing is left of it.
+        with_group: bool,
     },
 }
 
@@ -151,7 +160,8 @@ impl GroupCommand {
             GroupCommand::Save { .. } | GroupCommand::Commit { .. } => false,
             GroupCommand::DeleteOffsets { .. }
             | GroupCommand::DeleteGroup { .. }
-            | GroupCommand::ForgetTopics { .. } => true,
+            | GroupCommand::ForgetTopics { .. }
+            | GroupCommand::Expire { .. } => true,
         }
     }
 }
@@ -234,6 +244,27 @@ impl GroupStore {
                     !stored.is_void()
                 });
             }
+            GroupCommand::Expire { group, offsets, with_group } => {
+                self.expire(&group, offsets, with_group);
+            }
+        }
+    }
+
+    fn expire(&mut self, group: &str, offsets: Vec<(String, i32, i64)>, with_group: bool) {
+        let Some(stored) = self.groups.get(group) else { return };
+        let is_same = |(topic, partition, committed_ms): &(String, i32, i64)| {
+            let found = stored.offsets.get(topic).and_then(|offsets| offsets.get(partition));
+            found.is_some_and(|saved| saved.committed_ms == *committed_ms)
+        };
+        let expired = offsets.into_iter().filter(is_same);
+        let partitions: Vec<(String, i32)> = expired.map(|(topic, at, _)| (topic, at)).collect();
+        self.delete_offsets(group, &partitions);
+        let is_left = self.groups.get(group).is_some_and(|stored| {
+            let has_members = stored.saved.as_ref().is_some_and(|saved| !saved.members.is_empty());
+            has_members || !stored.offsets.is_empty()
+        });
+        if with_group && !is_left {
+            self.groups.remove(group);
         }
     }
 

@@ -4,6 +4,7 @@ use super::store::StoredGroup;
 use super::*;
 use bytes::Bytes;
 
+mod golden;
 mod random;
 
 const SESSION_MS: i64 = 10_000;
@@ -176,6 +177,13 @@ impl Rig {
         };
         let offsets = vec![(topic.to_owned(), 0, saved)];
         self.store.apply(GroupCommand::Commit { group: group.to_owned(), offsets });
+    }
+
+    /// Looks for what has expired, and forgets it.
+    fn expire(&mut self) {
+        for command in self.coordinator.expire_offsets(&self.store, self.now) {
+            self.store.apply(command);
+        }
     }
 
     /// A group of one member in generation 1.
@@ -441,26 +449,66 @@ fn given_offsets_when_time_passes_then_they_expire_only_where_nobody_uses_them()
     // Its only member was silent: it is empty since now.
     assert_eq!(rig.state("left"), Some(GroupState::Empty));
     rig.now.wall_ms += DAY_MS;
-    let commands = rig.coordinator.expire_offsets(&rig.store, rig.now);
-    assert_eq!(commands, [GroupCommand::DeleteGroup { group: "simple".to_owned() }]);
-    commands.into_iter().for_each(|command| rig.store.apply(command));
+    rig.expire();
     assert!(rig.store.group("simple").is_none());
+    assert!(rig.store.group("left").is_some());
     rig.now.wall_ms += 6 * DAY_MS;
-    let commands = rig.coordinator.expire_offsets(&rig.store, rig.now);
-    assert_eq!(commands, [GroupCommand::DeleteGroup { group: "left".to_owned() }]);
+    rig.expire();
+    assert!(rig.store.group("left").is_none());
+    rig.expire();
+    assert_eq!(rig.state("left"), None, "it goes from memory, too");
     assert_eq!(rig.store.offset("used", "t", 0).unwrap().offset, 1);
+}
+
+#[test]
+fn given_a_commit_on_its_way_when_the_offset_before_it_expires_then_the_commit_stays() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.check_commit("g", "", -1), Ok(()));
+    rig.commit("g", "t", 1);
+    rig.now.wall_ms += 7 * DAY_MS;
+    let found_before = rig.coordinator.expire_offsets(&rig.store, rig.now);
+    assert_eq!(found_before.len(), 1);
+    rig.commit("g", "t", 2);
+    found_before.into_iter().for_each(|command| rig.store.apply(command));
+    assert_eq!(rig.store.offset("g", "t", 0).unwrap().offset, 2);
+}
+
+#[test]
+fn given_deletions_that_fail_when_looked_at_again_then_the_group_is_known_until_they_succeed() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.check_commit("g", "", -1), Ok(()));
+    rig.commit("g", "t", 1);
+    assert!(rig.coordinator.check_delete("g").is_ok());
+    assert_eq!(rig.state("g"), Some(GroupState::Empty));
+    rig.now.wall_ms += 7 * DAY_MS;
+    drop(rig.coordinator.expire_offsets(&rig.store, rig.now));
+    rig.expire();
+    assert!(rig.store.group("g").is_none());
+}
+
+#[test]
+fn given_names_of_whoever_commits_nothing_when_time_passes_then_they_are_forgotten() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.check_commit("nothing", "", -1), Ok(()));
+    rig.expire();
+    assert_eq!(rig.state("nothing"), Some(GroupState::Empty), "its commit may be on its way");
+    rig.now.wall_ms += config().offsets_check_interval_ms;
+    rig.expire();
+    assert_eq!(rig.state("nothing"), None);
 }
 
 #[test]
 fn given_a_group_when_it_is_deleted_then_only_an_empty_one_goes() {
     let mut rig = Rig::new();
     let id = rig.stable("g");
-    assert_eq!(rig.coordinator.delete("g"), Err(GroupError::NonEmptyGroup));
-    assert_eq!(rig.coordinator.delete("x"), Err(GroupError::GroupNotFound));
+    assert_eq!(rig.coordinator.check_delete("g"), Err(GroupError::NonEmptyGroup));
+    assert_eq!(rig.coordinator.check_delete("x"), Err(GroupError::GroupNotFound));
     let leaving = Leaving { member_id: id, instance_id: None };
     rig.coordinator.leave("g", &[leaving], rig.now).unwrap();
     rig.settle();
-    assert!(rig.coordinator.delete("g").is_ok());
+    let command = rig.coordinator.check_delete("g").unwrap();
+    rig.store.apply(command);
+    rig.coordinator.deleted("g", &rig.store);
     assert_eq!(rig.state("g"), None);
 }
 

@@ -176,9 +176,10 @@ impl World {
 
     fn delete(&mut self, group: &str) {
         let members = self.rig.coordinator.describe(group).map_or(0, |found| found.members.len());
-        if let Ok(command) = self.rig.coordinator.delete(group) {
+        if let Ok(command) = self.rig.coordinator.check_delete(group) {
             assert_eq!(members, 0, "nobody is in a group that goes");
             self.append(command);
+            self.rig.coordinator.deleted(group, &self.rig.store);
             self.oracle.committed.remove(group);
             self.oracle.generations.remove(group);
             self.oracle.members.remove(group);

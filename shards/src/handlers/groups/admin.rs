@@ -140,10 +140,15 @@ async fn delete(shard: &Rc<Shard>, group: String) -> Result<(), GroupError> {
     let route = route_of(shard, &group)?;
     let done = shard.on(route.shard, move |there| {
         let begun = there
-            .with_coordinator(route.group, |coordinator, _| coordinator.delete(&group))
-            .and_then(|deleted| deleted)
+            .with_coordinator(route.group, |coordinator, _| coordinator.check_delete(&group))
+            .and_then(|checked| checked)
             .map(|command| there.begin_group_command(route.group, &command));
-        async move { begun?.await }
+        async move {
+            begun?.await?;
+            there.with_coordinator_and_store(route.group, |coordinator, store, _| {
+                coordinator.deleted(&group, store);
+            })
+        }
     });
     done.await.unwrap_or(Err(GroupError::NotAvailable))
 }
