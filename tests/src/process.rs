@@ -81,16 +81,16 @@ impl Settings {
         // Writing to a String cannot fail.
         let _written = writeln!(
             text,
-            "node_id = {}\ndata_dir = \"{}\"\nkafka_addr = \"{}\"\nadmin_addr = \"{}\"\nshards = {}\n{}\n\
-             [wal]\nfile_bytes = {}\nballast_bytes = {}\n",
+            "node_id = {}\ndata_dir = \"{}\"\nkafka_addr = \"{}\"\nadmin_addr = \"{}\"\nshards = {}\n\
+             wal.file_bytes = {}\nwal.ballast_bytes = {}\n{}\n",
             self.node_id,
             data_dir.display(),
             ports.kafka_addr(),
             ports.admin_addr(),
             self.shards,
-            self.top,
             self.wal_file_bytes,
             self.ballast_bytes,
+            self.top,
         );
         text
     }

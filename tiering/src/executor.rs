@@ -46,10 +46,11 @@ impl Executor {
     }
 }
 
-/// Gives this thread the lowest share of the processor. Where that is refused it works all the same.
+/// Gives this thread a smaller share of the processor than those that serve, but one: on a busy machine the log must not
+/// grow without end. Where that is refused it works all the same.
 fn stand_back() {
     // Linux takes 0 for the calling thread, not for its process.
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+    if let Err(error) = rustix::process::setpriority_process(None, 5) {
         tracing::debug!("background work runs at the usual priority: {error}");
     }
 }

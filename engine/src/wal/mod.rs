@@ -248,13 +248,15 @@ impl<D: Disk> Wal<D> {
         Some(self.state.borrow().index.group(group)?.last)
     }
 
-    /// The greatest timestamp of a group's records; `None` if there is no record.
+    /// The greatest timestamp of a group's records from `from` on, that of whole pieces; `None` if there is none.
     #[must_use]
-    pub fn max_timestamp_ms(&self, group: GroupId) -> Option<i64> {
+    pub fn max_timestamp_ms(&self, group: GroupId, from: Offset) -> Option<i64> {
         let state = self.state.borrow();
-        let sealed = state.index.group(group)?.ranges.iter().map(|range| range.max_timestamp_ms);
+        let ranges = state.index.group(group)?.ranges.iter().filter(|r| r.end_offset > from);
+        let sealed = ranges.map(|range| range.max_timestamp_ms);
         let part = state.index.active().groups.get(&group);
-        let active = part.iter().flat_map(|part| &part.extents).map(|e| e.max_timestamp_ms);
+        let extents = part.iter().flat_map(|part| &part.extents).filter(|e| e.end_offset() > from);
+        let active = extents.map(|extent| extent.max_timestamp_ms);
         sealed.chain(active).filter(|timestamp_ms| *timestamp_ms >= 0).max()
     }
 

@@ -16,6 +16,7 @@ use super::{ReadError, Wal};
 use crate::disk::Disk;
 use crate::ids::{FileSeq, GroupId, Offset, RaftIndex};
 use crate::log_index::{Extent, FileRange};
+use crate::segment::Segment;
 
 /// What a group may hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +36,16 @@ pub struct StoredPiece {
     pub max_timestamp_ms: i64,
     /// The offset after its last record.
     pub end_offset: Offset,
+}
+
+impl From<&Segment> for StoredPiece {
+    fn from(segment: &Segment) -> StoredPiece {
+        StoredPiece {
+            bytes: segment.file_bytes,
+            max_timestamp_ms: segment.max_timestamp_ms,
+            end_offset: segment.end_offset,
+        }
+    }
 }
 
 /// From where on somebody needs the log of a group.
@@ -204,7 +215,10 @@ impl<D: Disk> Wal<D> {
         let state = self.state.borrow();
         let unfinished = state.unfinished.iter().map(|file| file.seq).min();
         let from = (Bound::Excluded(after), Bound::Unbounded);
-        let files = state.sealed.range(from).take_while(|(seq, _)| Some(**seq) < unfinished || unfinished.is_none());
+        let files = state
+            .sealed
+            .range(from)
+            .take_while(|(seq, _)| Some(**seq) < unfinished || unfinished.is_none());
         files.map(|(seq, sealed)| (*seq, sealed.path.clone())).collect()
     }
 

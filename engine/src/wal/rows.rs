@@ -88,12 +88,7 @@ pub(super) async fn payload<S: RowSource>(
     Ok(payload)
 }
 
-fn damaged<S: RowSource>(
-    source: &S,
-    position: u64,
-    group: GroupId,
-    index: RaftIndex,
-) -> ReadError {
+fn damaged<S: RowSource>(source: &S, position: u64, group: GroupId, index: RaftIndex) -> ReadError {
     let path = source.file().0.to_owned();
     ReadError::Damaged { path, position, group, index }
 }

@@ -134,10 +134,8 @@ impl<D: Disk> RowSource for SealedFile<D> {
     }
 
     async fn range(&self, position: u64, len: usize) -> Result<Bytes, ReadError> {
-        let eof = || ReadError::Io {
-            path: self.path.clone(),
-            kind: std::io::ErrorKind::UnexpectedEof,
-        };
+        let eof =
+            || ReadError::Io { path: self.path.clone(), kind: std::io::ErrorKind::UnexpectedEof };
         let end = position.checked_add(len as u64).filter(|end| *end <= self.index.end_position);
         let end = end.ok_or_else(eof)?;
         let mut joined = BytesMut::new();

@@ -134,6 +134,11 @@ settings! {
         file_bytes: u64 [MIB, 16 * GIB] = 256 * MIB;
         /// Space kept aside on the disk, given back when it is full so that the broker can still clean up.
         ballast_bytes: u64 [0, 16 * GIB] = 64 * MIB;
+        /// Whether what full log files hold is written as segments, one or more per partition, so that the files can go.
+        /// Without it a log file stays as long as one partition keeps a record of it.
+        indexing_enabled: bool = true;
+        /// How often it is looked for log files that are full, in seconds.
+        indexing_interval: u64 [1, 86_400] = 30;
     }
 
     /// Memory and limits of each shard.

@@ -155,6 +155,7 @@ impl ShardCore {
             match unit.cause {
                 Cause::Created => group.on_created(),
                 Cause::Deleted => {
+                    self.shared.effects.segments_gone.extend(group.take_all_segments());
                     self.groups.remove(&unit.group);
                 }
                 Cause::Cut(index) => group.on_cut(index),

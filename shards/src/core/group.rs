@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use chronik_engine::batch::{BatchHeader, TimestampType};
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, Term};
+use chronik_engine::segment::Manifest;
 use chronik_engine::tail_cache::CachedBatch;
 use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{EntryKind, GroupCheckpoint, GroupMeta, LogEntry};
@@ -82,6 +83,7 @@ pub(super) struct Group {
     pub(super) raft: RaftGroup,
     pub(super) machine: Machine,
     pub(super) log_start_offset: Offset,
+    pub(super) segments: Manifest,
     /// A record that cuts the log is on its way to the disk.
     pub(super) is_cutting: bool,
     pub(super) in_flight: VecDeque<InFlight>,
@@ -103,6 +105,7 @@ impl Group {
             raft,
             machine,
             log_start_offset: Offset(0),
+            segments: Manifest::default(),
             is_cutting: false,
             in_flight: VecDeque::new(),
             is_dirty: false,
@@ -316,7 +319,7 @@ impl Group {
     fn apply_command(&mut self, entry: &LogEntry, shared: &mut Shared) -> Ack {
         let catalog = match &mut self.machine {
             Machine::Catalog(catalog) => catalog,
-            Machine::Partition(_) => return self.apply_log_start(entry),
+            Machine::Partition(_) => return self.apply_log_start(entry, shared),
             Machine::Groups(_) => return self.apply_group_command(entry),
         };
         let command = match CatalogCommand::decode(&entry.payload) {

@@ -8,7 +8,8 @@
 //! Producers stay remembered though their batches are gone, as in Kafka: only time makes a partition forget them.
 //!
 //! - I1: the log start offset never goes back, and never beyond the high watermark.
-//! - I2: the log is cut only behind entries that are applied, durable, and of no offset at or after the log start offset.
+//! - I2: the log is cut only behind entries that are applied, durable, and either of offsets before the log start offset
+//!   or in segments.
 
 use chronik_engine::framed::{self, FramedError};
 use chronik_engine::ids::{GroupId, Offset, RaftIndex};
@@ -91,7 +92,7 @@ impl ShardCore {
     #[must_use]
     pub fn log_need(&self, group: GroupId) -> Option<LogNeed> {
         self.live(group).map(|live| match live.machine {
-            Machine::Partition(_) => LogNeed::Offset(live.log_start_offset),
+            Machine::Partition(_) => LogNeed::Offset(live.stored_to()),
             _ => LogNeed::Index(live.first_index_needed()),
         })
     }
@@ -106,7 +107,7 @@ impl ShardCore {
 }
 
 impl Group {
-    pub(super) fn apply_log_start(&mut self, entry: &LogEntry) -> Ack {
+    pub(super) fn apply_log_start(&mut self, entry: &LogEntry, shared: &mut Shared) -> Ack {
         let command = match PartitionCommand::decode(&entry.payload) {
             Ok(command) => command,
             // Ours were encoded by propose, recovered ones were read before.
@@ -116,6 +117,7 @@ impl Group {
         // Everything before a committed entry is committed, so its place is below the high watermark (I1).
         let within = offset.min(entry.base_offset);
         self.log_start_offset = self.log_start_offset.max(within);
+        shared.effects.segments_gone.extend(self.take_gone_segments());
         Ack::LogStart(self.log_start_offset)
     }
 

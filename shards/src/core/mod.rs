@@ -11,6 +11,7 @@
 //! | `produce` | checks and proposals |
 //! | `commit` | blocks out, durability in, application of what is committed |
 //! | `log_start` | where a partition's log starts, and what may go before it |
+//! | `segments` | what of a partition's log is in files of its own |
 //! | `group_log` | the logs that hold the state of consumer groups |
 //! | `read` | what may be read, and from where |
 //! | [`producers`] | sequence numbers of idempotent producers |
@@ -45,6 +46,7 @@ mod log_start;
 mod produce;
 pub mod producers;
 mod read;
+mod segments;
 mod waiters;
 
 pub use commit::PendingBlock;
@@ -52,6 +54,7 @@ pub use error::{CoreError, FetchError, ProduceError};
 pub use figures::Figures;
 pub use log_start::{PartitionCommand, PartitionCommandError};
 pub use read::{PartitionView, ReadPlan};
+pub use segments::NamedSegment;
 
 use self::commit::Unit;
 use self::group::Group;
@@ -156,6 +159,8 @@ pub struct Effects {
     /// The catalog, once this replica leads the META group and whenever something that readers see of it has changed
     /// since.
     pub catalog: Option<Arc<Catalog>>,
+    /// Segments that nobody needs any more: their files may go.
+    pub segments_gone: Vec<NamedSegment>,
     /// Messages for other replicas.
     pub messages: Vec<PeerMessage>,
 }

@@ -50,7 +50,7 @@ pub async fn describe_log_dirs(
         shard.on(target, move |there| async move {
             let mut sizes = Vec::with_capacity(groups.len());
             for group in groups {
-                sizes.push((group, size(&there, group).await));
+                sizes.push((group, there.size_bytes(group).await));
                 yield_if_needed().await;
             }
             sizes
@@ -84,15 +84,6 @@ pub async fn describe_log_dirs(
         result = result.with_total_bytes(total).with_usable_bytes(usable);
     }
     DescribeLogDirsResponse::default().with_results(vec![result])
-}
-
-/// What a partition's entries take from the log's start on; all that there are where the index does not tell.
-async fn size(shard: &Shard, group: GroupId) -> u64 {
-    let start = shard.with_core(|core| core.partition(group).map(|view| view.log_start_offset));
-    match shard.wal.size_bytes(group, start.unwrap_or_default()).await {
-        Ok(bytes) => bytes,
-        Err(_) => shard.wal.payload_bytes(group),
-    }
 }
 
 /// The partitions that the request names, each once, or all of them. What does not exist has no size and is left out.

@@ -231,7 +231,7 @@ async fn find(
         EARLIEST | EARLIEST_LOCAL => Ok(at(view.log_start_offset)),
         // Nothing is tiered: there is no such offset.
         LATEST_TIERED => Ok(NOT_FOUND),
-        MAX_TIMESTAMP => match shard.wal.max_timestamp_ms(group) {
+        MAX_TIMESTAMP => match shard.max_timestamp_ms(group, &view) {
             Some(timestamp) => first_at_or_after(shard, group, &view, timestamp, searches).await,
             None => Ok(NOT_FOUND),
         },
@@ -250,11 +250,7 @@ async fn first_at_or_after(
     timestamp: i64,
     searches: &mut TimeSearch,
 ) -> Result<Found, FetchError> {
-    let batch = shard
-        .wal
-        .find_timestamp(group, view.log_start_offset, timestamp)
-        .await
-        .map_err(|error| shard.read_failed(group, &error))?;
+    let batch = shard.find_timestamp(group, view.log_start_offset, timestamp).await?;
     let Some(batch) = batch.filter(|batch| batch.base_offset < view.high_watermark) else {
         return Ok(NOT_FOUND);
     };

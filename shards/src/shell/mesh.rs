@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use chronik_engine::ids::ShardId;
 use chronik_ring::Notifier;
@@ -23,6 +24,9 @@ pub type Job = Box<dyn FnOnce(&Rc<Shard>) + Send>;
 /// Jobs that may wait in one inbox; beyond it the sender answers with a retriable error.
 pub const INBOX_JOBS_MAX: usize = 64 * 1024;
 
+/// Between two tries of a thread that waits for room.
+const ROOM_RETRY: Duration = Duration::from_millis(10);
+
 /// Jobs that run before the tasks that they woke get a chance.
 const JOBS_PER_TURN: usize = 128;
 
@@ -31,6 +35,23 @@ struct Inbox {
     waiting: AtomicUsize,
     closed: AtomicBool,
     notifier: Notifier,
+}
+
+impl Inbox {
+    /// Takes the place of one job, if there is one.
+    fn take_place(&self) -> bool {
+        let is_free = self.waiting.fetch_add(1, Ordering::AcqRel) < INBOX_JOBS_MAX;
+        if !is_free {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+        is_free
+    }
+
+    /// Puts a job into the place that was taken for it.
+    fn put(&self, job: Job) {
+        self.jobs.push(job);
+        self.notifier.notify();
+    }
 }
 
 /// The job could not be taken: too many wait already, or the shard has ended.
@@ -84,16 +105,24 @@ impl Mesh {
     /// [`MeshRefused`] if the inbox is full or closed; the job is dropped.
     pub fn send(&self, to: ShardId, job: Job) -> Result<(), MeshRefused> {
         let inbox = self.inbox(to).ok_or(MeshRefused)?;
-        if inbox.closed.load(Ordering::Acquire) {
+        if inbox.closed.load(Ordering::Acquire) || !inbox.take_place() {
             return Err(MeshRefused);
         }
-        if inbox.waiting.fetch_add(1, Ordering::AcqRel) >= INBOX_JOBS_MAX {
-            inbox.waiting.fetch_sub(1, Ordering::AcqRel);
-            return Err(MeshRefused);
-        }
-        inbox.jobs.push(job);
-        inbox.notifier.notify();
+        inbox.put(job);
         Ok(())
+    }
+
+    /// As [`Mesh::send`], from a thread that may sleep until there is room. The job is dropped only where the shard has
+    /// ended.
+    pub fn send_patiently(&self, to: ShardId, job: Job) {
+        let Some(inbox) = self.inbox(to) else { return };
+        while !inbox.take_place() {
+            if inbox.closed.load(Ordering::Acquire) {
+                return;
+            }
+            std::thread::sleep(ROOM_RETRY);
+        }
+        inbox.put(job);
     }
 
     /// Closes the inbox of a shard that ends; what waits there is dropped.

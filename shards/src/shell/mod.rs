@@ -11,6 +11,8 @@ pub mod read;
 pub mod replies;
 pub mod retention;
 pub mod run;
+pub mod segments;
 pub mod serve;
 pub mod shard;
+pub mod tiering;
 pub mod upkeep;

@@ -1,4 +1,5 @@
-//! Reading for fetches: from the tail cache where the records are in memory, else from the log on disk.
+//! Reading for fetches: from the tail cache where the records are in memory, else from the disk: the log while it has
+//! them, then segments.
 
 use std::rc::Rc;
 
@@ -93,11 +94,10 @@ impl Shard {
         }
         self.count_read(&plan);
         if let Some(range) = plan.disk.clone() {
-            let stored = self.wal.read_batches(read.group, range.start, range.end, bytes_max).await;
+            let stored = self.read_stored(read.group, range.start, range.end, bytes_max).await;
             self.check_still_there(read)?;
-            let stored = stored.map_err(|error| self.read_failed(read.group, &error))?;
-            for batch in stored {
-                if !data.push(at_least_one, bytes_max, RecordChunk::Raw(batch.bytes)) {
+            for batch in stored? {
+                if !data.push(at_least_one, bytes_max, RecordChunk::Raw(batch)) {
                     break;
                 }
             }

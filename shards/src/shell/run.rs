@@ -4,7 +4,8 @@
 //! steps, since connections on one core need the logs of the others: first all cores finish what their clients have
 //! asked for, then all logs are closed.
 
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -15,6 +16,7 @@ use chronik_engine::ids::{GroupId, ReplicaId, ShardId};
 use chronik_engine::wal::record::GroupMeta;
 use chronik_engine::wal::{RecoveryReport, Wal, WalError, WalOptions};
 use chronik_net::NetError;
+use chronik_tiering::executor::Executor;
 use glommio::{LocalExecutorBuilder, Placement};
 use rand::Rng;
 
@@ -23,8 +25,10 @@ use super::commit::{commit_loop, tick_loop};
 use super::mesh::{Mesh, run_jobs};
 use super::publisher::publish_loop;
 use super::retention::retention_loop;
+use super::segments::Segments;
 use super::serve::Listeners;
 use super::shard::{NodeInfo, Order, Shard, ShardParts, random_seed};
+use super::tiering::tiering_loop;
 use super::upkeep::upkeep_loop;
 use crate::catalog::{Broker, CatalogCommand, ClusterId};
 use crate::core::{CoreConfig, CoreError, ShardCore};
@@ -37,6 +41,9 @@ const REACTOR_SPIN: Duration = Duration::from_micros(20);
 
 /// A signal this soon after the first one is its echo; a later one ends the process at once.
 const SIGNAL_ECHO: Duration = Duration::from_millis(500);
+
+/// Jobs that may wait for the background thread, per shard.
+const BACKGROUND_JOBS_MAX: usize = 4;
 
 /// How long connections may take to hand in what they have begun.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -64,6 +71,13 @@ pub enum RunError {
     /// The shards' ways to each other could not be made.
     #[error("cannot make the inboxes of the shards: {error}")]
     Mesh {
+        /// What the kernel says.
+        #[source]
+        error: std::io::Error,
+    },
+    /// A background thread could not be started.
+    #[error("cannot start a background thread: {error}")]
+    Background {
         /// What the kernel says.
         #[source]
         error: std::io::Error,
@@ -140,6 +154,7 @@ impl RunError {
             RunError::Executor { .. }
             | RunError::Ring { .. }
             | RunError::Mesh { .. }
+            | RunError::Background { .. }
             | RunError::Signals { .. } => exit_code::ENVIRONMENT,
             RunError::Register { .. } | RunError::Vanished { .. } => 1,
         }
@@ -166,6 +181,9 @@ pub fn run(
     let (events, heard) = mpsc::channel();
     watch_signals(events.clone())?;
     let mesh = Mesh::new(node.shards).map_err(|error| RunError::Mesh { error })?;
+    let jobs_max = NonZeroUsize::MIN.saturating_add(BACKGROUND_JOBS_MAX * usize::from(node.shards));
+    let writer = Executor::start("chronik-tier", jobs_max)
+        .map_err(|error| RunError::Background { error })?;
     for (shard, shard_uuid) in (0..node.shards).map(ShardId).zip(&identity.shard_uuids) {
         let start = ShardStart {
             shard,
@@ -173,6 +191,7 @@ pub fn run(
             node: Arc::clone(node),
             events: events.clone(),
             mesh: mesh.clone(),
+            writer: writer.clone(),
         };
         spawn(start, environment)?;
     }
@@ -263,6 +282,7 @@ struct ShardStart {
     node: Arc<NodeInfo>,
     events: mpsc::Sender<Event>,
     mesh: Mesh,
+    writer: Executor,
 }
 
 fn spawn(start: ShardStart, environment: &Environment) -> Result<(), RunError> {
@@ -292,7 +312,7 @@ fn spawn(start: ShardStart, environment: &Environment) -> Result<(), RunError> {
 async fn shard_main(start: ShardStart) -> Result<(), RunError> {
     let id = start.shard;
     let events = start.events.clone();
-    let shard = open_shard(id, start.node, start.shard_uuid, start.mesh).await?;
+    let shard = open_shard(start).await?;
     if id == ShardId(0) {
         register_broker(&shard).await?;
     }
@@ -310,39 +330,42 @@ async fn shard_main(start: ShardStart) -> Result<(), RunError> {
 }
 
 /// Opens the log, wakes the core and starts the loops.
-async fn open_shard(
-    id: ShardId,
-    node: Arc<NodeInfo>,
-    shard_uuid: uuid::Uuid,
-    mesh: Mesh,
-) -> Result<Rc<Shard>, RunError> {
+async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
+    let ShardStart { shard: id, shard_uuid, node, mesh, writer, .. } = start;
     let clock = Clock::start();
     let home = node.config.data_dir.join("shards").join(format!("{:03}", id.0));
     let dir = home.join("wal");
-    let disk = GlommioDisk::new(&home).await.map_err(|error| RunError::Disk {
-        shard: id,
-        path: home,
-        error,
-    })?;
+    let disk_failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| RunError::Disk { shard: id, path, error }
+    };
+    let disk = GlommioDisk::new(&home).await.map_err(disk_failed(&home))?;
     let options = WalOptions {
         file_bytes: node.config.wal.file_bytes,
         ballast_bytes: node.config.wal.ballast_bytes,
         ..WalOptions::new(&dir, shard_uuid)
     };
     let begun_ns = clock.now_ns();
-    let (wal, recovered, report) =
-        Wal::open(disk, options).await.map_err(|error| RunError::Wal { shard: id, error })?;
+    let (wal, recovered, report) = Wal::open(disk.clone(), options)
+        .await
+        .map_err(|error| RunError::Wal { shard: id, error })?;
     let took_ms = clock.now_ns().saturating_sub(begun_ns) / 1_000_000;
     log_recovery(id, took_ms, &report);
     let core_config = core_config(id, &node);
-    let core = ShardCore::new(core_config, recovered, clock.wall_ms())
+    let mut core = ShardCore::new(core_config, recovered, clock.wall_ms())
         .map_err(|error| RunError::Core { shard: id, error })?;
-    let shard = Shard::new(ShardParts { id, node, clock, wal, core, mesh: mesh.clone() });
+    let segments_dir = home.join("segments");
+    let segments = Segments::open(disk, segments_dir.clone(), writer).await;
+    let segments = segments.map_err(disk_failed(&segments_dir))?;
+    segments.restore(&mut core).await.map_err(disk_failed(&segments_dir))?;
+    let parts = ShardParts { id, node, clock, wal, shard_uuid, segments, core, mesh: mesh.clone() };
+    let shard = Shard::new(parts);
     chronik_ring::spawn(run_jobs(Rc::clone(&shard), mesh)).detach();
     chronik_ring::spawn(commit_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(tick_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(upkeep_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(retention_loop(Rc::clone(&shard))).detach();
+    chronik_ring::spawn(tiering_loop(Rc::clone(&shard))).detach();
     shard.change_core(|core| {
         if id == ShardId(0) && core.partition(GroupId::META).is_none() {
             core.create_group(GroupId::META, new_single_voter());

@@ -16,7 +16,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chronik_engine::batch::RecordBatch;
 use chronik_engine::disk_glommio::GlommioDisk;
-use chronik_engine::ids::{GroupId, Offset, ShardId};
+use chronik_engine::ids::{FileSeq, GroupId, Offset, ShardId};
 use chronik_engine::wal::Wal;
 use chronik_net::MovedConnection;
 use futures_channel::oneshot;
@@ -28,7 +28,9 @@ use super::groups::Coordinators;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
 use super::replies::{ReplyTable, ReplyTo, WaiterIds, WaiterTable};
+use super::segments::Segments;
 use super::serve::{Adopt, ReadNetStats};
+use super::tiering::Written;
 use crate::catalog::{Catalog, CatalogCommand};
 use crate::config::Config;
 use crate::core::{ProduceError, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId};
@@ -95,6 +97,14 @@ pub struct Shard {
     pub producer_ids: RefCell<Range<i64>>,
     /// The log; shared with the readers.
     pub wal: Rc<Wal<GlommioDisk>>,
+    /// The log's name.
+    pub(super) shard_uuid: uuid::Uuid,
+    /// What has left the log, or may.
+    pub segments: Segments,
+    /// The file of the log that is being read for segments.
+    pub(super) held_file: Cell<Option<FileSeq>>,
+    /// Who waits for the segments that are being written.
+    pub(super) written: Cell<Option<oneshot::Sender<Written>>>,
     pub(super) core: RefCell<ShardCore>,
     pub(super) work: Notify,
     pub(super) stopping: Cell<bool>,
@@ -161,6 +171,10 @@ pub struct ShardParts {
     pub clock: Clock,
     /// The log, recovered.
     pub wal: Wal<GlommioDisk>,
+    /// The log's name.
+    pub shard_uuid: uuid::Uuid,
+    /// What has left the log.
+    pub segments: Segments,
     /// The state that the log told.
     pub core: ShardCore,
     /// The way to the other shards.
@@ -177,7 +191,7 @@ impl Shard {
     /// Puts a shard together. Nothing runs yet.
     #[must_use]
     pub fn new(parts: ShardParts) -> Rc<Shard> {
-        let ShardParts { id, node, clock, wal, core, mesh } = parts;
+        let ShardParts { id, node, clock, wal, shard_uuid, segments, core, mesh } = parts;
         let slots = node.config.kafka.fetch_session_slots.div_ceil(usize::from(node.shards.max(1)));
         let sessions = SessionCache::new(random_seed(), slots);
         Rc::new(Shard {
@@ -187,6 +201,10 @@ impl Shard {
             sessions: RefCell::new(sessions),
             producer_ids: RefCell::new(0..0),
             wal: Rc::new(wal),
+            shard_uuid,
+            segments,
+            held_file: Cell::new(None),
+            written: Cell::new(None),
             core: RefCell::new(core),
             work: Notify::default(),
             stopping: Cell::new(false),
@@ -550,6 +568,9 @@ impl Shard {
             if let Some(woken) = woken {
                 woken.send(self, ());
             }
+        }
+        if !effects.segments_gone.is_empty() {
+            self.segments.note_gone(effects.segments_gone);
         }
         self.check_leadership();
         if let Some(catalog) = effects.catalog {

@@ -59,7 +59,9 @@ async fn step(shard: &Rc<Shard>, step_bytes: u64, tidies: bool) -> Result<SpareP
     if tidies {
         shard.wal.finish_sealed().await?;
         cut_logs(shard);
-        shard.wal.reclaim(|group| shard.with_core(|core| core.first_index_needed(group))).await?;
+        let needed = |group| shard.with_core(|core| core.first_index_needed(group));
+        shard.wal.reclaim(|| shard.held_file.get(), needed).await?;
+        shard.segments.remove_gone();
     }
     shard.wal.prepare_spare_step(step_bytes).await
 }

@@ -145,7 +145,7 @@ impl Node {
             self.core.borrow_mut().cut_log(group, index);
         }
         let needed = |group| self.core.borrow().first_index_needed(group);
-        let reclaimed = self.wal.reclaim(needed).await?;
+        let reclaimed = self.wal.reclaim(|| None, needed).await?;
         self.reclaimed.set(self.reclaimed.get() + reclaimed);
         let progress = match self.wal.prepare_spare_step(1 << 20).await {
             Ok(progress) => progress,

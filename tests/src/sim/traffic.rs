@@ -206,7 +206,7 @@ impl Run {
             Offset(self.rng.random_range(0..=up_to.0))
         } else {
             let limits = self.random_limits();
-            match block_on(self.node.wal.retention_cut(group, from, up_to, limits)) {
+            match block_on(self.node.wal.retention_cut(group, from, up_to, &[], limits)) {
                 Ok(cut) => cut,
                 Err(error) if self.is_armed && read_io_failed(&error) => return Ok(()),
                 Err(error) => return Err(Violation { what: format!("retention: {error:?}") }),

@@ -1,0 +1,128 @@
+//! The segments of a partition: what of its log is in files of its own, may leave the log, and is found there then.
+//!
+//! Segments are private to a replica: a second copy of what its log holds, made in the background. So they are no part
+//! of the state machine; which there are is told by the shell, from a listing at the start and from what is written
+//! since. What has gone from a manifest comes out as [`super::Effects::segments_gone`], for the shell to remove.
+//!
+//! - I1: a segment is named here only while its file is whole and durable.
+//! - I2: the log gives up entries only that lie before the log start offset or in a segment that is named here.
+
+use chronik_engine::ids::{GroupId, Offset};
+use chronik_engine::segment::{Manifest, Segment};
+
+use super::ShardCore;
+use super::group::{Group, Machine};
+use crate::catalog::{PartitionKind, PartitionTag};
+
+/// A segment and the partition that it belongs to: what its file is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedSegment {
+    /// The partition.
+    pub tag: PartitionTag,
+    /// The segment.
+    pub segment: Segment,
+}
+
+impl NamedSegment {
+    /// The name of its file.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        self.segment.file_name(self.tag.topic.0, self.tag.partition)
+    }
+}
+
+impl ShardCore {
+    /// The partitions with records that are placed here.
+    pub fn record_partitions(&self) -> impl Iterator<Item = (GroupId, PartitionTag)> {
+        self.groups.iter().filter(|(_, group)| group.is_live()).filter_map(|(id, group)| {
+            let tag = group.tag().filter(|tag| tag.kind == PartitionKind::Records)?;
+            Some((*id, tag))
+        })
+    }
+
+    /// Tells which segments of a partition the directory holds; once, before anything is read. What the manifest does
+    /// not name comes out as gone.
+    pub fn restore_segments(&mut self, group: GroupId, found: Vec<Segment>) {
+        let Some(group) = self.groups.get_mut(&group) else { return };
+        let Some(tag) = group.tag() else { return };
+        assert!(group.segments.is_empty(), "segments are restored once");
+        let (manifest, mut gone) = Manifest::load(found);
+        group.segments = manifest;
+        gone.extend(group.segments.drop_before(group.log_start_offset));
+        let gone = gone.into_iter().map(|segment| NamedSegment { tag, segment });
+        self.shared.effects.segments_gone.extend(gone);
+    }
+
+    /// Tells of a segment that was written; it begins where the last one ends, if there is one.
+    pub fn add_segment(&mut self, id: GroupId, tag: PartitionTag, segment: Segment) {
+        let target = self.groups.get_mut(&id).filter(|group| group.is_live());
+        let Some(group) = target else {
+            self.shared.effects.segments_gone.push(NamedSegment { tag, segment });
+            return;
+        };
+        group.segments.push(segment);
+        let gone = group.take_gone_segments();
+        self.shared.effects.segments_gone.extend(gone);
+    }
+
+    /// Tells of a segment that stands for several that there were. Those come out as gone; the new one does where the
+    /// partition has moved on meanwhile.
+    pub fn replace_segments(&mut self, id: GroupId, tag: PartitionTag, segment: Segment) {
+        let target = self.groups.get_mut(&id).filter(|group| group.is_live());
+        let gone = match target {
+            Some(group) => group.segments.replace(segment),
+            None => vec![segment],
+        };
+        let gone = gone.into_iter().map(|segment| NamedSegment { tag, segment });
+        self.shared.effects.segments_gone.extend(gone);
+    }
+
+    /// The segments of a partition that is placed here.
+    #[must_use]
+    pub fn segments(&self, group: GroupId) -> Option<&Manifest> {
+        self.live(group).map(|group| &group.segments)
+    }
+
+    /// The segment that stands for `offset`, or the first one after it.
+    #[must_use]
+    pub fn segment_at(&self, group: GroupId, offset: Offset) -> Option<NamedSegment> {
+        let group = self.live(group)?;
+        let segment = *group.segments.find(offset)?;
+        Some(NamedSegment { tag: group.tag()?, segment })
+    }
+
+    /// Up to here the records of a partition are in segments, or before its log start.
+    #[must_use]
+    pub fn stored_to(&self, group: GroupId) -> Option<Offset> {
+        self.live(group).map(Group::stored_to)
+    }
+}
+
+impl Group {
+    /// Whose log it is, if it is a partition's.
+    pub(super) fn tag(&self) -> Option<PartitionTag> {
+        PartitionTag::decode(&self.raft.meta().tag)
+    }
+
+    pub(super) fn stored_to(&self) -> Offset {
+        let end = self.segments.end().unwrap_or(self.log_start_offset);
+        end.max(self.log_start_offset)
+    }
+
+    /// Takes the segments from the manifest that lie before the log start offset.
+    pub(super) fn take_gone_segments(&mut self) -> Vec<NamedSegment> {
+        if self.segments.is_empty() || !matches!(self.machine, Machine::Partition(_)) {
+            return Vec::new();
+        }
+        let Some(tag) = self.tag() else { return Vec::new() };
+        let gone = self.segments.drop_before(self.log_start_offset);
+        gone.into_iter().map(|segment| NamedSegment { tag, segment }).collect()
+    }
+
+    /// Takes all segments from the manifest of a group that is gone.
+    pub(super) fn take_all_segments(&mut self) -> Vec<NamedSegment> {
+        let Some(tag) = self.tag() else { return Vec::new() };
+        let gone = self.segments.drop_before(Offset(i64::MAX));
+        gone.into_iter().map(|segment| NamedSegment { tag, segment }).collect()
+    }
+}

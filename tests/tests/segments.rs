@@ -1,0 +1,211 @@
+//! Segments: what has left the log is read from them as before, and they go with what they hold.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use chronik_engine::batch::RecordBatch;
+use chronik_tests::batch::BatchBuilder;
+use chronik_tests::process::{Broker, Settings, fresh_name};
+use chronik_tests::raw::{RawConnection, topic_name};
+use chronik_tests::scratch::wait_for;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{
+    BrokerId, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, ListOffsetsRequest,
+};
+use kafka_protocol::protocol::StrBytes;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+
+/// A batch's timestamp tells its offset.
+const EPOCH_MS: i64 = 9_999_999_000_000;
+
+const FOR_EVER: [(&str, &str); 2] =
+    [("retention.ms", "-1"), ("message.timestamp.after.max.ms", "9223372036854775807")];
+
+fn start() -> Broker {
+    let settings = Settings { shards: 1, wal_file_bytes: MIB, ..Settings::new() };
+    Broker::start(settings.with_top("wal.indexing_interval = 1")).unwrap()
+}
+
+fn connect(broker: &Broker) -> RawConnection {
+    RawConnection::open(broker.ports().kafka_addr()).unwrap()
+}
+
+fn create(connection: &mut RawConnection, topic: &str, configs: &[(&str, &str)]) {
+    let text = |text: &str| StrBytes::from_string(text.to_owned());
+    let configs = configs.iter().map(|(name, value)| {
+        CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
+    });
+    let topic = CreatableTopic::default()
+        .with_name(topic_name(topic))
+        .with_num_partitions(1)
+        .with_replication_factor(1)
+        .with_configs(configs.collect());
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
+    let response = connection.call(5, &request).unwrap();
+    assert_eq!(response.topics[0].error_code, 0, "{response:?}");
+}
+
+fn offset_of(connection: &mut RawConnection, topic: &str, timestamp: i64) -> i64 {
+    let partition = ListOffsetsPartition::default()
+        .with_partition_index(0)
+        .with_current_leader_epoch(-1)
+        .with_timestamp(timestamp);
+    let topic =
+        ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition]);
+    let request =
+        ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+    let response = connection.call(7, &request).unwrap();
+    let answer = &response.topics[0].partitions[0];
+    assert_eq!(answer.error_code, 0, "{answer:?}");
+    answer.offset
+}
+
+/// The value of the record at an offset.
+fn value(offset: i64, bytes: usize) -> Vec<u8> {
+    let seed = u64::try_from(offset).unwrap().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (0..bytes as u64).map(|at| (seed >> (at % 8 * 8)) as u8 ^ at as u8).collect()
+}
+
+fn produce(
+    connection: &mut RawConnection,
+    topic: &str,
+    offsets: std::ops::Range<i64>,
+    bytes: usize,
+) {
+    for offset in offsets {
+        let batch = BatchBuilder::of_value(value(offset, bytes)).timestamp_ms(EPOCH_MS + offset);
+        let produced = connection.produce(topic, 0, batch.build()).unwrap();
+        assert_eq!((produced.error_code, produced.base_offset), (0, offset));
+    }
+}
+
+/// Reads a topic of batches with one record each, and compares all of them.
+fn read_all(
+    connection: &mut RawConnection,
+    topic: &str,
+    offsets: std::ops::Range<i64>,
+    bytes: usize,
+) {
+    let mut next = offsets.start;
+    while next < offsets.end {
+        let response = connection.fetch(topic, 0, next).unwrap();
+        let answer = &response.responses[0].partitions[0];
+        assert_eq!(answer.error_code, 0, "at {next}");
+        let mut rest = answer.records.clone().unwrap_or_default();
+        assert!(!rest.is_empty(), "nothing at {next} of {}", offsets.end);
+        while rest.len() >= 12 {
+            let size = 12 + usize::try_from((&rest[8..12]).get_i32()).unwrap();
+            if rest.len() < size {
+                break;
+            }
+            let batch: Bytes = rest.split_to(size);
+            let batch = RecordBatch::parse(batch).unwrap();
+            assert_eq!(batch.base_offset().0, next);
+            let record = batch.records(1 << 20).unwrap().next().unwrap().unwrap();
+            assert_eq!(record.value.as_deref(), Some(&value(next, bytes)[..]), "at {next}");
+            next += 1;
+        }
+    }
+    assert_eq!(next, offsets.end);
+}
+
+/// The names and lengths of the files in one of the shard's directories.
+fn files(broker: &Broker, dir: &str) -> Vec<(String, u64)> {
+    let files = std::fs::read_dir(broker.data_dir().join("shards/000").join(dir)).unwrap();
+    // A file may be taken back while it is looked at.
+    let named = |file: std::fs::DirEntry| {
+        Some((file.file_name().into_string().ok()?, file.metadata().ok()?.len()))
+    };
+    files.filter_map(|file| named(file.ok()?)).collect()
+}
+
+fn log_files(broker: &Broker) -> usize {
+    files(broker, "wal").iter().filter(|(name, _)| name.ends_with(".wal")).count()
+}
+
+fn wait_for_segments(broker: &Broker) {
+    let done = || (log_files(broker) <= 2).then_some(());
+    wait_for("the log's files are given back", DEADLINE, done).unwrap_or_else(|error| {
+        panic!("{error}: {:?} {:?}", files(broker, "wal"), files(broker, "segments"))
+    });
+}
+
+#[test]
+fn given_a_log_of_many_files_when_they_are_given_back_then_everything_is_read_as_before() {
+    const LARGE: usize = 50_000;
+    let mut broker = start();
+    let (large, small, idle) = (fresh_name("large"), fresh_name("small"), fresh_name("idle"));
+    let mut connection = connect(&broker);
+    for topic in [&large, &small, &idle] {
+        create(&mut connection, topic, &FOR_EVER);
+    }
+    produce(&mut connection, &idle, 0..3, 100);
+    for round in 0..12 {
+        produce(&mut connection, &large, round * 20..(round + 1) * 20, LARGE);
+        produce(&mut connection, &small, round * 5..(round + 1) * 5, 100);
+    }
+    wait_for_segments(&broker);
+    let check = |broker: &Broker| {
+        let mut connection = connect(broker);
+        read_all(&mut connection, &large, 0..240, LARGE);
+        read_all(&mut connection, &small, 0..60, 100);
+        read_all(&mut connection, &idle, 0..3, 100);
+        for offset in [0, 1, 57, 120, 239] {
+            assert_eq!(offset_of(&mut connection, &large, EPOCH_MS + offset), offset);
+        }
+        assert_eq!(offset_of(&mut connection, &large, EPOCH_MS + 240), -1);
+        assert_eq!(offset_of(&mut connection, &idle, -3), 2, "the greatest timestamp");
+        assert_eq!(offset_of(&mut connection, &idle, EPOCH_MS + 1), 1);
+        assert_eq!(offset_of(&mut connection, &large, -2), 0);
+        assert_eq!(offset_of(&mut connection, &large, -1), 240);
+    };
+    check(&broker);
+    broker.kill().unwrap();
+    broker.start_again().unwrap();
+    check(&broker);
+    produce(&mut connect(&broker), &large, 240..300, LARGE);
+    wait_for_segments(&broker);
+    read_all(&mut connect(&broker), &large, 0..300, LARGE);
+}
+
+#[test]
+fn given_segments_when_records_or_the_topic_are_deleted_then_their_files_go() {
+    const LARGE: usize = 50_000;
+    let mut broker = start();
+    let topic = fresh_name("deleted");
+    let mut connection = connect(&broker);
+    create(&mut connection, &topic, &FOR_EVER);
+    produce(&mut connection, &topic, 0..100, LARGE);
+    wait_for_segments(&broker);
+    let before = files(&broker, "segments");
+    let partition = DeleteRecordsPartition::default().with_partition_index(0).with_offset(70);
+    let named = DeleteRecordsTopic::default()
+        .with_name(topic_name(&topic))
+        .with_partitions(vec![partition]);
+    let request = DeleteRecordsRequest::default().with_topics(vec![named]).with_timeout_ms(10_000);
+    let answer = connection.call(2, &request).unwrap();
+    assert_eq!(answer.topics[0].partitions[0].low_watermark, 70, "{answer:?}");
+    let fewer = || Some(files(&broker, "segments")).filter(|now| now.len() < before.len());
+    let fewer = wait_for("segments before the log start go", DEADLINE, fewer).unwrap();
+    read_all(&mut connection, &topic, 70..100, LARGE);
+    broker.kill().unwrap();
+    broker.start_again().unwrap();
+    let mut connection = connect(&broker);
+    assert_eq!(offset_of(&mut connection, &topic, -2), 70);
+    read_all(&mut connection, &topic, 70..100, LARGE);
+    assert!(files(&broker, "segments").len() <= fewer.len());
+    let request = DeleteTopicsRequest::default()
+        .with_topic_names(vec![topic_name(&topic)])
+        .with_timeout_ms(10_000);
+    assert_eq!(connection.call(5, &request).unwrap().responses[0].error_code, 0);
+    let gone = || files(&broker, "segments").is_empty().then_some(());
+    wait_for("the segments of the topic go", DEADLINE, gone).unwrap();
+}
