@@ -12,7 +12,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use kafka_protocol::messages::ProduceRequest;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -121,9 +120,8 @@ impl Broker {
             if let Some(status) = self.ended()? {
                 bail!("the broker ended at its start: {status}\n{}", self.log_tail());
             }
-            let answers = wire::connect(self.kafka).and_then(|mut client| {
-                wire::require::<ProduceRequest>(&mut client, "Produce", wire::PRODUCE)
-            });
+            let answers = wire::connect(self.kafka)
+                .and_then(|mut client| wire::require(&mut client, wire::FOR_PRODUCE));
             match answers {
                 Ok(()) => return Ok(()),
                 Err(error) if clock.now_ns() > START_DEADLINE_NS => {

@@ -14,7 +14,7 @@ use chronik_engine::batch::BatchBuilder;
 use chronik_net::client::{Client, decode_response, encode_request};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{ApiVersionsRequest, ProduceRequest, TopicName};
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ProduceRequest, TopicName};
 use kafka_protocol::protocol::{Request, StrBytes};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -33,6 +33,22 @@ pub const SYNC_GROUP: i16 = 3;
 pub const HEARTBEAT: i16 = 3;
 pub const LEAVE_GROUP: i16 = 3;
 pub const OFFSET_COMMIT: i16 = 7;
+
+/// What producing to new topics takes.
+pub const FOR_PRODUCE: &[(ApiKey, i16)] = &[
+    (ApiKey::Produce, PRODUCE),
+    (ApiKey::Metadata, METADATA),
+    (ApiKey::CreateTopics, CREATE_TOPICS),
+];
+/// What a group takes besides.
+pub const FOR_GROUPS: &[(ApiKey, i16)] = &[
+    (ApiKey::FindCoordinator, FIND_COORDINATOR),
+    (ApiKey::JoinGroup, JOIN_GROUP),
+    (ApiKey::SyncGroup, SYNC_GROUP),
+    (ApiKey::Heartbeat, HEARTBEAT),
+    (ApiKey::LeaveGroup, LEAVE_GROUP),
+    (ApiKey::OffsetCommit, OFFSET_COMMIT),
+];
 
 /// How long a single request may take before the run is given up.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,17 +72,19 @@ pub fn connect(addr: SocketAddr) -> Result<Client> {
     Client::connect(addr, CALL_TIMEOUT).with_context(|| format!("connecting to {addr}"))
 }
 
-/// Refuses a broker that does not serve `version` of `R`, with a sentence instead of a closed socket later.
-pub fn require<R: Request>(client: &mut Client, name: &str, version: i16) -> Result<()> {
+/// Refuses a broker that does not serve these versions, with a sentence instead of a closed socket later.
+pub fn require(client: &mut Client, versions: &[(ApiKey, i16)]) -> Result<()> {
     let served = client.call(&ApiVersionsRequest::default(), 0).context("asking for versions")?;
-    let row = served.api_keys.iter().find(|row| row.api_key == R::KEY);
-    let row = row.with_context(|| format!("the broker does not serve {name}"))?;
-    ensure!(
-        (row.min_version..=row.max_version).contains(&version),
-        "the broker serves {name} {} to {}, this program speaks version {version}",
-        row.min_version,
-        row.max_version
-    );
+    for (api, version) in versions {
+        let row = served.api_keys.iter().find(|row| row.api_key == *api as i16);
+        let row = row.with_context(|| format!("the broker does not serve {api:?}"))?;
+        ensure!(
+            (row.min_version..=row.max_version).contains(version),
+            "the broker serves {api:?} {} to {}, this program speaks version {version}",
+            row.min_version,
+            row.max_version
+        );
+    }
     Ok(())
 }
 

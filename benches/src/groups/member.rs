@@ -54,9 +54,12 @@ pub fn verdict(what: &str, code: i16) -> Result<Verdict> {
             Ok(Verdict::Rejoin)
         }
         Some(ResponseError::UnknownMemberId) => Ok(Verdict::RejoinAsNew),
-        Some(ResponseError::CoordinatorLoadInProgress | ResponseError::CoordinatorNotAvailable) => {
-            Ok(Verdict::Later)
-        }
+        // The last of these also where a coordinator was named that has yet to take up its work.
+        Some(
+            ResponseError::CoordinatorLoadInProgress
+            | ResponseError::CoordinatorNotAvailable
+            | ResponseError::NotCoordinator,
+        ) => Ok(Verdict::Later),
         _ => {
             check_code(what, code)?;
             Ok(Verdict::Fine)
@@ -227,6 +230,7 @@ mod tests {
         assert_eq!(judge(ResponseError::IllegalGeneration).unwrap(), Verdict::Rejoin);
         assert_eq!(judge(ResponseError::UnknownMemberId).unwrap(), Verdict::RejoinAsNew);
         assert_eq!(judge(ResponseError::CoordinatorLoadInProgress).unwrap(), Verdict::Later);
+        assert_eq!(judge(ResponseError::NotCoordinator).unwrap(), Verdict::Later);
         let error = judge(ResponseError::GroupAuthorizationFailed).unwrap_err().to_string();
         assert!(error.contains("GroupAuthorizationFailed"), "{error}");
     }

@@ -97,7 +97,10 @@ pub fn run(args: &GroupsArgs) -> Result<()> {
     let addr = wire::resolve(&args.bootstrap)?;
     let topic = topics::fresh_name("chronik-bench-groups");
     let names = [topic.clone()];
-    topics::create(&mut wire::connect(addr)?, &names, args.partitions, -1)?;
+    let mut control = wire::connect(addr)?;
+    wire::require(&mut control, wire::FOR_PRODUCE)?;
+    wire::require(&mut control, wire::FOR_GROUPS)?;
+    topics::create(&mut control, &names, args.partitions, -1)?;
     topics::wait_writable(addr, &names, &wire::random_batch(1, 1)?)?;
     match args.commits {
         true => run_commits(args, &topic),

@@ -202,11 +202,7 @@ impl Prepared {
             shape.topic_prefix.clone().unwrap_or_else(|| topics::fresh_name("chronik-bench"));
         let names: Vec<String> = (0..shape.topics).map(|n| format!("{prefix}-{n}")).collect();
         let mut control = wire::connect(addr)?;
-        wire::require::<kafka_protocol::messages::ProduceRequest>(
-            &mut control,
-            "Produce",
-            wire::PRODUCE,
-        )?;
+        wire::require(&mut control, wire::FOR_PRODUCE)?;
         topics::create(&mut control, &names, shape.partitions, shape.replicas)?;
         let batch = wire::random_batch(shape.batch_records, usize::try_from(shape.record_bytes)?)?;
         let targets = topics::wait_writable(addr, &names, &batch)?;
