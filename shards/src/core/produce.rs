@@ -1,7 +1,8 @@
 //! Proposals: the checks before an entry gets its place in a log, and the place itself.
 
-use chronik_engine::batch::RecordBatch;
+use chronik_engine::batch::{BatchHeader, RecordBatch, TimestampType};
 use chronik_engine::ids::GroupId;
+use chronik_engine::tail_cache::CachedBatch;
 use chronik_engine::wal::record::EntryKind;
 use chronik_replication::{ProposeError, ProposedEntry};
 
@@ -36,7 +37,7 @@ impl ShardCore {
         }
         let producer = check_kind(&batch)?;
         if let Some(producer) = &producer
-            && target.answer_duplicate(producer, (token, acks), &mut self.shared)?
+            && target.answer_duplicate(producer, batch.header(), (token, acks), &mut self.shared)?
         {
             return Ok(());
         }
@@ -136,6 +137,16 @@ fn check_kind(batch: &RecordBatch) -> Result<Option<ProducerBatch>, ProduceError
     Ok(producer)
 }
 
+/// What a duplicate is told of the time of appending: the greatest timestamp of the first one, whoever gave it, as Kafka
+/// does. Where that is no longer in memory the producer's time is the duplicate's own; the broker's is not known.
+fn first_time_ms(first: Option<&CachedBatch>, duplicate: &BatchHeader) -> i64 {
+    match (first, duplicate.timestamp_type()) {
+        (Some(first), _) => first.max_timestamp_ms,
+        (None, TimestampType::CreateTime) => duplicate.max_timestamp_ms,
+        (None, TimestampType::LogAppendTime) => -1,
+    }
+}
+
 impl Shared {
     pub(super) fn check_in_flight(&self, bytes: usize) -> Result<(), ProduceError> {
         let fits = self.in_flight_bytes + bytes <= self.config.in_flight_bytes_max;
@@ -149,6 +160,7 @@ impl Group {
     fn answer_duplicate(
         &mut self,
         batch: &ProducerBatch,
+        header: &BatchHeader,
         waiting: (Token, RequiredAcks),
         shared: &mut Shared,
     ) -> Result<bool, ProduceError> {
@@ -170,9 +182,11 @@ impl Group {
                 own.duplicates.push(waiting);
             }
             Some(_) | None => {
+                let held = shared.tail.get(self.id, base_offset).next();
+                let held = held.filter(|held| held.base_offset == base_offset);
                 let appended = Appended {
                     base_offset,
-                    log_append_time_ms: -1,
+                    log_append_time_ms: first_time_ms(held, header),
                     log_start_offset: self.log_start_offset,
                     leader_epoch: self.raft.term(),
                 };
