@@ -121,12 +121,10 @@ impl Latencies {
             ns_to_ms(self.histogram.max()),
             self.count()
         )?;
-        writeln!(
-            to,
-            "#[Buckets = {:12}, SubBuckets     = {:12}]",
-            self.histogram.buckets(),
-            self.histogram.distinct_values() / usize::from(self.histogram.buckets()).max(1)
-        )
+        // Every bucket but the first shares half of its values with the one before.
+        let buckets = usize::from(self.histogram.buckets());
+        let sub_buckets = 2 * self.histogram.distinct_values() / (buckets + 1);
+        writeln!(to, "#[Buckets = {buckets:12}, SubBuckets     = {sub_buckets:12}]")
     }
 
     /// [`Latencies::write_hgrm`] to a file.
@@ -197,5 +195,6 @@ mod tests {
         let text = String::from_utf8(text).unwrap();
         assert!(text.lines().any(|line| line.contains("1.000000000000        100")), "{text}");
         assert!(text.contains("Total count    =          100"), "{text}");
+        assert!(text.contains("SubBuckets     =         2048"), "{text}");
     }
 }
