@@ -78,7 +78,8 @@ pub(super) struct KeyMap {
 impl KeyMap {
     /// In so much memory, and no more than so many keys need.
     pub(super) fn new(bytes_max: usize, keys_max: u64, hash_key: [u8; 16]) -> KeyMap {
-        let needed = usize::try_from(keys_max.saturating_mul(4) / 3 + 1).unwrap_or(usize::MAX);
+        let needed = (keys_max / 3 + 1).saturating_mul(4);
+        let needed = usize::try_from(needed).unwrap_or(usize::MAX);
         let count = (bytes_max / size_of::<Slot>()).min(needed).max(SLOTS_MIN);
         KeyMap { hash_key, slots: vec![EMPTY; count], taken: 0, part: KeyPart::ALL }
     }
@@ -183,6 +184,15 @@ mod tests {
         assert!(map.note(&3_i64.to_be_bytes(), Offset(1000)));
         assert!(map.has_newer(&3_i64.to_be_bytes(), Offset(999)));
         assert!(!map.has_newer(&75_i64.to_be_bytes(), Offset(0)), "it was not taken");
+    }
+
+    #[test]
+    fn given_memory_for_all_keys_when_noted_then_each_has_room() {
+        for keys in 1..500_u64 {
+            let mut map = KeyMap::new(1 << 20, keys, [7; 16]);
+            assert!((0..keys).all(|key| map.note(&key.to_be_bytes(), Offset(1))), "{keys}");
+            assert!(keys < 64 || map.slots.len() as u64 <= keys * 4 / 3 + 5, "{keys}");
+        }
     }
 
     #[test]
