@@ -26,6 +26,7 @@ mod log_view;
 mod logger;
 mod ready;
 mod recover;
+mod restart;
 mod timeouts;
 
 pub use config::{CheckpointParts, GroupConfig, RecoveredLog};

@@ -70,7 +70,7 @@ pub(crate) struct PendingWrite {
     given: u64,
     /// The last ready of raft-rs that is durable with it (I2).
     covers: u64,
-    truncate_after: Option<RaftIndex>,
+    pub(crate) truncate_after: Option<RaftIndex>,
     runs: Vec<EpochStart>,
     last: Option<LogPosition>,
     hard_state: Option<HardState>,

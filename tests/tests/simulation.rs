@@ -75,6 +75,7 @@ fn assert_covers(total: &Report, seeds: u64) {
         ("rolls", total.rolls),
         ("reclaimed files", total.reclaimed as u64),
         ("storage full", total.storage_full),
+        ("batches taken back", total.taken_back as u64),
         ("verified", total.verified),
         ("topics deleted", total.topics_deleted),
         ("log starts moved", total.log_starts),

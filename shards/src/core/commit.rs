@@ -22,7 +22,7 @@ const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// Why records were given out.
 #[derive(Debug, Clone, Copy)]
-enum Cause {
+pub(super) enum Cause {
     Created,
     Deleted,
     /// The log begins after this entry.
@@ -33,10 +33,10 @@ enum Cause {
 /// Some records of one group that belong together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unit {
-    group: GroupId,
-    cause: Cause,
-    record_count: usize,
-    bytes: usize,
+    pub(super) group: GroupId,
+    pub(super) cause: Cause,
+    pub(super) record_count: usize,
+    pub(super) bytes: usize,
 }
 
 impl Unit {
@@ -58,7 +58,7 @@ impl Unit {
 pub struct PendingBlock {
     /// The records, never none.
     pub records: Vec<WalRecord>,
-    units: Vec<Unit>,
+    pub(super) units: Vec<Unit>,
 }
 
 impl Shared {

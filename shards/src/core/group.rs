@@ -227,6 +227,13 @@ impl Group {
         }
     }
 
+    /// The leader knows all that there was before its term, though its first entry is not applied yet.
+    pub(super) fn lead_from_applied(&mut self) {
+        if let Some(led) = &mut self.led {
+            led.first_index = led.first_index.min(self.raft.applied());
+        }
+    }
+
     /// Answers whoever waits for an entry, and forgets what the leader assumed ahead of the log.
     pub(super) fn drop_in_flight(&mut self, shared: &mut Shared, error: ProduceError) {
         for entry in self.in_flight.drain(..) {

@@ -10,6 +10,7 @@
 //! | `group` | one group: Raft, its state machine, the leader's entries in flight |
 //! | `produce` | checks and proposals |
 //! | `commit` | blocks out, durability in, application of what is committed |
+//! | `refusal` | batches for which the disk has no room |
 //! | `log_start` | where a partition's log starts, and what may go before it |
 //! | `segments` | what of a partition's log is in files of its own |
 //! | `group_log` | the logs that hold the state of consumer groups |
@@ -46,6 +47,7 @@ mod log_start;
 mod produce;
 pub mod producers;
 mod read;
+mod refusal;
 mod segments;
 mod waiters;
 

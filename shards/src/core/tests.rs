@@ -8,6 +8,7 @@ use super::*;
 use crate::catalog::{Broker, CatalogCommand, ClusterId, TopicRef};
 
 mod log_start;
+mod refusal;
 
 const GROUP: GroupId = GroupId(1);
 const BLOCK_BYTES: usize = 8 << 20;

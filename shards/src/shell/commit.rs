@@ -3,8 +3,9 @@
 //! - I1: one block is in flight at a time. All that is proposed meanwhile goes into the next one: that is the group
 //!   commit, and the load alone sets its size.
 //! - I2: a failed write or sync ends the process (W5). What was in flight is neither acknowledged nor retried.
-//! - I3: a full disk is no failure: produces are refused and the block that found no room waits until there is some.
-//!   A stop does not wait for that: the block is given up. Nothing of it was acknowledged.
+//! - I3: a full disk is no failure: produces are refused, those too whose block found no room. What else was in that
+//!   block has the ballast's room; beyond that it waits until there is some. A stop does not wait: the block is given up.
+//!   Nothing of it was acknowledged.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -47,9 +48,26 @@ pub async fn commit_loop(shard: Rc<Shard>) {
             let waited_ns = shard.clock.now_ns().saturating_sub(since_ns);
             shard.metrics.borrow_mut().record(Stage::Queue, waited_ns);
         }
-        if let Room::GivenUp = make_room(&shard, &block.records).await {
-            // Later blocks must not overtake this one, so it is the end. The stop answers those who wait.
-            break;
+        if let Room::None = make_room(&shard, &block.records).await {
+            // What makes room must not wait behind what needs it.
+            let refused = shard.change_core(|core| core.refuse_batches(block));
+            if refused > 0 {
+                tracing::debug!(
+                    shard = shard.id.0,
+                    "no room: batches of {refused} partitions are refused"
+                );
+                continue;
+            }
+            if shard.stopping.get() {
+                tracing::warn!(
+                    shard = shard.id.0,
+                    "stopping without room for what was not acknowledged"
+                );
+                // Later blocks must not overtake this one, so it is the end. The stop answers those who wait.
+                break;
+            }
+            sleep(STORAGE_FULL_RETRY).await;
+            continue;
         }
         write_block(&shard, &block.records).await;
         shard.core.borrow_mut().block_persisted(block);
@@ -84,32 +102,23 @@ async fn write_block(shard: &Shard, records: &[WalRecord]) {
 enum Room {
     /// The block fits the active file.
     Found,
-    /// There was none, and the shard stops.
-    GivenUp,
+    /// There is none; produces are refused from now on (I3).
+    None,
 }
 
-/// Rolls to the next file if the block does not fit the active one, however long it takes to find room for it (I3).
+/// Rolls to the next file if the block does not fit the active one.
 async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) -> Room {
     if !shard.wal.needs_roll(records) {
         return Room::Found;
     }
-    loop {
-        let checkpoints = shard.core.borrow().checkpoints();
-        match shard.wal.roll(checkpoints, records).await {
-            Ok(()) => return Room::Found,
-            Err(WalError::StorageFull { .. }) if shard.stopping.get() => {
-                tracing::warn!(
-                    shard = shard.id.0,
-                    "stopping without room for what was not acknowledged"
-                );
-                return Room::GivenUp;
-            }
-            Err(WalError::StorageFull { .. }) => {
-                shard.note_storage_full(true);
-                sleep(STORAGE_FULL_RETRY).await;
-            }
-            Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
+    let checkpoints = shard.core.borrow().checkpoints();
+    match shard.wal.roll(checkpoints, records).await {
+        Ok(()) => Room::Found,
+        Err(WalError::StorageFull { .. }) => {
+            shard.note_storage_full(true);
+            Room::None
         }
+        Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
     }
 }
 

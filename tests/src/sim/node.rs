@@ -41,6 +41,8 @@ pub struct Node {
     pub rolls: Cell<u64>,
     /// Files taken back.
     pub reclaimed: Cell<usize>,
+    /// How often batches of a partition were refused for want of room after they had got their place.
+    pub refused: Cell<usize>,
     bug: Option<Bug>,
     last_checkpoints: RefCell<Vec<GroupCheckpoint>>,
 }
@@ -60,6 +62,7 @@ impl Node {
             persisted: RefCell::default(),
             rolls: Cell::new(0),
             reclaimed: Cell::new(0),
+            refused: Cell::new(0),
             bug,
             last_checkpoints: RefCell::default(),
         })
@@ -67,12 +70,22 @@ impl Node {
 
     /// Writes the next block, if there is one. An error ends the process.
     pub async fn write_block(self: Rc<Node>) -> Result<(), WalError> {
-        let Some(block) = self.core.borrow_mut().take_block(BLOCK_BYTES_MAX) else {
-            return Ok(());
+        let (block, believed, written) = loop {
+            let Some(block) = self.core.borrow_mut().take_block(BLOCK_BYTES_MAX) else {
+                return Ok(());
+            };
+            let believed = block.records.clone();
+            let written = self.records_to_write(&believed);
+            if self.make_room(&written).await? {
+                break (block, believed, written);
+            }
+            self.core.borrow_mut().set_storage_full(true);
+            let refused = self.core.borrow_mut().refuse_batches(block);
+            if refused == 0 {
+                yield_once().await;
+            }
+            self.refused.set(self.refused.get() + refused);
         };
-        let believed = block.records.clone();
-        let written = self.records_to_write(&believed);
-        self.make_room(&written).await?;
         if self.bug == Some(Bug::AckBeforePersist) {
             self.core.borrow_mut().block_persisted(block);
             self.persisted.borrow_mut().extend(believed);
@@ -98,23 +111,19 @@ impl Node {
         records.iter().filter(keep).cloned().collect()
     }
 
-    async fn make_room(&self, records: &[WalRecord]) -> Result<(), WalError> {
+    /// Whether there is room for these records.
+    async fn make_room(&self, records: &[WalRecord]) -> Result<bool, WalError> {
         if records.is_empty() || !self.wal.needs_roll(records) {
-            return Ok(());
+            return Ok(true);
         }
-        loop {
-            let checkpoints = self.checkpoints();
-            match self.wal.roll(checkpoints, records).await {
-                Ok(()) => {
-                    self.rolls.set(self.rolls.get() + 1);
-                    return Ok(());
-                }
-                Err(WalError::StorageFull { .. }) => {
-                    self.core.borrow_mut().set_storage_full(true);
-                    yield_once().await;
-                }
-                Err(error) => return Err(error),
+        let checkpoints = self.checkpoints();
+        match self.wal.roll(checkpoints, records).await {
+            Ok(()) => {
+                self.rolls.set(self.rolls.get() + 1);
+                Ok(true)
             }
+            Err(WalError::StorageFull { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

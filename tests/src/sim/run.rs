@@ -51,6 +51,8 @@ pub struct Report {
     pub reclaimed: usize,
     /// Batches refused for want of room.
     pub storage_full: u64,
+    /// Times that batches of a partition were taken back, since their block found no room.
+    pub taken_back: usize,
     /// Whole logs read and compared.
     pub verified: u64,
     /// Topics created.
@@ -79,6 +81,7 @@ impl Report {
             rolls: self.rolls + other.rolls,
             reclaimed: self.reclaimed + other.reclaimed,
             storage_full: self.storage_full + other.storage_full,
+            taken_back: self.taken_back + other.taken_back,
             verified: self.verified + other.verified,
             topics_created: self.topics_created + other.topics_created,
             topics_deleted: self.topics_deleted + other.topics_deleted,

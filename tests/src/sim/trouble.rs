@@ -121,6 +121,7 @@ impl Run {
         }
         self.report.rolls += self.node.rolls.get();
         self.report.reclaimed += self.node.reclaimed.get();
+        self.report.taken_back += self.node.refused.get();
         let (wal, mut recovered) = self.reopen()?;
         self.log.recovered(&recovered)?;
         if self.bug == Some(Bug::LoseDedupState) {
@@ -260,6 +261,7 @@ impl Run {
                 self.verify()?;
                 self.report.rolls += self.node.rolls.get();
                 self.report.reclaimed += self.node.reclaimed.get();
+                self.report.taken_back += self.node.refused.get();
                 return Ok(());
             }
         }

@@ -1,0 +1,52 @@
+//! A group that forgets what never reached the disk, as a crash would make it, while its process lives on.
+//!
+//! Where there is no room for entries that were handed out, their owner may want to be rid of them. A leader cannot take
+//! entries back, but any replica may lose what is not durable: nobody was told of it. So the group begins again with its
+//! durable state, as a follower that knows no leader, and what it writes from then on is of a later term.
+
+use chronik_engine::wal::record::LogEntry;
+
+use crate::config::RecoveredLog;
+use crate::error::RecoverError;
+use crate::group::RaftGroup;
+
+impl RaftGroup {
+    /// Whether all that is durable is in memory: not while a write would replace durable entries.
+    #[must_use]
+    pub fn can_restart(&self) -> bool {
+        self.pending.iter().all(|write| write.truncate_after.is_none())
+    }
+
+    /// Begins again with what is durable. Outputs that were given out and not persisted must never be written, and
+    /// nothing be said about them; numbers of outputs begin anew. Take a [`RaftGroup::ready`] before the next
+    /// [`RaftGroup::campaign`].
+    ///
+    /// # Errors
+    /// If the durable state is not coherent, which would be an error of this program.
+    pub fn restart(&mut self) -> Result<(), RecoverError> {
+        assert!(self.can_restart(), "durable entries are not in memory");
+        let parts = self.checkpoint_parts();
+        let durable = parts.applied.next().0..=parts.last.index.0;
+        let entries = durable.map(|index| self.durable_entry(index)).collect();
+        let log = RecoveredLog {
+            meta: parts.meta,
+            hard_state: parts.hard_state,
+            log_start: parts.log_start,
+            epochs: parts.epochs,
+            entries,
+            last: parts.last,
+            applied: parts.applied,
+            applied_end_offset: parts.applied_end_offset,
+        };
+        *self = RaftGroup::new(self.config.clone(), log)?;
+        Ok(())
+    }
+
+    fn durable_entry(&self, index: u64) -> LogEntry {
+        let slot = self.node.store().slot(chronik_engine::ids::RaftIndex(index));
+        match slot {
+            Some(slot) => slot.entry.clone(),
+            None => unreachable!("entries after the applied ones are in memory, {index} is not"),
+        }
+    }
+}
