@@ -1,16 +1,20 @@
 //! Rubbish over the wire: the broker answers with an error or closes, keeps its memory, and everybody else goes on.
 //!
-//! `CHRONIK_MUTATIONS` sets how many mutated requests are sent, `CHRONIK_MUTATION_SEED` their seed.
+//! `CHRONIK_MUTATIONS` sets how many mutated requests are sent one by one, `CHRONIK_MUTATIONS_EACH` how many of each API
+//! in rows, `CHRONIK_MUTATION_SEED` their seed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a well-behaved client runs in a thread beside")]
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use chronik_tests::batch::{self, BatchBuilder};
+use chronik_tests::flood::Flood;
 use chronik_tests::http;
 use chronik_tests::mutate::{fetch_wait_ms, mutate, overwrite};
 use chronik_tests::poke::{Health, POKE_DEADLINE, Poked, Poker, hear_until_closed, stay_healthy};
@@ -26,6 +30,16 @@ use rand::{Rng, RngCore, SeedableRng};
 
 const MIB: u64 = 1 << 20;
 const MUTATIONS_DEFAULT: usize = 10_000;
+const MUTATIONS_EACH_DEFAULT: usize = 2_000;
+/// Requests in a row, and connections with rows at once.
+const ROW: usize = 8;
+const FLOODS: usize = 3;
+/// Where a frame has its correlation id.
+const CORRELATION: Range<usize> = 8..12;
+/// No frame is shorter: the header of a request without a client id.
+const SHORTEST: usize = 8;
+const CREATE_TOPICS: i16 = 19;
+const CREATE_PARTITIONS: i16 = 37;
 /// A mutated Fetch may ask to wait; longer than this and it is not sent.
 const WAIT_MS_MAX: i32 = 200;
 /// An operation of the well-behaved client may take this long on a loaded machine.
@@ -124,6 +138,83 @@ fn given_thousands_of_mutated_requests_when_sent_then_each_is_answered_or_closed
         println!("{sent} sent, {closed} ended with a close");
         assert!(closed < sent, "no mutated request was answered\n{again}");
     });
+}
+
+/// The requests of each API, one list for each; none of them makes topics or partitions: there would be thousands.
+fn requests_by_api(poker: &Poker, addr: SocketAddr) -> Vec<Vec<ValidRequest>> {
+    let mut by_api: BTreeMap<i16, Vec<ValidRequest>> = BTreeMap::new();
+    for mut request in requests(poker, addr) {
+        // `validate_only` is the last field, before the tagged ones of a flexible version.
+        let flag = match (request.key, request.version) {
+            (CREATE_TOPICS, 5..) | (CREATE_PARTITIONS, 2..) => Some(2),
+            (CREATE_TOPICS | CREATE_PARTITIONS, _) => Some(1),
+            _ => None,
+        };
+        if let Some(from_end) = flag {
+            let at = request.frame.len() - from_end;
+            request.frame[at] = 1;
+        }
+        by_api.entry(request.key).or_default().push(request);
+    }
+    by_api.into_values().collect()
+}
+
+/// Sends mutated requests of one API until the broker has dealt with `count`. How many it answered.
+fn flood_api(flood: &mut Flood, api: &[ValidRequest], count: usize, rng: &mut StdRng) -> usize {
+    let (mut dealt_with, mut answers) = (0, 0);
+    while dealt_with < count {
+        let mut row = Vec::new();
+        while row.len() < ROW {
+            let mut request = api[rng.random_range(0..api.len())].frame.clone();
+            // Answers are told apart by it, as a produce may have none.
+            let correlation = i32::try_from(row.len()).unwrap() + 1;
+            request[CORRELATION].copy_from_slice(&correlation.to_be_bytes());
+            // Lengths that lie are sent one by one: what follows them is no request.
+            let frame = with_length(&mutate(&request, rng)[4..]);
+            if frame.len() > 4 + SHORTEST && fetch_wait_ms(&frame) <= WAIT_MS_MAX {
+                row.push(frame);
+            }
+        }
+        let sent = flood.send(&row).unwrap_or_else(|error| {
+            let rows: Vec<String> = row.iter().map(|frame| hex(frame)).collect();
+            panic!("api {}: {error:#}\n{}", api[0].key, rows.join("\n"));
+        });
+        dealt_with += sent.dealt_with;
+        answers += sent.answers;
+    }
+    answers
+}
+
+#[test]
+fn given_thousands_of_mutated_requests_of_each_api_when_sent_then_they_are_answered_or_closed_and_others_go_on()
+ {
+    let seed = seed_from_env("CHRONIK_MUTATION_SEED").unwrap();
+    let count = count_from_env("CHRONIK_MUTATIONS_EACH", MUTATIONS_EACH_DEFAULT).unwrap();
+    println!("mutated requests of each API: seed {seed}, {count} of them");
+    let settings = Settings::new().with_top("group.initial_rebalance_delay_ms = 0");
+    let mut broker = Broker::start(settings).unwrap();
+    beside_a_healthy_client(&mut broker, 192 * MIB, |addr| {
+        let by_api = requests_by_api(&Poker::new(addr).unwrap(), addr);
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut flood = Flood::new(addr).unwrap();
+            while let Some(api) = by_api.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // By the API, so that it is the same whichever thread takes it.
+                let key = u64::try_from(api[0].key).unwrap();
+                let mut rng = StdRng::seed_from_u64(seed ^ (key << 32));
+                let answers = flood_api(&mut flood, api, count, &mut rng);
+                println!("api {key}: {answers} of {count} answered");
+                assert!(answers > 0, "no mutated request of api {key} was answered, seed {seed}");
+            }
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..FLOODS).map(|_| scope.spawn(work)).collect();
+            for worker in workers {
+                assert!(worker.join().is_ok(), "to see it again: CHRONIK_MUTATION_SEED={seed}");
+            }
+        });
+    });
+    stay_healthy(addr(&broker), &fresh_name("after"), &AtomicBool::new(true)).unwrap();
 }
 
 #[test]

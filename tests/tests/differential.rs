@@ -7,12 +7,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use chronik_tests::batch::BatchBuilder;
 use chronik_tests::process::{Served, fresh_name};
 use chronik_tests::raw::{RawConnection, fetch_request, produce_request, topic_name};
-use chronik_tests::scratch::say_skipped;
+use chronik_tests::scratch::{say_skipped, wait_for};
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
 };
@@ -336,6 +337,45 @@ fn given_wrong_reads_and_writes_when_asked_then_the_errors_are_kafkas() {
                 answers.push(format!(
                     "list {timestamp} of partition {number}: {} offset {}",
                     answer.error_code, answer.offset
+                ));
+            }
+        }
+        answers
+    });
+}
+
+#[test]
+fn given_a_batch_that_comes_twice_when_produced_then_the_answers_and_their_times_are_kafkas() {
+    compare(|connection, topic| {
+        let stamped = fresh_name("stamped");
+        let created = new_topic(&stamped, 1, 1);
+        let created = with_config(created, "message.timestamp.type", Some("LogAppendTime"));
+        let request = CreateTopicsRequest::default().with_topics(vec![created]);
+        assert_eq!(connection.call(7, &request.with_timeout_ms(10_000)).unwrap().topics.len(), 1);
+        connection.ensure_topic(&stamped).unwrap();
+        // A Kafka that has just begun has no producer ids yet.
+        let (id, epoch) =
+            wait_for("a producer id", Duration::from_secs(20), || connection.init_producer().ok())
+                .unwrap();
+        let mut answers = Vec::new();
+        for (case, name) in [("producer's", topic), ("broker's", &stamped)] {
+            let sent_ms = 1_700_000_000_000;
+            let value = BatchBuilder::of_value("x").timestamp_ms(sent_ms);
+            let batch = value.producer(id, epoch, 0).build();
+            let mut first_ms = None;
+            for time in ["first", "second", "third"] {
+                let request = produce_request(name, 0, -1, batch.clone());
+                let answer = connection.call(9, &request).unwrap();
+                let answer = &answer.responses[0].partition_responses[0];
+                let told_ms = answer.log_append_time_ms;
+                let first_ms = *first_ms.get_or_insert(told_ms);
+                answers.push(format!(
+                    "produce at the {case} time, {time}: {} at {} none {} sent {} as first {}",
+                    answer.error_code,
+                    answer.base_offset,
+                    told_ms == -1,
+                    told_ms == sent_ms,
+                    told_ms == first_ms
                 ));
             }
         }
