@@ -311,11 +311,24 @@ impl ShardCore {
         self.expiry_cursor = if at_end { GroupId::META } else { last };
     }
 
-    /// What every group of the log needs so that the log before may be forgotten (I5).
+    /// The groups that the log knows: each needs a checkpoint before the log up to here may be forgotten (I5). It stays
+    /// the same until another block is durable, and so does what their checkpoints say of the log.
+    #[must_use]
+    pub fn groups_to_checkpoint(&self) -> Vec<GroupId> {
+        self.groups.iter().filter(|(_, group)| group.is_created()).map(|(id, _)| *id).collect()
+    }
+
+    /// What the log must say of a group so that what it said before may be forgotten.
+    #[must_use]
+    pub fn checkpoint(&self, group: GroupId) -> Option<GroupCheckpoint> {
+        self.groups.get(&group).filter(|group| group.is_created()).map(Group::checkpoint)
+    }
+
+    /// All checkpoints at once, for tests and tools. A shard takes one after the other, since each may have thousands
+    /// of producers.
     #[must_use]
     pub fn checkpoints(&self) -> Vec<GroupCheckpoint> {
-        let durable = self.groups.values().filter(|group| group.is_created());
-        durable.map(Group::checkpoint).collect()
+        self.groups_to_checkpoint().into_iter().filter_map(|id| self.checkpoint(id)).collect()
     }
 
     /// The first entry of a group that readers or its state machine still need; `None` if nothing of it is.

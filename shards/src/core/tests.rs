@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::*;
 use crate::catalog::{Broker, CatalogCommand, ClusterId, TopicRef};
 
+mod checkpoints;
 mod log_start;
 mod refusal;
 

@@ -10,8 +10,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use chronik_engine::wal::{WalError, record::WalRecord};
-use chronik_ring::sleep;
+use chronik_engine::wal::WalError;
+use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
+use chronik_ring::{sleep, yield_if_needed};
 
 use super::fatal::{Reason, fatal};
 use super::shard::Shard;
@@ -111,7 +112,7 @@ async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) -> Room {
     if !shard.wal.needs_roll(records) {
         return Room::Found;
     }
-    let checkpoints = shard.core.borrow().checkpoints();
+    let checkpoints = take_checkpoints(shard).await;
     match shard.wal.roll(checkpoints, records).await {
         Ok(()) => Room::Found,
         Err(WalError::StorageFull { .. }) => {
@@ -120,6 +121,18 @@ async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) -> Room {
         }
         Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
     }
+}
+
+/// Takes the checkpoints of all groups and lets others run between them: each holds whatever a group remembers of its
+/// producers. They fit together although time passes, because nothing becomes durable meanwhile (I1).
+async fn take_checkpoints(shard: &Shard) -> Vec<GroupCheckpoint> {
+    let groups = shard.core.borrow().groups_to_checkpoint();
+    let mut checkpoints = Vec::with_capacity(groups.len());
+    for group in groups {
+        checkpoints.extend(shard.core.borrow().checkpoint(group));
+        yield_if_needed().await;
+    }
+    checkpoints
 }
 
 async fn mark(shard: &Shard) {

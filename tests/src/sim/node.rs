@@ -116,7 +116,7 @@ impl Node {
         if records.is_empty() || !self.wal.needs_roll(records) {
             return Ok(true);
         }
-        let checkpoints = self.checkpoints();
+        let checkpoints = self.checkpoints().await;
         match self.wal.roll(checkpoints, records).await {
             Ok(()) => {
                 self.rolls.set(self.rolls.get() + 1);
@@ -127,8 +127,13 @@ impl Node {
         }
     }
 
-    fn checkpoints(&self) -> Vec<GroupCheckpoint> {
-        let mut now = self.core.borrow().checkpoints();
+    async fn checkpoints(&self) -> Vec<GroupCheckpoint> {
+        let groups = self.core.borrow().groups_to_checkpoint();
+        let mut now = Vec::new();
+        for group in groups {
+            now.extend(self.core.borrow().checkpoint(group));
+            yield_once().await;
+        }
         if self.bug == Some(Bug::StaleCheckpoint) {
             let mut before = self.last_checkpoints.replace(now.clone());
             for checkpoint in &mut now {
