@@ -90,6 +90,9 @@ pub trait DiskFile: 'static {
     /// Reads exactly `len` bytes at `position`, or fails with `UnexpectedEof`.
     fn read_at(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Bytes>>;
 
+    /// The file is only read from now on: what it needs for its writes is given back. A write after this fails.
+    fn end_writes(&self) {}
+
     /// The file's length in bytes as it was when it was opened or created.
     fn len(&self) -> u64;
 

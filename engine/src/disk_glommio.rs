@@ -10,6 +10,7 @@
 //! - I2: what the kernel reports to have written is compared with what was asked for; the rest is written again.
 //! - I3: no single transfer is over [`DISK_IO_BYTES_MAX`].
 
+use std::cell::RefCell;
 use std::fs::OpenOptions as StdOpenOptions;
 use std::io;
 use std::marker::PhantomData;
@@ -101,7 +102,8 @@ impl Disk for GlommioDisk {
             Ok((open_direct(&path, OFlags::empty())?, open_direct(&path, OFlags::DSYNC)?))
         })
         .await?;
-        Ok(GlommioFile { file, unsynced: Rc::new(unsynced), durable: Rc::new(durable), len })
+        let writers = Writers { unsynced: Rc::new(unsynced), durable: Rc::new(durable) };
+        Ok(GlommioFile { file, writers: RefCell::new(Some(writers)), len })
     }
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -135,12 +137,19 @@ impl Disk for GlommioDisk {
 #[derive(Debug)]
 pub struct GlommioFile {
     file: DmaFile,
+    /// `None` once the file is only read: a log of many files has one descriptor for each, not three.
+    writers: RefCell<Option<Writers>>,
+    len: u64,
+}
+
+/// The descriptors that a file is written through.
+#[derive(Debug, Clone)]
+struct Writers {
     /// For writes that share one sync.
     unsynced: Rc<OwnedFd>,
     /// Opened with `O_DSYNC`: a write that stands alone is one operation and one wake-up instead of two, and needs no
     /// worker thread of io_uring, which `fdatasync` does.
     durable: Rc<OwnedFd>,
-    len: u64,
 }
 
 impl DiskFile for GlommioFile {
@@ -152,15 +161,21 @@ impl DiskFile for GlommioFile {
     }
 
     async fn write_at(&self, buf: DmaBuffer, position: u64) -> io::Result<()> {
-        self.write_all(&self.unsynced, buf, position).await
+        let descriptor = self.writers()?.unsynced;
+        self.write_all(&descriptor, buf, position).await
     }
 
     async fn write_durable_at(&self, buf: DmaBuffer, position: u64) -> io::Result<()> {
-        self.write_all(&self.durable, buf, position).await
+        let descriptor = self.writers()?.durable;
+        self.write_all(&descriptor, buf, position).await
     }
 
     async fn sync_data(&self) -> io::Result<()> {
-        chronik_ring::sync_data(&self.unsynced).await.map(drop)
+        chronik_ring::sync_data(&self.writers()?.unsynced).await.map(drop)
+    }
+
+    fn end_writes(&self) {
+        self.writers.take();
     }
 
     /// Copies once, as glommio's buffers belong to the thread and [`Bytes`] does not. A read over
@@ -188,6 +203,12 @@ impl DiskFile for GlommioFile {
 }
 
 impl GlommioFile {
+    fn writers(&self) -> io::Result<Writers> {
+        let writers = self.writers.borrow().clone();
+        writers
+            .ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "the file is only read"))
+    }
+
     /// Writes the whole buffer through one of the file's descriptors.
     async fn write_all(
         &self,

@@ -122,3 +122,30 @@ fn given_names_when_changed_then_listing_and_errors_are_those_of_the_seam() {
         assert!(disk.list(Path::new("/no/such/directory")).await.is_err());
     });
 }
+
+/// How many descriptors of this process are of the file.
+fn descriptors_of(path: &Path) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter(|target| target == path)
+        .count()
+}
+
+#[test]
+fn given_a_file_that_is_only_read_from_now_on_when_open_then_it_has_one_descriptor() {
+    let dir = scratch();
+    let path = dir.path().to_path_buf();
+    on_executor(move || async move {
+        let disk = GlommioDisk::new(&path).await.unwrap();
+        let path = path.canonicalize().unwrap().join("sealed");
+        let file = disk.create(&path, 1 << 16).await.unwrap();
+        write_filled(&file, 7, DISK_ALIGN, 0).await;
+        file.sync_data().await.unwrap();
+        assert_eq!(descriptors_of(&path), 3);
+        file.end_writes();
+        assert_eq!(descriptors_of(&path), 1);
+        assert_eq!(file.read_at(0, DISK_ALIGN).await.unwrap()[0], 7);
+        let refused = file.write_at(file.alloc(DISK_ALIGN), 0).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    });
+}

@@ -17,7 +17,7 @@ use super::replay::{lost_entries, reduced};
 use super::rows::{self, CheckedRow, RowSource, stored};
 use super::scan::read_span;
 use super::{ReadError, Wal, to_usize};
-use crate::disk::{DISK_ALIGN, Disk};
+use crate::disk::{DISK_ALIGN, Disk, DiskFile};
 use crate::ids::{FileSeq, GroupId, Offset, RaftIndex, Term};
 use crate::log_index::{Extent, FileIndex, FileRange, Located, find_offset, find_timestamp};
 
@@ -307,6 +307,7 @@ impl<D: Disk> Wal<D> {
         let io = |source: std::io::Error| ReadError::Io { path: path.clone(), kind: source.kind() };
         let file = Rc::new(opened.map_err(io)?);
         if let Some(sealed) = self.state.borrow_mut().sealed.get_mut(&seq) {
+            file.end_writes();
             sealed.file = Some(Rc::clone(&file));
         }
         Ok(OpenFile { seq, file, path, durable_end })

@@ -615,6 +615,7 @@ impl<D: Disk> Recovery<'_, D> {
                 scanned.push((seq, Rc::clone(&index)));
                 pinned = Some(index);
             }
+            file.end_writes();
             let end_position = loaded.index.end_position;
             let entry =
                 Sealed { path: path.clone(), end_position, file: Some(Rc::new(file)), pinned };

@@ -320,6 +320,7 @@ impl<D: Disk> Wal<D> {
             };
             let shard = self.options.shard_uuid;
             let result = footer::write(&*next.file, &next.path, shard, next.seq, &next.index).await;
+            next.file.end_writes();
             match result {
                 Ok(false) => {} // an earlier build left no room: a start scans the file
                 Ok(true) => {
