@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -208,4 +209,71 @@ fn given_segments_when_records_or_the_topic_are_deleted_then_their_files_go() {
     assert_eq!(connection.call(5, &request).unwrap().responses[0].error_code, 0);
     let gone = || files(&broker, "segments").is_empty().then_some(());
     wait_for("the segments of the topic go", DEADLINE, gone).unwrap();
+}
+
+/// Every key with the value that is read last, and how many records there are.
+fn read_keys(connection: &mut RawConnection, topic: &str) -> (BTreeMap<Bytes, Option<Bytes>>, usize) {
+    let (mut next, end) = (offset_of(connection, topic, -2), offset_of(connection, topic, -1));
+    let (mut newest, mut records) = (BTreeMap::new(), 0);
+    while next < end {
+        let response = connection.fetch(topic, 0, next).unwrap();
+        let answer = &response.responses[0].partitions[0];
+        assert_eq!(answer.error_code, 0, "at {next}");
+        let mut rest = answer.records.clone().unwrap_or_default();
+        assert!(!rest.is_empty(), "nothing at {next} of {end}");
+        while rest.len() >= 12 {
+            let size = 12 + usize::try_from((&rest[8..12]).get_i32()).unwrap();
+            if rest.len() < size {
+                break;
+            }
+            let batch = RecordBatch::parse(rest.split_to(size)).unwrap();
+            for record in batch.records(1 << 20).unwrap() {
+                let record = record.unwrap();
+                newest.insert(record.key.unwrap(), record.value);
+                records += 1;
+            }
+            next = batch.base_offset().0 + i64::from(batch.last_offset_delta()) + 1;
+        }
+    }
+    (newest, records)
+}
+
+#[test]
+fn given_a_compacted_topic_when_keys_repeat_then_the_newest_of_each_stays_and_a_kill_changes_nothing() {
+    const KEYS: usize = 10;
+    const ROUNDS: usize = 20;
+    let settings = Settings { shards: 1, wal_file_bytes: MIB, ..Settings::new() };
+    let settings = settings
+        .with_top("wal.indexing_interval = 1")
+        .with_top("kafka.log_cleaner_backoff_ms = 100");
+    let mut broker = Broker::start(settings).unwrap();
+    let mut connection = connect(&broker);
+    let topic = fresh_name("compacted");
+    let compact = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01")];
+    create(&mut connection, &topic, &compact);
+    let mut expected = BTreeMap::new();
+    for round in 0..ROUNDS {
+        for key in 0..KEYS {
+            let key_bytes = Bytes::from(format!("key-{key}"));
+            let value = (key != 3 || round < ROUNDS / 2)
+                .then(|| Bytes::from([format!("{round}-").into_bytes(), vec![7; 40_000]].concat()));
+            let batch = BatchBuilder::new().record(Some(key_bytes.clone()), value.clone()).build();
+            assert_eq!(connection.produce(&topic, 0, batch).unwrap().error_code, 0);
+            expected.insert(key_bytes, value);
+        }
+    }
+    let few = || {
+        let (_, records) = read_keys(&mut connection, &topic);
+        // What the log itself still holds is not compacted.
+        (records < KEYS * ROUNDS / 2).then_some(())
+    };
+    wait_for("old records of each key go", DEADLINE, few).unwrap();
+    assert_eq!(read_keys(&mut connection, &topic).0, expected);
+    broker.kill().unwrap();
+    broker.start_again().unwrap();
+    let mut connection = connect(&broker);
+    let (newest, records) = read_keys(&mut connection, &topic);
+    assert_eq!(newest, expected);
+    assert!(records < KEYS * ROUNDS / 2);
+    assert_eq!(offset_of(&mut connection, &topic, -1), i64::try_from(KEYS * ROUNDS).unwrap());
 }

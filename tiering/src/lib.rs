@@ -9,11 +9,13 @@
 //! | [`executor`] | the threads |
 //! | [`write`] | from the log to segments |
 //! | [`compact`] | the newest record of each key |
+//! | [`merge`] | many small segments become one |
 //! | [`gather`] | batches on their way into a segment |
 //! | [`pace`] | how fast background work may go |
 
 pub mod compact;
 pub mod executor;
 pub mod gather;
+pub mod merge;
 pub mod pace;
 pub mod write;

@@ -120,8 +120,37 @@ pub struct TopicSettings {
     pub segment_bytes: u64,
     /// `segment.ms`
     pub segment_ms: i64,
+    /// `min.cleanable.dirty.ratio`
+    pub min_cleanable_dirty_ratio: Millionths,
+    /// `min.compaction.lag.ms`
+    pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`
+    pub max_compaction_lag_ms: i64,
+    /// `delete.retention.ms`
+    pub delete_retention_ms: i64,
     /// `durability`
     pub durability: Durability,
+}
+
+/// A ratio that can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Millionths(u32);
+
+impl Millionths {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a ratio between 0 and 1 comes to at most a million"
+    )]
+    fn of(ratio: f64) -> Millionths {
+        Millionths((ratio.clamp(0.0, 1.0) * 1e6).round() as u32)
+    }
+
+    /// As a fraction of one.
+    #[must_use]
+    pub fn ratio(self) -> f64 {
+        f64::from(self.0) / 1e6
+    }
 }
 
 const fn define(name: &'static str, kind: ConfigType, default: &'static str) -> ConfigDefinition {
@@ -288,6 +317,12 @@ impl TopicSettings {
             retention_bytes: limit("retention.bytes"),
             segment_bytes: u64::try_from(number("segment.bytes")).unwrap_or(u64::MAX),
             segment_ms: number("segment.ms"),
+            min_cleanable_dirty_ratio: Millionths::of(
+                text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
+            ),
+            min_compaction_lag_ms: number("min.compaction.lag.ms"),
+            max_compaction_lag_ms: number("max.compaction.lag.ms"),
+            delete_retention_ms: number("delete.retention.ms"),
             durability: match text("durability") {
                 "relaxed" => Durability::Relaxed,
                 _ => Durability::Durable,

@@ -187,6 +187,12 @@ settings! {
         log_retention_bytes: i64 = -1;
         /// How often the broker looks for records that are beyond their topic's retention.
         log_retention_check_interval_ms: u64 [10, 365 * DAY_MS] = 300_000;
+        /// How often the broker looks for segments to compact or to merge.
+        log_cleaner_backoff_ms: u64 [10, DAY_MS] = 15_000;
+        /// Memory for the keys of one round of compaction. One thread compacts for all shards.
+        log_cleaner_dedupe_buffer_size: usize [65_536, 16 * GIB] = 32 * 1024 * 1024;
+        /// How much compaction and merging may read and write, in bytes per second together.
+        log_cleaner_io_max_bytes_per_second: u64 [4096, 1024 * GIB] = 64 * MIB;
         /// How many fetch sessions are remembered.
         fetch_session_slots: usize [0, 1_000_000] = 1000;
     }

@@ -7,7 +7,8 @@
 //! - I1: a segment is named here only while its file is whole and durable.
 //! - I2: the log gives up entries only that lie before the log start offset or in a segment that is named here.
 
-use chronik_engine::ids::{GroupId, Offset};
+use chronik_engine::ids::{GroupId, Offset, RaftIndex, Term};
+use chronik_engine::log_index::FileRange;
 use chronik_engine::segment::{Manifest, Segment};
 
 use super::ShardCore;
@@ -31,7 +32,53 @@ impl NamedSegment {
     }
 }
 
+/// What of a full file of the log is to become segments of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentPart {
+    /// Its group.
+    pub group: GroupId,
+    /// The partition.
+    pub tag: PartitionTag,
+    /// The current term.
+    pub term: Term,
+    /// Where the last segment ends.
+    pub from: Offset,
+    /// Whether there is one.
+    pub follows: bool,
+    /// The last entry.
+    pub last: RaftIndex,
+}
+
 impl ShardCore {
+    /// What of a file of the log that holds these entries is to become segments; `None` as long as not all of it is
+    /// committed.
+    #[must_use]
+    pub fn plan_segments(&self, ranges: &[(GroupId, FileRange)]) -> Option<Vec<SegmentPart>> {
+        let mut parts = Vec::new();
+        for (id, range) in ranges {
+            let Some(group) = self.live(*id) else { continue };
+            let tag = group.tag().filter(|tag| tag.kind == PartitionKind::Records);
+            let from = group.stored_to();
+            let has_more = range.end_offset > from && range.end_offset > range.base_offset;
+            let Some(tag) = tag.filter(|_| has_more) else { continue };
+            if group.raft.applied() < range.last {
+                return None;
+            }
+            let (term, follows) = (group.raft.term(), !group.segments.is_empty());
+            parts.push(SegmentPart { group: *id, tag, term, from, follows, last: range.last });
+        }
+        Some(parts)
+    }
+
+    /// How many segments there are, and their bytes.
+    #[must_use]
+    pub fn segment_totals(&self) -> (u64, u64) {
+        self.groups.values().fold((0, 0), |(count, bytes), group| {
+            let segments = &group.segments;
+            (count + segments.len() as u64, bytes + segments.file_bytes(Offset(0)))
+        })
+    }
+
     /// The partitions with records that are placed here.
     pub fn record_partitions(&self) -> impl Iterator<Item = (GroupId, PartitionTag)> {
         self.groups.iter().filter(|(_, group)| group.is_live()).filter_map(|(id, group)| {

@@ -96,6 +96,22 @@ counters! {
     wal_position_bytes: "chronik_wal_position_bytes" Gauge Sum Shard;
     /// Files of the write-ahead log.
     wal_files: "chronik_wal_files" Gauge Sum Shard;
+    /// Segments written of what full files of the log hold.
+    segments_written: "chronik_segments_written_total" Counter Sum Shard;
+    /// Bytes of segments written of what full files of the log hold.
+    segment_bytes_written: "chronik_segment_bytes_written_total" Counter Sum Shard;
+    /// Segments there are.
+    segments: "chronik_segments" Gauge Sum Shard;
+    /// Bytes of the segments there are.
+    segment_bytes: "chronik_segment_bytes" Gauge Sum Shard;
+    /// Merges of small segments into one.
+    segment_merges: "chronik_segment_merges_total" Counter Sum Shard;
+    /// Rounds of compaction.
+    compactions: "chronik_compactions_total" Counter Sum Shard;
+    /// Bytes that compaction has read to write them anew.
+    compaction_bytes_read: "chronik_compaction_bytes_read_total" Counter Sum Shard;
+    /// Bytes that compaction has written.
+    compaction_bytes_written: "chronik_compaction_bytes_written_total" Counter Sum Shard;
     /// Memory of the tail cache.
     tail_cache_bytes: "chronik_tail_cache_bytes" Gauge Sum Shard;
     /// Fetches of a partition served from the tail cache.

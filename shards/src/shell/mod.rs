@@ -1,7 +1,9 @@
 //! The shell around the core: what is fast and touches the world.
 
+pub mod background;
 pub mod clock;
 pub mod commit;
+pub mod compaction;
 pub mod fatal;
 pub mod groups;
 pub mod mesh;

@@ -20,8 +20,10 @@ use chronik_tiering::executor::Executor;
 use glommio::{LocalExecutorBuilder, Placement};
 use rand::Rng;
 
+use super::background::Background;
 use super::clock::Clock;
 use super::commit::{commit_loop, tick_loop};
+use super::compaction::compaction_loop;
 use super::mesh::{Mesh, run_jobs};
 use super::publisher::publish_loop;
 use super::retention::retention_loop;
@@ -182,8 +184,11 @@ pub fn run(
     watch_signals(events.clone())?;
     let mesh = Mesh::new(node.shards).map_err(|error| RunError::Mesh { error })?;
     let jobs_max = NonZeroUsize::MIN.saturating_add(BACKGROUND_JOBS_MAX * usize::from(node.shards));
-    let writer = Executor::start("chronik-tier", jobs_max)
-        .map_err(|error| RunError::Background { error })?;
+    let thread = |name| {
+        Executor::start(name, jobs_max).map_err(|error| RunError::Background { error })
+    };
+    let background =
+        Background { writer: thread("chronik-tier")?, cleaner: thread("chronik-clean")? };
     for (shard, shard_uuid) in (0..node.shards).map(ShardId).zip(&identity.shard_uuids) {
         let start = ShardStart {
             shard,
@@ -191,7 +196,7 @@ pub fn run(
             node: Arc::clone(node),
             events: events.clone(),
             mesh: mesh.clone(),
-            writer: writer.clone(),
+            background: background.clone(),
         };
         spawn(start, environment)?;
     }
@@ -282,7 +287,7 @@ struct ShardStart {
     node: Arc<NodeInfo>,
     events: mpsc::Sender<Event>,
     mesh: Mesh,
-    writer: Executor,
+    background: Background,
 }
 
 fn spawn(start: ShardStart, environment: &Environment) -> Result<(), RunError> {
@@ -331,7 +336,7 @@ async fn shard_main(start: ShardStart) -> Result<(), RunError> {
 
 /// Opens the log, wakes the core and starts the loops.
 async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
-    let ShardStart { shard: id, shard_uuid, node, mesh, writer, .. } = start;
+    let ShardStart { shard: id, shard_uuid, node, mesh, background, .. } = start;
     let clock = Clock::start();
     let home = node.config.data_dir.join("shards").join(format!("{:03}", id.0));
     let dir = home.join("wal");
@@ -355,10 +360,20 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     let mut core = ShardCore::new(core_config, recovered, clock.wall_ms())
         .map_err(|error| RunError::Core { shard: id, error })?;
     let segments_dir = home.join("segments");
-    let segments = Segments::open(disk, segments_dir.clone(), writer).await;
+    let segments = Segments::open(disk, segments_dir.clone(), background.writer.clone()).await;
     let segments = segments.map_err(disk_failed(&segments_dir))?;
     segments.restore(&mut core).await.map_err(disk_failed(&segments_dir))?;
-    let parts = ShardParts { id, node, clock, wal, shard_uuid, segments, core, mesh: mesh.clone() };
+    let parts = ShardParts {
+        id,
+        node,
+        clock,
+        wal,
+        shard_uuid,
+        segments,
+        background,
+        core,
+        mesh: mesh.clone(),
+    };
     let shard = Shard::new(parts);
     chronik_ring::spawn(run_jobs(Rc::clone(&shard), mesh)).detach();
     chronik_ring::spawn(commit_loop(Rc::clone(&shard))).detach();
@@ -366,6 +381,7 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     chronik_ring::spawn(upkeep_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(retention_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(tiering_loop(Rc::clone(&shard))).detach();
+    chronik_ring::spawn(compaction_loop(Rc::clone(&shard))).detach();
     shard.change_core(|core| {
         if id == ShardId(0) && core.partition(GroupId::META).is_none() {
             core.create_group(GroupId::META, new_single_voter());

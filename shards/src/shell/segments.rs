@@ -15,7 +15,7 @@ use chronik_engine::disk::Disk;
 use chronik_engine::disk_glommio::GlommioDisk;
 use chronik_engine::ids::{GroupId, Offset, Term};
 use chronik_engine::segment::{self, Segment, SegmentBatch, SegmentError, SegmentReader};
-use chronik_tiering::executor::{Busy, Executor, Job};
+use chronik_tiering::executor::Executor;
 use futures_lite::future::block_on;
 
 use super::shard::Shard;
@@ -162,14 +162,6 @@ impl Segments {
         if self.writer.submit(Box::new(job)).is_err() {
             self.gone.borrow_mut().extend(kept);
         }
-    }
-
-    /// Hands a job to the thread that writes segments.
-    ///
-    /// # Errors
-    /// If it has too much to do.
-    pub(super) fn submit(&self, job: Job) -> Result<(), Busy> {
-        self.writer.submit(job)
     }
 
     async fn reader(&self, named: NamedSegment) -> Result<Reader, SegmentError> {

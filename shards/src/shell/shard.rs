@@ -23,6 +23,7 @@ use futures_channel::oneshot;
 use futures_util::future::Either;
 use rand::Rng;
 
+use super::background::Background;
 use super::clock::Clock;
 use super::groups::Coordinators;
 use super::mesh::{Mesh, MeshRefused};
@@ -30,7 +31,6 @@ use super::notify::Notify;
 use super::replies::{ReplyTable, ReplyTo, WaiterIds, WaiterTable};
 use super::segments::Segments;
 use super::serve::{Adopt, ReadNetStats};
-use super::tiering::Written;
 use crate::catalog::{Catalog, CatalogCommand};
 use crate::config::Config;
 use crate::core::{ProduceError, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId};
@@ -103,8 +103,8 @@ pub struct Shard {
     pub segments: Segments,
     /// The file of the log that is being read for segments.
     pub(super) held_file: Cell<Option<FileSeq>>,
-    /// Who waits for the segments that are being written.
-    pub(super) written: Cell<Option<oneshot::Sender<Written>>>,
+    /// The threads for what may take its time.
+    pub(super) background: Background,
     pub(super) core: RefCell<ShardCore>,
     pub(super) work: Notify,
     pub(super) stopping: Cell<bool>,
@@ -175,6 +175,8 @@ pub struct ShardParts {
     pub shard_uuid: uuid::Uuid,
     /// What has left the log.
     pub segments: Segments,
+    /// The threads for what may take its time.
+    pub background: Background,
     /// The state that the log told.
     pub core: ShardCore,
     /// The way to the other shards.
@@ -191,7 +193,7 @@ impl Shard {
     /// Puts a shard together. Nothing runs yet.
     #[must_use]
     pub fn new(parts: ShardParts) -> Rc<Shard> {
-        let ShardParts { id, node, clock, wal, shard_uuid, segments, core, mesh } = parts;
+        let ShardParts { id, node, clock, wal, shard_uuid, segments, background, core, mesh } = parts;
         let slots = node.config.kafka.fetch_session_slots.div_ceil(usize::from(node.shards.max(1)));
         let sessions = SessionCache::new(random_seed(), slots);
         Rc::new(Shard {
@@ -204,7 +206,7 @@ impl Shard {
             shard_uuid,
             segments,
             held_file: Cell::new(None),
-            written: Cell::new(None),
+            background,
             core: RefCell::new(core),
             work: Notify::default(),
             stopping: Cell::new(false),
@@ -303,6 +305,7 @@ impl Shard {
         }
         counters.wal_position_bytes = self.wal.position().1;
         counters.wal_files = self.wal.file_count() as u64;
+        (counters.segments, counters.segment_bytes) = self.core.borrow().segment_totals();
         counters.fetch_waiters = self.waiters.borrow().len() as u64;
         counters.queue_depth = self.replies.borrow().len() as u64;
         let groups = self.groups.borrow().stats();

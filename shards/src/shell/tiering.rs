@@ -10,17 +10,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chronik_engine::ids::{FileSeq, GroupId};
-use chronik_engine::segment::{Segment, SegmentId};
+use chronik_engine::disk_direct::DirectDisk;
+use chronik_engine::ids::{FileSeq, GroupId, Term};
+use chronik_engine::segment::SegmentId;
 use chronik_ring::sleep;
-use chronik_tiering::executor::Job;
 use chronik_tiering::pace::ThreadPace;
-use chronik_tiering::write::{WriteError, WriteJob, WritePart, write_segments};
-use futures_channel::oneshot;
+use chronik_tiering::write::{WriteJob, WritePart, write_segments};
 use futures_lite::future::block_on;
 
 use super::shard::Shard;
-use crate::catalog::{PartitionTag, TopicId};
+use crate::catalog::{PartitionTag, Topic};
+use crate::core::SegmentPart;
 
 /// The largest segment whatever a topic asks for: it is gathered in memory.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
@@ -30,13 +30,6 @@ const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
 /// The least pace, in bytes read and written per second.
 const PACE_MIN: u64 = 64 << 20;
-
-/// What became of a job.
-#[derive(Debug)]
-pub(super) struct Written {
-    segments: Vec<(GroupId, Segment)>,
-    result: Result<(), WriteError>,
-}
 
 /// Writes segments of what has been sealed, time and again, until the shard stops.
 pub async fn tiering_loop(shard: Rc<Shard>) {
@@ -86,66 +79,50 @@ fn pace(waiting_bytes: u64, interval: Duration) -> ThreadPace {
 fn parts_of(shard: &Rc<Shard>, file: FileSeq) -> Option<Vec<WritePart>> {
     let catalog = shard.catalog();
     let ranges = shard.wal.ranges_in_file(file);
-    let core = shard.core.borrow();
-    let tags: BTreeMap<GroupId, PartitionTag> = core.record_partitions().collect();
-    let mut parts = Vec::new();
-    for (group, range) in ranges {
-        let (Some(tag), Some(stored_to)) = (tags.get(&group), core.stored_to(group)) else {
-            continue;
-        };
-        if range.end_offset <= stored_to || range.base_offset == range.end_offset {
-            continue;
-        }
-        let view = core.partition(group)?;
-        if view.high_watermark < range.end_offset {
-            return None;
-        }
-        let bytes_max = catalog.topic_by_id(tag.topic).map(|topic| topic.settings.segment_bytes);
-        let bytes_max = bytes_max.unwrap_or(SEGMENT_BYTES_MAX);
-        parts.push(WritePart {
-            group,
-            id: segment_id(shard, tag.topic, tag.partition, view.leader_epoch),
-            from: stored_to,
-            follows: core.segments(group).is_some_and(|segments| !segments.is_empty()),
-            last: range.last,
-            segment_bytes_max: bytes_max.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
-        });
-    }
-    Some(parts)
+    let parts = shard.with_core(|core| core.plan_segments(&ranges))?;
+    let part = |part: &SegmentPart| WritePart {
+        group: part.group,
+        id: segment_id(shard, part.tag, part.term),
+        from: part.from,
+        follows: part.follows,
+        last: part.last,
+        segment_bytes_max: match catalog.topic_by_id(part.tag.topic) {
+            Some(topic) => segment_bytes_max(topic),
+            None => SEGMENT_BYTES_MAX,
+        },
+    };
+    Some(parts.iter().map(part).collect())
 }
 
-fn segment_id(
-    shard: &Shard,
-    topic: TopicId,
-    partition: u32,
-    term: chronik_engine::ids::Term,
-) -> SegmentId {
-    SegmentId { cluster: shard.node.cluster_uuid, topic: topic.0, partition, term }
+/// The largest segment of a topic.
+pub(super) fn segment_bytes_max(topic: &Topic) -> u64 {
+    topic.settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+}
+
+/// Whose a partition's segments are, cut in this term.
+pub(super) fn segment_id(shard: &Shard, tag: PartitionTag, term: Term) -> SegmentId {
+    let (topic, partition) = (tag.topic.0, tag.partition);
+    SegmentId { cluster: shard.node.cluster_uuid, topic, partition, term }
 }
 
 /// Lets a job be done and tells the core of what was written. Says whether all of it was.
 async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> bool {
     let tags: BTreeMap<GroupId, PartitionTag> = shard.core.borrow().record_partitions().collect();
-    let (done, written) = oneshot::channel();
-    shard.written.set(Some(done));
-    let (mesh, id, file) = (shard.mesh().clone(), shard.id, job.wal_file);
-    let work: Job = Box::new(move |disk| {
+    let file = job.wal_file;
+    let work = move |disk: &DirectDisk| {
         let mut segments = Vec::new();
         let mut note = |group, segment| segments.push((group, segment));
         let result = block_on(write_segments(disk, &job, &mut pace, &mut note));
-        let written = Written { segments, result };
-        let tell = move |shard: &Rc<Shard>| {
-            if let Some(done) = shard.written.take() {
-                // The loop that waits for it ends with the shard.
-                _ = done.send(written);
-            }
-        };
-        mesh.send_patiently(id, Box::new(tell));
-    });
-    if shard.segments.submit(work).is_err() {
-        return false;
+        (segments, result)
+    };
+    let written = shard.in_background(&shard.background.writer, work).await;
+    let Some((segments, result)) = written else { return false };
+    {
+        let counters = &mut shard.metrics.borrow_mut().counters;
+        counters.segments_written += segments.len() as u64;
+        let bytes = segments.iter().map(|(_, segment)| segment.file_bytes);
+        counters.segment_bytes_written += bytes.sum::<u64>();
     }
-    let Ok(Written { segments, result }) = written.await else { return false };
     shard.change_core(|core| {
         for (group, segment) in segments {
             match tags.get(&group) {

@@ -37,7 +37,6 @@ pub fn check(definition: &ConfigDefinition, name: &str, value: &str) -> Result<(
 fn is_available(name: &str, value: &str) -> bool {
     let value = value.trim();
     match name {
-        "cleanup.policy" => !value.split(',').any(|word| word.trim() == "compact"),
         "durability" => value != "relaxed",
         "compression.type" => value == "producer",
         "remote.storage.enable" | "searchable.enabled" => !value.eq_ignore_ascii_case("true"),

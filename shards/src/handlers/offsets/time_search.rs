@@ -110,7 +110,7 @@ async fn off_core<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 fn search(batch: &Bytes, timestamp: i64, bytes_max: usize) -> Result<Searched, NoBatch> {
-    let batch = RecordBatch::parse(batch.clone()).map_err(|_| NoBatch)?;
+    let batch = RecordBatch::parse_stored(batch.clone()).map_err(|_| NoBatch)?;
     let records = match batch.records(bytes_max) {
         Ok(records) => records,
         Err(BatchError::Compression { source: CompressionError::TooLarge { .. } }) => {

@@ -1,0 +1,196 @@
+//! Segments written anew: compaction of topics that want it, and merging of small neighbours elsewhere.
+//!
+//! A turn looks at each partition of the shard once. The work itself is the background thread's, one partition at a time,
+//! within the bandwidth that is set for it; the manifest changes segment by segment while it goes on.
+//!
+//! - I1: a partition is read and written anew by one round at a time, so its segments only change under it where its log
+//!   start moves. Such a round fails, or what it made is handed back, and the next one does it again.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chronik_engine::disk_direct::DirectDisk;
+use chronik_engine::ids::{GroupId, Offset, Term};
+use chronik_engine::segment::{Segment, SegmentError};
+use chronik_ring::{sleep, yield_if_needed};
+use chronik_tiering::compact::{
+    CompactError, CompactionJob, CompactionSettings, compact, delete_horizon, wants_compaction,
+};
+use chronik_tiering::merge::{merge, mergeable};
+use chronik_tiering::pace::ThreadPace;
+use futures_lite::future::block_on;
+
+use super::shard::{Shard, random_seed};
+use super::tiering::{segment_bytes_max, segment_id};
+use crate::catalog::{PartitionTag, Topic};
+
+/// When the next tombstones of a partition may go, as far as it is known.
+type Horizons = BTreeMap<GroupId, Option<i64>>;
+
+/// A partition as a turn finds it.
+struct Candidate {
+    group: GroupId,
+    tag: PartitionTag,
+    term: Term,
+    segments: Vec<Segment>,
+    up_to: Offset,
+}
+
+/// Looks at all partitions of this shard, time and again, until the shard stops.
+pub async fn compaction_loop(shard: Rc<Shard>) {
+    let interval = Duration::from_millis(shard.node.config.kafka.log_cleaner_backoff_ms);
+    let mut horizons = Horizons::new();
+    loop {
+        sleep(interval).await;
+        let partitions: Vec<(GroupId, PartitionTag)> =
+            shard.with_core(|core| core.record_partitions().collect());
+        for (group, tag) in partitions {
+            if shard.stopping.get() {
+                return;
+            }
+            let topic = shard.catalog().topic_by_id(tag.topic).map(Arc::clone);
+            if let (Some(topic), Some(candidate)) = (topic, candidate(&shard, group, tag)) {
+                turn(&shard, &topic, candidate, &mut horizons).await;
+            }
+            yield_if_needed().await;
+        }
+        horizons.retain(|group, _| shard.with_core(|core| core.partition(*group).is_some()));
+        if shard.stopping.get() {
+            return;
+        }
+    }
+}
+
+fn candidate(shard: &Shard, group: GroupId, tag: PartitionTag) -> Option<Candidate> {
+    shard.with_core(|core| {
+        let manifest = core.segments(group).filter(|manifest| !manifest.is_empty())?;
+        let term = core.partition(group)?.leader_epoch;
+        let up_to = manifest.end()?;
+        Some(Candidate { group, tag, term, segments: manifest.iter().copied().collect(), up_to })
+    })
+}
+
+async fn turn(shard: &Rc<Shard>, topic: &Topic, candidate: Candidate, horizons: &mut Horizons) {
+    let result = if topic.settings.cleanup.compact {
+        compact_one(shard, topic, candidate, horizons).await
+    } else {
+        merge_one(shard, topic, candidate).await
+    };
+    if let Err(error) = result {
+        if log_start_moved(&error) {
+            tracing::debug!(shard = shard.id.0, topic = %topic.name, "compaction begins again: {error}");
+        } else {
+            tracing::error!(shard = shard.id.0, topic = %topic.name, "segments stay as they are: {error}");
+        }
+    }
+}
+
+/// Whether a segment went away under the round (I1).
+fn log_start_moved(error: &CompactError) -> bool {
+    match error {
+        CompactError::Segment { source: SegmentError::Io { source, .. } } => {
+            source.kind() == std::io::ErrorKind::NotFound
+        }
+        _ => false,
+    }
+}
+
+fn settings(shard: &Shard, topic: &Topic) -> CompactionSettings {
+    let settings = &topic.settings;
+    CompactionSettings {
+        min_cleanable_dirty_ratio: settings.min_cleanable_dirty_ratio.ratio(),
+        min_compaction_lag_ms: settings.min_compaction_lag_ms,
+        max_compaction_lag_ms: settings.max_compaction_lag_ms,
+        delete_retention_ms: settings.delete_retention_ms,
+        segment_bytes_max: segment_bytes_max(topic),
+        map_bytes_max: shard.node.config.kafka.log_cleaner_dedupe_buffer_size,
+    }
+}
+
+fn pace(shard: &Shard) -> ThreadPace {
+    ThreadPace::new(shard.node.config.kafka.log_cleaner_io_max_bytes_per_second)
+}
+
+async fn compact_one(
+    shard: &Rc<Shard>,
+    topic: &Topic,
+    candidate: Candidate,
+    horizons: &mut Horizons,
+) -> Result<(), CompactError> {
+    let settings = settings(shard, topic);
+    let Candidate { group, tag, term, segments, up_to } = candidate;
+    let (dir, id) = (shard.segments.dir().to_owned(), segment_id(shard, tag, term));
+    if !horizons.contains_key(&group) && segments.iter().any(|segment| segment.is_compacted) {
+        let (dir, segments, mut pace) = (dir.clone(), segments.clone(), pace(shard));
+        let find = move |disk: &DirectDisk| {
+            block_on(delete_horizon(disk, &dir, id, &segments, &mut pace))
+        };
+        let found = shard.in_background(&shard.background.cleaner, find).await;
+        let Some(found) = found else { return Ok(()) };
+        horizons.insert(group, found?);
+    }
+    let horizon_ms = horizons.get(&group).copied().flatten();
+    let now_ms = shard.clock.wall_ms();
+    let Some(reason) = wants_compaction(&segments, up_to, &settings, horizon_ms, now_ms) else {
+        return Ok(());
+    };
+    let mut hash_key = [0; 16];
+    hash_key[..8].copy_from_slice(&random_seed().to_le_bytes());
+    hash_key[8..].copy_from_slice(&random_seed().to_le_bytes());
+    let job = CompactionJob { dir, id, segments, up_to, settings, hash_key, now_ms };
+    let (mesh, shard_id, mut pace) = (shard.mesh().clone(), shard.id, pace(shard));
+    let work = move |disk: &DirectDisk| {
+        let mut done = |segment: Segment| {
+            let name = move |shard: &Rc<Shard>| replace(shard, group, tag, segment);
+            mesh.send_patiently(shard_id, Box::new(name));
+        };
+        block_on(compact(disk, &job, &mut pace, &mut done))
+    };
+    let Some(compacted) = shard.in_background(&shard.background.cleaner, work).await else {
+        return Ok(());
+    };
+    let compacted = compacted?;
+    horizons.insert(group, compacted.delete_horizon_ms);
+    tracing::info!(
+        shard = shard.id.0,
+        topic = %topic.name,
+        partition = tag.partition,
+        ?reason,
+        bytes_read = compacted.bytes_read,
+        bytes_written = compacted.bytes_written,
+        records_dropped = compacted.records_dropped,
+        batches_unreadable = compacted.batches_unreadable,
+        "compacted"
+    );
+    let counters = &mut shard.metrics.borrow_mut().counters;
+    counters.compactions += 1;
+    counters.compaction_bytes_read += compacted.bytes_read;
+    counters.compaction_bytes_written += compacted.bytes_written;
+    Ok(())
+}
+
+async fn merge_one(
+    shard: &Rc<Shard>,
+    topic: &Topic,
+    candidate: Candidate,
+) -> Result<(), CompactError> {
+    let Candidate { group, tag, term, mut segments, .. } = candidate;
+    let Some(range) = mergeable(&segments, segment_bytes_max(topic)) else { return Ok(()) };
+    segments.truncate(range.end);
+    segments.drain(..range.start);
+    let (dir, id) = (shard.segments.dir().to_owned(), segment_id(shard, tag, term));
+    let mut pace = pace(shard);
+    let work = move |disk: &DirectDisk| block_on(merge(disk, &dir, id, &segments, &mut pace));
+    let Some(merged) = shard.in_background(&shard.background.cleaner, work).await else {
+        return Ok(());
+    };
+    replace(shard, group, tag, merged?);
+    shard.metrics.borrow_mut().counters.segment_merges += 1;
+    Ok(())
+}
+
+fn replace(shard: &Rc<Shard>, group: GroupId, tag: PartitionTag, segment: Segment) {
+    shard.change_core(|core| core.replace_segments(group, tag, segment));
+}

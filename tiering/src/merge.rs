@@ -1,0 +1,134 @@
+//! Merging: many small neighbours become one segment, so that a partition that gets little does not come to have a
+//! segment for each file of the log.
+
+use std::ops::Range;
+use std::path::Path;
+
+use chronik_engine::disk::Disk;
+use chronik_engine::ids::Offset;
+use chronik_engine::segment::{
+    Segment, SegmentError, SegmentFault, SegmentId, SegmentPlan, SegmentReader, SegmentWriter,
+};
+
+use crate::pace::{Pace, SYNC_COST_BYTES};
+
+/// Fewer are not worth it.
+const SEGMENTS_MIN: usize = 8;
+
+/// What is read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// Neighbours that are worth merging into a segment of at most `bytes_max`, if there are any. None of them is larger
+/// than all others together, so a record is written anew only as often as the size of its segment doubles.
+#[must_use]
+pub fn mergeable(segments: &[Segment], bytes_max: u64) -> Option<Range<usize>> {
+    let mut first = 0;
+    while first + SEGMENTS_MIN <= segments.len() {
+        let (mut end, mut total, mut largest) = (first, 0_u64, 0_u64);
+        while let Some(next) = segments.get(end) {
+            let adjoins = end == first || segments[end - 1].end_offset == next.base_offset;
+            if !adjoins || total + next.file_bytes > bytes_max {
+                break;
+            }
+            total += next.file_bytes;
+            largest = largest.max(next.file_bytes);
+            end += 1;
+        }
+        if end - first >= SEGMENTS_MIN && largest * 2 <= total {
+            return Some(first..end);
+        }
+        first += 1;
+    }
+    None
+}
+
+/// Writes neighbours as one segment, durable on return. Not cancel-safe.
+///
+/// # Errors
+/// If one is damaged, or the disk fails.
+pub async fn merge<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    id: SegmentId,
+    segments: &[Segment],
+    pace: &mut impl Pace,
+) -> Result<Segment, SegmentError> {
+    let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
+        return Err(SegmentError::NotPlanned {
+            path: dir.to_owned(),
+            fault: SegmentFault::Size { bytes: 0 },
+        });
+    };
+    let path_of = |segment: &Segment| dir.join(segment.file_name(id.topic, id.partition));
+    let mut plan = SegmentPlan { id, base_offset: first.base_offset, payload_bytes: 0, batches: 0 };
+    for (at, segment) in segments.iter().enumerate() {
+        let reader = SegmentReader::open(disk, &path_of(segment)).await?;
+        let part = reader.summary().plan;
+        if at == 0 {
+            plan.base_offset = part.base_offset;
+        }
+        plan.payload_bytes += part.payload_bytes;
+        plan.batches = plan.batches.saturating_add(part.batches);
+    }
+    let generations = segments.iter().map(|segment| segment.generation);
+    let timestamps = segments.iter().map(|segment| segment.max_timestamp_ms);
+    let merged = Segment {
+        base_offset: first.base_offset,
+        end_offset: last.end_offset,
+        file_bytes: plan.file_bytes(),
+        max_timestamp_ms: timestamps.max().unwrap_or(-1),
+        term: id.term,
+        generation: generations.max().unwrap_or(0) + 1,
+        is_compacted: segments.iter().all(|segment| segment.is_compacted),
+    };
+    let mut writer = SegmentWriter::create(disk.clone(), &path_of(&merged), plan).await?;
+    for segment in segments {
+        let reader = SegmentReader::open(disk, &path_of(segment)).await?;
+        let mut from = Offset(0);
+        loop {
+            let batches = reader.read_batches(from, segment.end_offset, READ_BYTES).await?;
+            let Some(last) = batches.last() else { break };
+            from = last.end_offset;
+            for batch in &batches {
+                writer.push(&batch.bytes).await?;
+                pace.spend(2 * batch.bytes.len() as u64).await;
+            }
+        }
+        pace.spend(SYNC_COST_BYTES).await;
+    }
+    writer.finish().await?;
+    Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use chronik_engine::ids::Term;
+
+    use super::*;
+
+    fn segments(sizes: &[u64]) -> Vec<Segment> {
+        let segment = |(at, file_bytes): (i64, &u64)| Segment {
+            base_offset: Offset(at * 10),
+            end_offset: Offset(at * 10 + 10),
+            file_bytes: *file_bytes,
+            max_timestamp_ms: -1,
+            term: Term(1),
+            generation: 0,
+            is_compacted: false,
+        };
+        (0..).zip(sizes).map(segment).collect()
+    }
+
+    #[test]
+    fn given_segments_when_enough_small_ones_adjoin_then_they_are_worth_merging() {
+        assert_eq!(mergeable(&segments(&[1; 7]), 100), None, "too few");
+        assert_eq!(mergeable(&segments(&[1; 9]), 100), Some(0..9));
+        assert_eq!(mergeable(&segments(&[1; 200]), 100), Some(0..100), "as many as fit");
+        assert_eq!(mergeable(&segments(&[100, 1, 1, 1, 1, 1, 1, 1, 1]), 100), Some(1..9));
+        let one_large = [50, 1, 1, 1, 1, 1, 1, 1];
+        assert_eq!(mergeable(&segments(&one_large), 100), None, "it would be written for little");
+        let mut gap = segments(&[1; 12]);
+        gap.drain(5..6);
+        assert_eq!(mergeable(&gap, 100), None, "a gap parts them");
+    }
+}
