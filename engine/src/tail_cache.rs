@@ -131,6 +131,21 @@ impl TailCache {
         }
     }
 
+    /// Forgets all batches that end at or before `to_offset`.
+    pub fn remove_before(&mut self, group: GroupId, to_offset: Offset) {
+        let Some(slots) = self.groups.get_mut(&group) else {
+            return;
+        };
+        let gone = slots.partition_point(|slot| slot.batch.end_offset() <= to_offset);
+        for slot in slots.drain(..gone) {
+            self.bytes_retained -= slot.retained_bytes;
+            self.queue.remove(&slot.arrival);
+        }
+        if slots.is_empty() {
+            self.groups.remove(&group);
+        }
+    }
+
     /// Forgets a group.
     pub fn remove_group(&mut self, group: GroupId) {
         for slot in self.groups.remove(&group).unwrap_or_default() {
@@ -218,6 +233,20 @@ mod tests {
         assert_eq!(starts(&cache, GROUP, 1), [1, 2]);
         assert_eq!(starts(&cache, GroupId(2), 0), []);
         assert_eq!((cache.bytes_retained(), cache.batch_count()), (25, 2));
+    }
+
+    #[test]
+    fn given_an_offset_when_what_ends_before_is_removed_then_the_rest_stays() {
+        let mut cache = TailCache::new(100);
+        for base in 0..3 {
+            cache.insert(GROUP, batch(base * 5, 5), 10);
+        }
+        cache.remove_before(GROUP, Offset(9));
+        assert_eq!(starts(&cache, GROUP, 5), [5, 10]);
+        assert_eq!((cache.bytes_retained(), cache.batch_count()), (20, 2));
+        cache.remove_before(GROUP, Offset(15));
+        assert_eq!((cache.bytes_retained(), cache.batch_count()), (0, 0));
+        cache.remove_before(GROUP, Offset(15));
     }
 
     #[test]

@@ -35,7 +35,6 @@ const EXPLAINED: &[(&str, &str)] = &[
     ("config durability", "a configuration of this broker alone"),
     ("config searchable.enabled", "a configuration of this broker alone"),
     ("config min.insync.replicas", "a new Kafka cluster sets it itself, for all brokers"),
-    ("create compacted", "compaction is not available in this version"),
 ];
 
 /// What one broker says to the questions of a test.

@@ -212,7 +212,10 @@ fn given_segments_when_records_or_the_topic_are_deleted_then_their_files_go() {
 }
 
 /// Every key with the value that is read last, and how many records there are.
-fn read_keys(connection: &mut RawConnection, topic: &str) -> (BTreeMap<Bytes, Option<Bytes>>, usize) {
+fn read_keys(
+    connection: &mut RawConnection,
+    topic: &str,
+) -> (BTreeMap<Bytes, Option<Bytes>>, usize) {
     let (mut next, end) = (offset_of(connection, topic, -2), offset_of(connection, topic, -1));
     let (mut newest, mut records) = (BTreeMap::new(), 0);
     while next < end {
@@ -226,7 +229,7 @@ fn read_keys(connection: &mut RawConnection, topic: &str) -> (BTreeMap<Bytes, Op
             if rest.len() < size {
                 break;
             }
-            let batch = RecordBatch::parse(rest.split_to(size)).unwrap();
+            let batch = RecordBatch::parse_stored(rest.split_to(size)).unwrap();
             for record in batch.records(1 << 20).unwrap() {
                 let record = record.unwrap();
                 newest.insert(record.key.unwrap(), record.value);
@@ -239,7 +242,8 @@ fn read_keys(connection: &mut RawConnection, topic: &str) -> (BTreeMap<Bytes, Op
 }
 
 #[test]
-fn given_a_compacted_topic_when_keys_repeat_then_the_newest_of_each_stays_and_a_kill_changes_nothing() {
+fn given_a_compacted_topic_when_keys_repeat_then_the_newest_of_each_stays_and_a_kill_changes_nothing()
+ {
     const KEYS: usize = 10;
     const ROUNDS: usize = 20;
     let settings = Settings { shards: 1, wal_file_bytes: MIB, ..Settings::new() };

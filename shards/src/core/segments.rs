@@ -117,7 +117,13 @@ impl ShardCore {
     pub fn replace_segments(&mut self, id: GroupId, tag: PartitionTag, segment: Segment) {
         let target = self.groups.get_mut(&id).filter(|group| group.is_live());
         let gone = match target {
-            Some(group) => group.segments.replace(segment),
+            Some(group) => {
+                if segment.is_compacted {
+                    // Who reads from the beginning finds the newest records only, in memory as on disk.
+                    self.shared.tail.remove_before(id, segment.end_offset);
+                }
+                group.segments.replace(segment)
+            }
             None => vec![segment],
         };
         let gone = gone.into_iter().map(|segment| NamedSegment { tag, segment });

@@ -124,9 +124,8 @@ async fn compact_one(
     let (dir, id) = (shard.segments.dir().to_owned(), segment_id(shard, tag, term));
     if !horizons.contains_key(&group) && segments.iter().any(|segment| segment.is_compacted) {
         let (dir, segments, mut pace) = (dir.clone(), segments.clone(), pace(shard));
-        let find = move |disk: &DirectDisk| {
-            block_on(delete_horizon(disk, &dir, id, &segments, &mut pace))
-        };
+        let find =
+            move |disk: &DirectDisk| block_on(delete_horizon(disk, &dir, id, &segments, &mut pace));
         let found = shard.in_background(&shard.background.cleaner, find).await;
         let Some(found) = found else { return Ok(()) };
         horizons.insert(group, found?);

@@ -184,9 +184,8 @@ pub fn run(
     watch_signals(events.clone())?;
     let mesh = Mesh::new(node.shards).map_err(|error| RunError::Mesh { error })?;
     let jobs_max = NonZeroUsize::MIN.saturating_add(BACKGROUND_JOBS_MAX * usize::from(node.shards));
-    let thread = |name| {
-        Executor::start(name, jobs_max).map_err(|error| RunError::Background { error })
-    };
+    let thread =
+        |name| Executor::start(name, jobs_max).map_err(|error| RunError::Background { error });
     let background =
         Background { writer: thread("chronik-tier")?, cleaner: thread("chronik-clean")? };
     for (shard, shard_uuid) in (0..node.shards).map(ShardId).zip(&identity.shard_uuids) {

@@ -193,7 +193,8 @@ impl Shard {
     /// Puts a shard together. Nothing runs yet.
     #[must_use]
     pub fn new(parts: ShardParts) -> Rc<Shard> {
-        let ShardParts { id, node, clock, wal, shard_uuid, segments, background, core, mesh } = parts;
+        let ShardParts { id, node, clock, wal, shard_uuid, segments, background, core, mesh } =
+            parts;
         let slots = node.config.kafka.fetch_session_slots.div_ceil(usize::from(node.shards.max(1)));
         let sessions = SessionCache::new(random_seed(), slots);
         Rc::new(Shard {
