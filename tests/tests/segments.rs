@@ -281,3 +281,27 @@ fn given_a_compacted_topic_when_keys_repeat_then_the_newest_of_each_stays_and_a_
     assert!(records < KEYS * ROUNDS / 2);
     assert_eq!(offset_of(&mut connection, &topic, -1), i64::try_from(KEYS * ROUNDS).unwrap());
 }
+
+#[test]
+fn given_a_short_segment_ms_when_little_is_written_then_it_is_compacted_all_the_same() {
+    let settings = Settings { shards: 1, ..Settings::new() };
+    let settings = settings
+        .with_top("wal.indexing_interval = 1")
+        .with_top("kafka.log_cleaner_backoff_ms = 100");
+    let broker = Broker::start(settings).unwrap();
+    let mut connection = connect(&broker);
+    let topic = fresh_name("quick");
+    let compact =
+        [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01"), ("segment.ms", "1")];
+    create(&mut connection, &topic, &compact);
+    for value in ["one", "two", "three"] {
+        let batch = BatchBuilder::new().record(Some("key".into()), Some(value.into())).build();
+        assert_eq!(connection.produce(&topic, 0, batch).unwrap().error_code, 0);
+    }
+    let one = || (read_keys(&mut connection, &topic).1 == 1).then_some(());
+    wait_for("the old values go", DEADLINE, one).unwrap();
+    let newest = BTreeMap::from([(Bytes::from("key"), Some(Bytes::from("three")))]);
+    assert_eq!(read_keys(&mut connection, &topic).0, newest);
+    assert_eq!(offset_of(&mut connection, &topic, -2), 0);
+    assert_eq!(offset_of(&mut connection, &topic, -1), 3);
+}

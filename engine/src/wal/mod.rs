@@ -59,7 +59,7 @@ mod walk;
 mod writer;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -246,6 +246,15 @@ impl<D: Disk> Wal<D> {
     #[must_use]
     pub fn last_index(&self, group: GroupId) -> Option<RaftIndex> {
         Some(self.state.borrow().index.group(group)?.last)
+    }
+
+    /// The groups of which the active file holds records.
+    #[must_use]
+    pub fn groups_in_active(&self) -> BTreeSet<GroupId> {
+        let state = self.state.borrow();
+        let groups = state.index.active().groups.iter();
+        let holds = groups.filter(|(_, part)| part.extents.iter().any(|e| e.offset_span > 0));
+        holds.map(|(group, _)| *group).collect()
     }
 
     /// The greatest timestamp of a group's records from `from` on, that of whole pieces; `None` if there is none.

@@ -134,6 +134,9 @@ settings! {
         file_bytes: u64 [MIB, 16 * GIB] = 256 * MIB;
         /// Space kept aside on the disk, given back when it is full so that the broker can still clean up.
         ballast_bytes: u64 [0, 16 * GIB] = 64 * MIB;
+        /// A log file is sealed this long after its first record although it is not full; a topic's segment.ms may make
+        /// it shorter.
+        roll_ms: u64 [1000, 30 * DAY_MS] = 1_800_000;
         /// Whether what full log files hold is written as segments, one or more per partition, so that the files can go.
         /// Without it a log file stays as long as one partition keeps a record of it.
         indexing_enabled: bool = true;

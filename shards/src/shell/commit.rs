@@ -33,6 +33,9 @@ const STORAGE_FULL_RETRY: Duration = Duration::from_millis(500);
 /// Writes blocks until the shard stops, then closes the log cleanly. Not cancel-safe.
 pub async fn commit_loop(shard: Rc<Shard>) {
     loop {
+        if shard.want_roll.take() {
+            roll_ahead_of_time(&shard).await;
+        }
         let block = shard.core.borrow_mut().take_block(BLOCK_BYTES_MAX);
         let Some(block) = block else {
             if shard.stopping.get() {
@@ -119,6 +122,20 @@ async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) -> Room {
             shard.note_storage_full(true);
             Room::None
         }
+        Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
+    }
+}
+
+/// Rolls to the next file if it is ready; else the roll is asked for again.
+async fn roll_ahead_of_time(shard: &Rc<Shard>) {
+    let (to_zero, _) = shard.wal.spare_left();
+    if to_zero > 0 || shard.wal.is_storage_full() {
+        return;
+    }
+    let checkpoints = take_checkpoints(shard).await;
+    match shard.wal.roll(checkpoints, &[]).await {
+        Ok(()) => {}
+        Err(WalError::StorageFull { .. }) => shard.note_storage_full(true),
         Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
     }
 }

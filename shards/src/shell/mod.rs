@@ -12,6 +12,7 @@ pub mod publisher;
 pub mod read;
 pub mod replies;
 pub mod retention;
+pub mod roll;
 pub mod run;
 pub mod segments;
 pub mod serve;

@@ -27,6 +27,7 @@ use super::compaction::compaction_loop;
 use super::mesh::{Mesh, run_jobs};
 use super::publisher::publish_loop;
 use super::retention::retention_loop;
+use super::roll::roll_loop;
 use super::segments::Segments;
 use super::serve::Listeners;
 use super::shard::{NodeInfo, Order, Shard, ShardParts, random_seed};
@@ -379,6 +380,7 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     chronik_ring::spawn(tick_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(upkeep_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(retention_loop(Rc::clone(&shard))).detach();
+    chronik_ring::spawn(roll_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(tiering_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(compaction_loop(Rc::clone(&shard))).detach();
     shard.change_core(|core| {

@@ -122,6 +122,8 @@ pub struct Shard {
     pub(super) last_block_ns: Cell<u64>,
     pub(super) mark_due: Cell<bool>,
     pub(super) want_mark: Cell<bool>,
+    /// The active file of the log has been in use for long enough.
+    pub(super) want_roll: Cell<bool>,
     /// Shard 0 only: the newest catalog, to be published.
     pub(super) catalog_newest: RefCell<Option<Arc<Catalog>>>,
     /// Shard 0 only: how often the catalog has changed since the start.
@@ -221,6 +223,7 @@ impl Shard {
             last_block_ns: Cell::new(0),
             mark_due: Cell::new(false),
             want_mark: Cell::new(false),
+            want_roll: Cell::new(false),
             catalog_newest: RefCell::new(None),
             catalog_generation: Cell::new(0),
             catalog_changed: Notify::default(),
