@@ -10,3 +10,4 @@ pub mod logging;
 pub mod metrics;
 pub mod shell;
 pub mod startup;
+pub mod stored;

@@ -80,6 +80,8 @@ fn assert_covers(total: &Report, seeds: u64) {
         ("topics deleted", total.topics_deleted),
         ("log starts moved", total.log_starts),
         ("log starts moved by retention", total.retained),
+        ("segments written", total.segments as u64),
+        ("segments merged", total.merges as u64),
     ] {
         assert!(count >= seeds / 10, "{what}: {count} in {seeds} seeds");
     }

@@ -9,10 +9,10 @@
 use std::path::PathBuf;
 
 use chronik_engine::disk::Disk;
-use chronik_engine::ids::{FileSeq, GroupId, Offset, RaftIndex};
+use chronik_engine::ids::{GroupId, Offset, RaftIndex};
 use chronik_engine::log_index::Extent;
 use chronik_engine::segment::{Segment, SegmentError, SegmentId};
-use chronik_engine::wal::{ReadError, SealedFile};
+use chronik_engine::wal::{ReadError, SealedFile, SealedName};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -26,9 +26,7 @@ pub const GATHERED_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct WriteJob {
     /// The file.
-    pub wal_path: PathBuf,
-    /// Its number.
-    pub wal_file: FileSeq,
+    pub wal_file: SealedName,
     /// The shard that it belongs to.
     pub shard_uuid: Uuid,
     /// Where segments go.
@@ -75,7 +73,7 @@ pub async fn write_segments<D: Disk>(
     pace: &mut impl Pace,
     done: &mut impl FnMut(GroupId, Segment),
 ) -> Result<(), WriteError> {
-    let file = SealedFile::open(disk, &job.wal_path, job.shard_uuid, job.wal_file).await?;
+    let file = SealedFile::open(disk, job.shard_uuid, &job.wal_file).await?;
     let mut from = 0;
     while from < job.parts.len() {
         let to = set_end(&file, &job.parts, from);

@@ -3,6 +3,7 @@
 //! - I1: nothing is visible under the segment's name before [`SegmentWriter::finish`] has made all of it durable.
 //! - I2: the file is as long as the plan says from its creation on; a plan that the batches do not keep is an error.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::format::{
@@ -86,7 +87,13 @@ impl<D: Disk> SegmentWriter<D> {
         plan: SegmentPlan,
     ) -> Result<SegmentWriter<D>, SegmentError> {
         plan.check().map_err(|fault| SegmentError::NotPlanned { path: path.to_owned(), fault })?;
-        let made = disk.create(&temporary(path), plan.file_bytes()).await;
+        let temporary = temporary(path);
+        let mut made = disk.create(&temporary, plan.file_bytes()).await;
+        if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists) {
+            // An attempt that failed left it.
+            disk.remove(&temporary).await.map_err(SegmentError::io(&temporary))?;
+            made = disk.create(&temporary, plan.file_bytes()).await;
+        }
         let file = made.map_err(SegmentError::io(path))?;
         let mut out = Out { file, buffer: Vec::with_capacity(BUFFER_BYTES), position: 0 };
         out.push(&plan.encode()).await.map_err(SegmentError::io(path))?;

@@ -69,7 +69,7 @@ pub use self::error::{Contradiction, IoOp, ReadError, WalError};
 pub use self::reader::StoredBatch;
 pub use self::recovery::{RecoveredGroup, RecoveryReport, TornTail};
 pub use self::retention::{LogNeed, RetentionLimits, StoredPiece};
-pub use self::sealed::SealedFile;
+pub use self::sealed::{SealedFile, SealedName};
 pub use self::spare::SpareProgress;
 pub use self::writer::AppendReport;
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};

@@ -9,10 +9,9 @@
 //! - I3: work is bounded by the ranges of the group, the extents of the active file and the footers of two files.
 
 use std::ops::Bound;
-use std::path::PathBuf;
 
 use super::reader::{clipped, extents_of};
-use super::{ReadError, Wal};
+use super::{ReadError, Sealed, SealedName, Wal};
 use crate::disk::Disk;
 use crate::ids::{FileSeq, GroupId, Offset, RaftIndex};
 use crate::log_index::{Extent, FileRange};
@@ -211,15 +210,17 @@ impl<D: Disk> Wal<D> {
 
     /// The sealed files after `after`, oldest first, as far as their footers are written.
     #[must_use]
-    pub fn sealed_files(&self, after: FileSeq) -> Vec<(FileSeq, PathBuf)> {
+    pub fn sealed_files(&self, after: FileSeq) -> Vec<SealedName> {
         let state = self.state.borrow();
         let unfinished = state.unfinished.iter().map(|file| file.seq).min();
-        let from = (Bound::Excluded(after), Bound::Unbounded);
-        let files = state
-            .sealed
-            .range(from)
-            .take_while(|(seq, _)| Some(**seq) < unfinished || unfinished.is_none());
-        files.map(|(seq, sealed)| (*seq, sealed.path.clone())).collect()
+        let files = state.sealed.range((Bound::Excluded(after), Bound::Unbounded));
+        let finished = files.take_while(|(seq, _)| unfinished.is_none_or(|first| **seq < first));
+        let named = |(seq, sealed): (&FileSeq, &Sealed<D::File>)| SealedName {
+            seq: *seq,
+            path: sealed.path.clone(),
+            end_position: sealed.end_position,
+        };
+        finished.map(named).collect()
     }
 
     /// What a sealed file holds of each group that is still here.

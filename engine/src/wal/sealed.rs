@@ -27,6 +27,17 @@ const WINDOWS: usize = 3;
 
 const _: () = assert!(WINDOW_BYTES <= DISK_IO_BYTES_MAX);
 
+/// A sealed file as its shard knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedName {
+    /// Its number.
+    pub seq: FileSeq,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Where its blocks end.
+    pub end_position: u64,
+}
+
 /// An open sealed file.
 #[derive(Debug)]
 pub struct SealedFile<D: Disk> {
@@ -52,18 +63,22 @@ impl<D: Disk> SealedFile<D> {
     /// If it is not that file, or damaged, or the disk fails.
     pub async fn open(
         disk: &D,
-        path: &Path,
         shard: Uuid,
-        seq: FileSeq,
+        named: &SealedName,
     ) -> Result<SealedFile<D>, ReadError> {
-        let io = |kind| ReadError::Io { path: path.to_owned(), kind };
-        let file = disk.open(path).await.map_err(|error| io(error.kind()))?;
-        let loaded = load_index(&file, path, shard, seq).await.map_err(|error| match error {
+        let SealedName { seq, path, end_position } = named.clone();
+        let io = |kind| ReadError::Io { path: path.clone(), kind };
+        let file = disk.open(&path).await.map_err(|error| io(error.kind()))?;
+        let loaded = load_index(&file, &path, shard, seq).await.map_err(|error| match error {
             WalError::Io { source, .. } => io(source.kind()),
-            _ => ReadError::Index { path: path.to_owned(), position: 0 },
+            _ => ReadError::Index { path: path.clone(), position: 0 },
         })?;
-        let windows = RefCell::default();
-        Ok(SealedFile { path: path.to_owned(), seq, shard, file, index: loaded.index, windows })
+        let index = loaded.index;
+        if index.end_position != end_position {
+            // There is no footer, and a scan came to an end before the blocks do.
+            return Err(ReadError::Index { path, position: index.end_position });
+        }
+        Ok(SealedFile { path, seq, shard, file, index, windows: RefCell::default() })
     }
 
     /// The extents of a group up to the entry `last`, without those that end at or before `from`.

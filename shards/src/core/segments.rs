@@ -70,6 +70,11 @@ impl ShardCore {
         Some(parts)
     }
 
+    /// Takes out of [`super::Effects`] the segments that nobody needs any more.
+    pub fn take_segments_gone(&mut self) -> Vec<NamedSegment> {
+        std::mem::take(&mut self.shared.effects.segments_gone)
+    }
+
     /// How many segments there are, and their bytes.
     #[must_use]
     pub fn segment_totals(&self) -> (u64, u64) {

@@ -94,10 +94,10 @@ impl Shard {
         }
         self.count_read(&plan);
         if let Some(range) = plan.disk.clone() {
-            let stored = self.read_stored(read.group, range.start, range.end, bytes_max).await;
+            let stored = self.read_stored(read.group, (range.start, range.end), bytes_max).await;
             self.check_still_there(read)?;
             for batch in stored? {
-                if !data.push(at_least_one, bytes_max, RecordChunk::Raw(batch)) {
+                if !data.push(at_least_one, bytes_max, RecordChunk::Raw(batch.bytes)) {
                     break;
                 }
             }
@@ -138,19 +138,6 @@ impl Shard {
         } else if !plan.batches.is_empty() {
             metrics.counters.tail_cache_hits += 1;
         }
-    }
-
-    /// Logs why a read of the log failed, for which Kafka has but one word.
-    pub fn read_failed(
-        &self,
-        group: GroupId,
-        error: &chronik_engine::wal::ReadError,
-    ) -> FetchError {
-        if self.core.borrow().partition(group).is_none() {
-            return FetchError::UnknownPartition; // deleted while it was read
-        }
-        tracing::error!(shard = self.id.0, group = group.0, "a fetch could not be read: {error}");
-        FetchError::Storage
     }
 }
 

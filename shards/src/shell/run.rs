@@ -28,7 +28,6 @@ use super::mesh::{Mesh, run_jobs};
 use super::publisher::publish_loop;
 use super::retention::retention_loop;
 use super::roll::roll_loop;
-use super::segments::Segments;
 use super::serve::Listeners;
 use super::shard::{NodeInfo, Order, Shard, ShardParts, random_seed};
 use super::tiering::tiering_loop;
@@ -38,6 +37,7 @@ use crate::core::{CoreConfig, CoreError, ShardCore};
 use crate::handlers::topics::change_catalog;
 use crate::identity::Identity;
 use crate::startup::{Environment, exit_code};
+use crate::stored::Segments;
 
 /// A visit to glommio's reactor is over before this; beyond it the reactor would go to sleep.
 const REACTOR_SPIN: Duration = Duration::from_micros(20);
@@ -360,9 +360,10 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     let mut core = ShardCore::new(core_config, recovered, clock.wall_ms())
         .map_err(|error| RunError::Core { shard: id, error })?;
     let segments_dir = home.join("segments");
-    let segments = Segments::open(disk, segments_dir.clone(), background.writer.clone()).await;
+    let segments = Segments::open(disk, segments_dir.clone()).await;
     let segments = segments.map_err(disk_failed(&segments_dir))?;
-    segments.restore(&mut core).await.map_err(disk_failed(&segments_dir))?;
+    let listed = segments.list().await.map_err(disk_failed(&segments_dir))?;
+    segments.restore(&mut core, listed);
     let parts = ShardParts {
         id,
         node,

@@ -29,7 +29,6 @@ use super::groups::Coordinators;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
 use super::replies::{ReplyTable, ReplyTo, WaiterIds, WaiterTable};
-use super::segments::Segments;
 use super::serve::{Adopt, ReadNetStats};
 use crate::catalog::{Catalog, CatalogCommand};
 use crate::config::Config;
@@ -37,6 +36,7 @@ use crate::core::{ProduceError, ProduceResult, RequiredAcks, ShardCore, Token, W
 use crate::handlers::fetch_session::SessionCache;
 use crate::identity::Identity;
 use crate::metrics::{ShardMetrics, ShardSnapshot, Stage};
+use crate::stored::Segments;
 
 /// What the main thread tells a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub struct Shard {
     /// The log's name.
     pub(super) shard_uuid: uuid::Uuid,
     /// What has left the log, or may.
-    pub segments: Segments,
+    pub segments: Segments<GlommioDisk>,
     /// The file of the log that is being read for segments.
     pub(super) held_file: Cell<Option<FileSeq>>,
     /// The threads for what may take its time.
@@ -176,7 +176,7 @@ pub struct ShardParts {
     /// The log's name.
     pub shard_uuid: uuid::Uuid,
     /// What has left the log.
-    pub segments: Segments,
+    pub segments: Segments<GlommioDisk>,
     /// The threads for what may take its time.
     pub background: Background,
     /// The state that the log told.

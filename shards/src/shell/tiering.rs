@@ -28,8 +28,11 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// The smallest, so that a file of the log does not become thousands.
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
-/// The least pace, in bytes read and written per second.
+/// The least and the greatest pace, in bytes read and written per second.
 const PACE_MIN: u64 = 64 << 20;
+
+/// See there: the disk belongs to the log first.
+const PACE_MAX: u64 = 512 << 20;
 
 /// Writes segments of what has been sealed, time and again, until the shard stops.
 pub async fn tiering_loop(shard: Rc<Shard>) {
@@ -43,15 +46,15 @@ pub async fn tiering_loop(shard: Rc<Shard>) {
         while !shard.stopping.get() {
             let files = shard.wal.sealed_files(done_to);
             let waiting = files.len() as u64;
-            let Some((file, path)) = files.into_iter().next() else { break };
+            let Some(wal_file) = files.into_iter().next() else { break };
+            let file = wal_file.seq;
             let Some(parts) = parts_of(&shard, file) else { break };
             if parts.is_empty() {
                 done_to = file;
                 continue;
             }
             let job = WriteJob {
-                wal_path: path,
-                wal_file: file,
+                wal_file,
                 shard_uuid: shard.shard_uuid,
                 segments_dir: shard.segments.dir().to_owned(),
                 parts,
@@ -72,7 +75,7 @@ pub async fn tiering_loop(shard: Rc<Shard>) {
 
 /// So that what waits is read and written in half an interval.
 fn pace(waiting_bytes: u64, interval: Duration) -> ThreadPace {
-    ThreadPace::new((4 * waiting_bytes / interval.as_secs().max(1)).max(PACE_MIN))
+    ThreadPace::new((4 * waiting_bytes / interval.as_secs().max(1)).clamp(PACE_MIN, PACE_MAX))
 }
 
 /// What of a file is to be written; `None` as long as not all of it is committed (I2).
@@ -105,10 +108,10 @@ pub(super) fn segment_id(shard: &Shard, tag: PartitionTag, term: Term) -> Segmen
     SegmentId { cluster: shard.node.cluster_uuid, topic, partition, term }
 }
 
-/// Lets a job be done and tells the core of what was written. Says whether all of it was.
+/// Lets a job be done and tells the core of what was written. Says whether something was, and nothing failed.
 async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> bool {
     let tags: BTreeMap<GroupId, PartitionTag> = shard.core.borrow().record_partitions().collect();
-    let file = job.wal_file;
+    let file = job.wal_file.seq;
     let work = move |disk: &DirectDisk| {
         let mut segments = Vec::new();
         let mut note = |group, segment| segments.push((group, segment));
@@ -117,6 +120,7 @@ async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> bool {
     };
     let written = shard.in_background(&shard.background.writer, work).await;
     let Some((segments, result)) = written else { return false };
+    let is_done = result.is_ok() && !segments.is_empty();
     {
         let counters = &mut shard.metrics.borrow_mut().counters;
         counters.segments_written += segments.len() as u64;
@@ -138,5 +142,5 @@ async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> bool {
             "segments could not be written, another try follows: {error}"
         );
     }
-    result.is_ok()
+    is_done
 }

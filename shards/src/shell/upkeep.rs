@@ -61,7 +61,7 @@ async fn step(shard: &Rc<Shard>, step_bytes: u64, tidies: bool) -> Result<SpareP
         cut_logs(shard);
         let needed = |group| shard.with_core(|core| core.first_index_needed(group));
         shard.wal.reclaim(|| shard.held_file.get(), needed).await?;
-        shard.segments.remove_gone();
+        shard.remove_gone_segments();
     }
     shard.wal.prepare_spare_step(step_bytes).await
 }

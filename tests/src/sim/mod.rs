@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`run`] | one run: what happens next |
 //! | `topics`, `traffic`, `trouble` | what can happen: topics, clients, crashes and restarts |
-//! | [`node`] | the shell of the shard as the simulator runs it: blocks, rolls, upkeep |
+//! | [`node`] | the shell of the shard as the simulator runs it: blocks, rolls, upkeep, segments |
 //! | [`client`] | producers, idempotent and plain, and what they may expect |
 //! | [`oracle`] | what must be true, now and after every restart |
 //! | [`disk`] | the simulated disk, with the bugs that a test plants into it |
@@ -43,11 +43,13 @@ pub enum Bug {
     PublishOldCatalog,
     /// A restart forgets where the logs start.
     ForgetLogStart,
+    /// The core hears of a segment whose file is gone again.
+    LoseSegment,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 8] = [
+    pub const ALL: [Bug; 9] = [
         Bug::SkipSync,
         Bug::AckBeforePersist,
         Bug::DropHardState,
@@ -56,6 +58,7 @@ impl Bug {
         Bug::StaleCheckpoint,
         Bug::PublishOldCatalog,
         Bug::ForgetLogStart,
+        Bug::LoseSegment,
     ];
 }
 

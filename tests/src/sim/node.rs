@@ -7,16 +7,32 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use chronik_engine::ids::GroupId;
+use chronik_engine::disk::Disk;
+use chronik_engine::ids::{FileSeq, GroupId};
+use chronik_engine::segment::{Segment, SegmentId};
 use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
 use chronik_engine::wal::{SpareProgress, Wal, WalError};
 use chronik_shards::core::ShardCore;
+use chronik_shards::stored::Segments;
+use chronik_tiering::merge::{merge, mergeable};
+use chronik_tiering::pace::Unpaced;
+use chronik_tiering::write::{WriteError, WriteJob, WritePart, write_segments};
+use uuid::Uuid;
 
 use super::Bug;
 use super::disk::HookedDisk;
 
 /// Small, so that proposals are spread over blocks.
 const BLOCK_BYTES_MAX: usize = 64 << 10;
+
+/// Small, so that a file of the log becomes several segments.
+const SEGMENT_BYTES_MAX: u64 = 40 << 10;
+
+/// What small segments are merged into.
+const MERGED_BYTES_MAX: u64 = 400 << 10;
+
+/// The log's name.
+pub(super) const SHARD_UUID: Uuid = Uuid::from_u128(0xABC);
 
 /// Something that goes on beside the clients.
 pub type Task<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -35,6 +51,15 @@ pub struct Node {
     pub core: RefCell<ShardCore>,
     /// Its log.
     pub wal: Wal<HookedDisk>,
+    /// What has left it, or may.
+    pub segments: Segments<HookedDisk>,
+    disk: HookedDisk,
+    /// The file that is being read for segments.
+    held: Cell<Option<FileSeq>>,
+    /// How many segments were written, and how often some were merged.
+    pub written: Cell<usize>,
+    /// See there.
+    pub merged: Cell<usize>,
     /// What the core believes to be durable, not yet seen by the oracle.
     pub persisted: RefCell<Vec<WalRecord>>,
     /// How often the log went on in a new file.
@@ -55,10 +80,21 @@ impl std::fmt::Debug for Node {
 
 impl Node {
     /// A shard that was just opened.
-    pub fn new(core: ShardCore, wal: Wal<HookedDisk>, bug: Option<Bug>) -> Rc<Node> {
+    pub fn new(
+        core: ShardCore,
+        wal: Wal<HookedDisk>,
+        segments: Segments<HookedDisk>,
+        disk: HookedDisk,
+        bug: Option<Bug>,
+    ) -> Rc<Node> {
         Rc::new(Node {
             core: RefCell::new(core),
             wal,
+            segments,
+            disk,
+            held: Cell::default(),
+            written: Cell::default(),
+            merged: Cell::default(),
             persisted: RefCell::default(),
             rolls: Cell::new(0),
             reclaimed: Cell::new(0),
@@ -159,7 +195,7 @@ impl Node {
             self.core.borrow_mut().cut_log(group, index);
         }
         let needed = |group| self.core.borrow().first_index_needed(group);
-        let reclaimed = self.wal.reclaim(|| None, needed).await?;
+        let reclaimed = self.wal.reclaim(|| self.held.get(), needed).await?;
         self.reclaimed.set(self.reclaimed.get() + reclaimed);
         let progress = match self.wal.prepare_spare_step(1 << 20).await {
             Ok(progress) => progress,
@@ -171,6 +207,111 @@ impl Node {
         }
         Ok(())
     }
+}
+
+impl Node {
+    /// Writes what the oldest full file of the log holds as segments, merges small ones, and removes files that nobody
+    /// needs: what the background threads do, and the loops that ask them.
+    pub async fn tier(self: Rc<Node>) -> Result<(), WriteError> {
+        self.write_oldest().await?;
+        self.merge_some().await?;
+        for name in self.segments.take_gone() {
+            // What stays is left over at the next start.
+            drop(self.disk.remove(&self.segments.dir().join(name)).await);
+        }
+        Ok(())
+    }
+
+    async fn write_oldest(&self) -> Result<(), WriteError> {
+        for wal_file in self.wal.sealed_files(FileSeq(0)) {
+            let file = wal_file.seq;
+            let ranges = self.wal.ranges_in_file(file);
+            let planned = self.core.borrow().plan_segments(&ranges);
+            let Some(planned) = planned else { return Ok(()) };
+            if planned.is_empty() {
+                continue;
+            }
+            let part = |part: &chronik_shards::core::SegmentPart| WritePart {
+                group: part.group,
+                id: segment_id(part.tag, part.term),
+                from: part.from,
+                follows: part.follows,
+                last: part.last,
+                segment_bytes_max: SEGMENT_BYTES_MAX,
+            };
+            let job = WriteJob {
+                wal_file,
+                shard_uuid: SHARD_UUID,
+                segments_dir: self.segments.dir().to_owned(),
+                parts: planned.iter().map(part).collect(),
+            };
+            let mut written: Vec<(GroupId, Segment)> = Vec::new();
+            let mut note = |group, segment| written.push((group, segment));
+            self.held.set(Some(file));
+            let result = write_segments(&self.disk, &job, &mut Unpaced, &mut note).await;
+            self.held.set(None);
+            self.written.set(self.written.get() + written.len());
+            for (group, segment) in written {
+                let tag = planned.iter().find(|part| part.group == group).map(|part| part.tag);
+                if let Some(tag) = tag {
+                    if self.bug == Some(Bug::LoseSegment) {
+                        let name = segment.file_name(tag.topic.0, tag.partition);
+                        drop(self.disk.remove(&self.segments.dir().join(name)).await);
+                    }
+                    self.core.borrow_mut().add_segment(group, tag, segment);
+                }
+            }
+            self.note_gone();
+            return result;
+        }
+        Ok(())
+    }
+
+    async fn merge_some(&self) -> Result<(), WriteError> {
+        let found = {
+            let core = self.core.borrow();
+            core.record_partitions().find_map(|(group, tag)| {
+                let mut segments: Vec<Segment> = core.segments(group)?.iter().copied().collect();
+                let range = mergeable(&segments, MERGED_BYTES_MAX)?;
+                segments.truncate(range.end);
+                segments.drain(..range.start);
+                Some((group, tag, core.partition(group)?.leader_epoch, segments))
+            })
+        };
+        let Some((group, tag, term, segments)) = found else { return Ok(()) };
+        let (dir, id) = (self.segments.dir(), segment_id(tag, term));
+        let merged = match merge(&self.disk, dir, id, &segments, &mut Unpaced).await {
+            Ok(merged) => merged,
+            // The log start moved on.
+            Err(_)
+                if self
+                    .core
+                    .borrow()
+                    .segment_at(group, segments[0].base_offset)
+                    .map(|s| s.segment)
+                    != Some(segments[0]) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.merged.set(self.merged.get() + 1);
+        self.core.borrow_mut().replace_segments(group, tag, merged);
+        self.note_gone();
+        Ok(())
+    }
+
+    fn note_gone(&self) {
+        let gone = self.core.borrow_mut().take_segments_gone();
+        self.segments.note_gone(gone);
+    }
+}
+
+fn segment_id(
+    tag: chronik_shards::catalog::PartitionTag,
+    term: chronik_engine::ids::Term,
+) -> SegmentId {
+    SegmentId { cluster: Uuid::nil(), topic: tag.topic.0, partition: tag.partition, term }
 }
 
 /// Lets the run do something else.

@@ -4,27 +4,29 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use chronik_engine::disk_sim::{SimDisk, block_on};
-use chronik_engine::ids::{GroupId, NodeId, Offset, ShardId};
-use chronik_engine::wal::{ReadError, StoredBatch, Wal, WalError, WalOptions};
-use chronik_shards::catalog::{CatalogCommand, TopicId};
-use chronik_shards::core::{
-    Ack, CoreConfig, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId,
-};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use uuid::Uuid;
-
 use super::client::{Expected, SimProducer, check_odd};
 use super::disk::HookedDisk;
-use super::node::{Node, Task, poll_once};
+use super::node::{Node, SHARD_UUID, Task, poll_once};
 use super::oracle::{LogOracle, PartitionOracle, ReadBatch};
 use super::trouble::from_disk;
 use super::{Bug, Check, Violation};
 use crate::must;
+use chronik_engine::disk_sim::{SimDisk, block_on};
+use chronik_engine::ids::{GroupId, NodeId, Offset, ShardId};
+use chronik_engine::segment::SegmentError;
+use chronik_engine::wal::{ReadError, Wal, WalError, WalOptions};
+use chronik_shards::catalog::{CatalogCommand, TopicId};
+use chronik_shards::core::{
+    Ack, CoreConfig, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId,
+};
+use chronik_shards::stored::{FoundBatch, Segments, StoredError};
+use chronik_tiering::write::WriteError;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 pub(super) const NODE: NodeId = NodeId(1);
 pub(super) const SHARD: ShardId = ShardId(0);
+pub(super) const SEGMENTS_DIR: &str = "/segments";
 
 /// What a run came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,6 +65,10 @@ pub struct Report {
     pub log_starts: u64,
     /// Log starts moved by retention.
     pub retained: u64,
+    /// Segments written.
+    pub segments: usize,
+    /// Merges of segments.
+    pub merges: usize,
 }
 
 impl Report {
@@ -87,6 +93,8 @@ impl Report {
             topics_deleted: self.topics_deleted + other.topics_deleted,
             log_starts: self.log_starts + other.log_starts,
             retained: self.retained + other.retained,
+            segments: self.segments + other.segments,
+            merges: self.merges + other.merges,
         }
     }
 }
@@ -117,7 +125,7 @@ pub(super) struct DiskRead {
     pub(super) group: GroupId,
     pub(super) offset: Offset,
     pub(super) high_watermark: Offset,
-    pub(super) task: Task<Result<Vec<StoredBatch>, ReadError>>,
+    pub(super) task: Task<Result<Vec<FoundBatch>, StoredError>>,
 }
 
 /// See the module's page.
@@ -130,6 +138,7 @@ pub(super) struct Run {
     pub(super) node: Rc<Node>,
     pub(super) writer: Option<Task<Result<(), WalError>>>,
     pub(super) upkeep: Option<Task<Result<(), WalError>>>,
+    pub(super) tiering: Option<Task<Result<(), WriteError>>>,
     pub(super) reads: Vec<DiskRead>,
     /// Whether the disk was told to fail.
     pub(super) is_armed: bool,
@@ -157,7 +166,7 @@ pub fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<Report, Violatio
 }
 
 fn open_options(rng: &mut StdRng) -> WalOptions {
-    let mut options = WalOptions::new(PathBuf::from("/wal"), Uuid::from_u128(0xABC));
+    let mut options = WalOptions::new(PathBuf::from("/wal"), SHARD_UUID);
     options.file_bytes = [96, 128, 256, 512][rng.random_range(0..4)] << 10;
     options.first_file_bytes = 64 << 10;
     options.ballast_bytes = [0, 64 << 10][rng.random_range(0..2)];
@@ -187,6 +196,18 @@ pub(super) fn read_io_failed(error: &ReadError) -> bool {
     matches!(error, ReadError::Io { .. } | ReadError::Index { .. })
 }
 
+pub(super) fn stored_io_failed(error: &StoredError) -> bool {
+    match error {
+        StoredError::Log(error) => read_io_failed(error),
+        StoredError::Segment(error) => matches!(error, SegmentError::Io { .. }),
+    }
+}
+
+fn is_full(error: &WriteError) -> bool {
+    let is_full = |source: &std::io::Error| source.kind() == std::io::ErrorKind::StorageFull;
+    matches!(error, WriteError::Segment(SegmentError::Io { source, .. }) if is_full(source))
+}
+
 impl Run {
     fn start(seed: u64, bug: Option<Bug>) -> Result<Run, Violation> {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -194,8 +215,10 @@ impl Run {
         disk.set_pending_polls_max(rng.random_range(0..4));
         let options = open_options(&mut rng);
         let hooked = HookedDisk::new(disk.clone(), bug);
-        let (wal, _, _) = block_on(Wal::open(hooked, options.clone()))
+        let (wal, _, _) = block_on(Wal::open(hooked.clone(), options.clone()))
             .map_err(|error| Violation { what: format!("a new log does not open: {error}") })?;
+        let segments = block_on(Segments::open(hooked.clone(), SEGMENTS_DIR.into()))
+            .map_err(|error| Violation { what: format!("no directory of segments: {error}") })?;
         let core = ShardCore::new(core_config(&mut rng), Vec::new(), 0)
             .map_err(|error| Violation { what: format!("a new core does not start: {error}") })?;
         let mut run = Run {
@@ -204,9 +227,10 @@ impl Run {
             disk,
             options,
             now_ms: 0,
-            node: Node::new(core, wal, bug),
+            node: Node::new(core, wal, segments, hooked, bug),
             writer: None,
             upkeep: None,
+            tiering: None,
             reads: Vec::new(),
             is_armed: false,
             tokens: BTreeMap::new(),
@@ -238,7 +262,8 @@ impl Run {
     pub(super) fn step(&mut self) -> Check {
         match self.rng.random_range(0..1000) {
             0..330 => self.poll_writer()?,
-            330..400 => self.poll_upkeep()?,
+            330..380 => self.poll_upkeep()?,
+            380..400 => self.poll_tiering()?,
             400..500 => self.poll_read()?,
             500..600 => self.produce_plain()?,
             600..800 => self.produce_sequenced()?,
@@ -282,6 +307,22 @@ impl Run {
         self.after_task(result)
     }
 
+    pub(super) fn poll_tiering(&mut self) -> Check {
+        let node = &self.node;
+        let tiering = self.tiering.get_or_insert_with(|| Box::pin(Rc::clone(node).tier()));
+        let Some(result) = poll_once(tiering) else { return Ok(()) };
+        self.tiering = None;
+        match result {
+            // It is tried again.
+            Err(error) if self.is_armed || is_full(&error) => drop(error),
+            Err(error) => {
+                return Err(Violation { what: format!("no segments, for no reason: {error:?}") });
+            }
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
     /// A log that cannot be written ends the process.
     pub(super) fn after_task(&mut self, result: Result<(), WalError>) -> Check {
         match result {
@@ -307,7 +348,7 @@ impl Run {
     pub(super) fn disk_read_done(
         &mut self,
         read: &DiskRead,
-        result: Result<Vec<StoredBatch>, ReadError>,
+        result: Result<Vec<FoundBatch>, StoredError>,
     ) -> Check {
         let log_start = self.log_start(read.group);
         let Some(partition) = self.partitions.get_mut(&read.group) else { return Ok(()) };
@@ -326,7 +367,7 @@ impl Run {
                 );
                 partition.oracle.read(read.offset, read.high_watermark, &batches)
             }
-            Err(error) if self.is_armed && read_io_failed(&error) => Ok(()),
+            Err(error) if self.is_armed && stored_io_failed(&error) => Ok(()),
             Err(error) => Err(Violation { what: format!("P1: group {}: {error:?}", read.group) }),
         }
     }
@@ -335,7 +376,8 @@ impl Run {
     pub(super) fn absorb(&mut self) -> Check {
         let persisted = std::mem::take(&mut *self.node.persisted.borrow_mut());
         self.log.persisted(&persisted);
-        let effects = self.node.core.borrow_mut().take_effects();
+        let mut effects = self.node.core.borrow_mut().take_effects();
+        self.node.segments.note_gone(std::mem::take(&mut effects.segments_gone));
         for (token, result) in effects.replies {
             let Some(pending) = self.tokens.remove(&token) else {
                 return Err(Violation { what: format!("{token:?} came back twice") });

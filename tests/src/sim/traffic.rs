@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use chronik_engine::disk_sim::block_on;
 use chronik_engine::ids::{GroupId, Offset};
-use chronik_engine::wal::RetentionLimits;
+use chronik_engine::wal::{RetentionLimits, StoredPiece};
 use chronik_shards::core::{FetchError, ProduceError, RequiredAcks, WaiterId};
 use rand::Rng;
 
@@ -181,7 +181,8 @@ impl Run {
         if let Some(range) = plan.disk {
             let node = Rc::clone(&self.node);
             let task = Box::pin(async move {
-                node.wal.read_batches(group, range.start, range.end, bytes_max).await
+                let offsets = (range.start, range.end);
+                node.segments.read(&node.core, &node.wal, group, offsets, bytes_max).await
             });
             let high_watermark = plan.high_watermark;
             self.reads.push(DiskRead { group, offset, high_watermark, task });
@@ -206,7 +207,13 @@ impl Run {
             Offset(self.rng.random_range(0..=up_to.0))
         } else {
             let limits = self.random_limits();
-            match block_on(self.node.wal.retention_cut(group, from, up_to, &[], limits)) {
+            let stored: Vec<StoredPiece> = {
+                let core = self.node.core.borrow();
+                let segments =
+                    core.segments(group).into_iter().flat_map(|manifest| manifest.iter());
+                segments.map(StoredPiece::from).collect()
+            };
+            match block_on(self.node.wal.retention_cut(group, from, up_to, &stored, limits)) {
                 Ok(cut) => cut,
                 Err(error) if self.is_armed && read_io_failed(&error) => return Ok(()),
                 Err(error) => return Err(Violation { what: format!("retention: {error:?}") }),

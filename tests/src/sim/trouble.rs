@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use chronik_engine::disk::Disk;
+use chronik_engine::batch::BatchHeader;
+use chronik_engine::disk::{DirEntry, Disk};
 use chronik_engine::disk_sim::{CrashEnding, CrashMode, Fault, NameEnding, block_on};
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_engine::wal::record::GroupMeta;
-use chronik_engine::wal::{ReadError, RecoveredGroup, StoredBatch, Wal};
+use chronik_engine::wal::{RecoveredGroup, Wal};
 use chronik_shards::core::ShardCore;
 use chronik_shards::core::producers::ProducersImage;
+use chronik_shards::stored::{FoundBatch, Segments, StoredError};
 use rand::Rng;
 
 use super::disk::HookedDisk;
 use super::node::Node;
 use super::oracle::{ReadBatch, check_producers};
-use super::run::{Run, core_config, io_failed, read_io_failed};
+use super::run::{Run, SEGMENTS_DIR, core_config, io_failed, stored_io_failed};
 use super::{Bug, Check, Violation};
 use crate::must;
 impl Run {
@@ -112,6 +114,7 @@ impl Run {
     pub(super) fn restart(&mut self) -> Check {
         self.writer = None;
         self.upkeep = None;
+        self.tiering = None;
         self.reads.clear();
         self.tokens.clear();
         self.waiters.clear();
@@ -119,10 +122,8 @@ impl Run {
             partition.oracle.forget_order();
             partition.producers.iter_mut().for_each(|(producer, _)| producer.on_crash());
         }
-        self.report.rolls += self.node.rolls.get();
-        self.report.reclaimed += self.node.reclaimed.get();
-        self.report.taken_back += self.node.refused.get();
-        let (wal, mut recovered) = self.reopen()?;
+        self.count_node();
+        let (wal, mut recovered, segments, listed) = self.reopen()?;
         self.log.recovered(&recovered)?;
         if self.bug == Some(Bug::LoseDedupState) {
             for group in &mut recovered {
@@ -137,9 +138,11 @@ impl Run {
             }
         }
         let config = core_config(&mut self.rng);
-        let core = ShardCore::new(config, recovered, self.now_ms)
+        let mut core = ShardCore::new(config, recovered, self.now_ms)
             .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
-        self.node = Node::new(core, wal, self.bug);
+        segments.restore(&mut core, listed);
+        let hooked = HookedDisk::new(self.disk.clone(), self.bug);
+        self.node = Node::new(core, wal, segments, hooked, self.bug);
         self.start_core()?;
         if self.rng.random_range(0..10) < 7 {
             self.settle()?;
@@ -148,7 +151,16 @@ impl Run {
         Ok(())
     }
 
-    pub(super) fn reopen(&mut self) -> Check<(Wal<HookedDisk>, Vec<RecoveredGroup>)> {
+    /// Takes in what a life of the shard came to.
+    fn count_node(&mut self) {
+        self.report.rolls += self.node.rolls.get();
+        self.report.reclaimed += self.node.reclaimed.get();
+        self.report.taken_back += self.node.refused.get();
+        self.report.segments += self.node.written.get();
+        self.report.merges += self.node.merged.get();
+    }
+
+    pub(super) fn reopen(&mut self) -> Check<Reopened> {
         loop {
             self.disk.clear_faults();
             self.is_armed = self.rng.random_range(0..5) == 0;
@@ -156,14 +168,31 @@ impl Run {
             let crash_at = if self.is_armed { self.rng.random_range(1..8) } else { u64::MAX / 2 };
             self.disk.crash_at_op(now + crash_at);
             let hooked = HookedDisk::new(self.disk.clone(), self.bug);
-            match block_on(Wal::open(hooked, self.options.clone())) {
-                Ok((wal, recovered, _)) => return Ok((wal, recovered)),
-                Err(error) if self.is_armed && io_failed(&error) => {
+            let opened = block_on(Wal::open(hooked.clone(), self.options.clone()));
+            let segments = block_on(async {
+                let segments = Segments::open(hooked, SEGMENTS_DIR.into()).await?;
+                let listed = segments.list().await?;
+                Ok::<_, std::io::Error>((segments, listed))
+            });
+            match (opened, segments) {
+                (Ok((wal, recovered, _)), Ok((segments, listed))) => {
+                    return Ok((wal, recovered, segments, listed));
+                }
+                (Ok(_), Err(_)) if self.is_armed => {
                     self.report.recovery_crashes += 1;
                     let mode = self.crash_mode();
                     self.disk.crash(mode);
                 }
-                Err(error) => {
+                (Ok(_), Err(error)) => {
+                    let what = format!("P1: the segments cannot be listed: {error:?}");
+                    return Err(Violation { what });
+                }
+                (Err(error), _) if self.is_armed && io_failed(&error) => {
+                    self.report.recovery_crashes += 1;
+                    let mode = self.crash_mode();
+                    self.disk.crash(mode);
+                }
+                (Err(error), _) => {
                     return Err(Violation {
                         what: format!("P1: the log does not open: {error:?}"),
                     });
@@ -198,6 +227,8 @@ impl Run {
                 self.poll_writer()?;
             } else if self.upkeep.is_some() {
                 self.poll_upkeep()?;
+            } else if self.tiering.is_some() {
+                self.poll_tiering()?;
             } else if !self.reads.is_empty() {
                 self.poll_read()?;
             } else {
@@ -219,10 +250,10 @@ impl Run {
                 return Err(Violation { what: format!("group {group} has no leader at rest") });
             };
             let log_start = view.log_start_offset;
-            let batches = read_all(&self.node.wal, *group, log_start..view.high_watermark);
+            let batches = read_all(&self.node, *group, log_start..view.high_watermark);
             let batches = match batches {
                 Ok(batches) => batches,
-                Err(error) if self.is_armed && read_io_failed(&error) => return Ok(()),
+                Err(error) if self.is_armed && stored_io_failed(&error) => return Ok(()),
                 Err(error) => {
                     return Err(Violation { what: format!("P1: group {group}: {error:?}") });
                 }
@@ -259,9 +290,7 @@ impl Run {
                 self.settle()?;
                 must!(self.tokens.is_empty(), "tokens are open at rest: {:?}", self.tokens);
                 self.verify()?;
-                self.report.rolls += self.node.rolls.get();
-                self.report.reclaimed += self.node.reclaimed.get();
-                self.report.taken_back += self.node.refused.get();
+                self.count_node();
                 return Ok(());
             }
         }
@@ -269,7 +298,11 @@ impl Run {
     }
 }
 
-pub(super) fn from_disk(stored: StoredBatch) -> ReadBatch {
+/// A log and a directory of segments as a restart finds them.
+pub(super) type Reopened =
+    (Wal<HookedDisk>, Vec<RecoveredGroup>, Segments<HookedDisk>, Vec<DirEntry>);
+
+pub(super) fn from_disk(stored: FoundBatch) -> ReadBatch {
     ReadBatch {
         base_offset: stored.base_offset,
         epoch: stored.epoch,
@@ -279,16 +312,18 @@ pub(super) fn from_disk(stored: StoredBatch) -> ReadBatch {
 }
 
 fn read_all(
-    wal: &Wal<HookedDisk>,
+    node: &Node,
     group: GroupId,
     offsets: Range<Offset>,
-) -> Result<Vec<ReadBatch>, ReadError> {
+) -> Result<Vec<ReadBatch>, StoredError> {
     let mut all: Vec<ReadBatch> = Vec::new();
     let mut from = offsets.start;
     while from < offsets.end {
-        let read = block_on(wal.read_batches(group, from, offsets.end, 1 << 20))?;
+        let wanted = (from, offsets.end);
+        let read = block_on(node.segments.read(&node.core, &node.wal, group, wanted, 1 << 20))?;
         let Some(last) = read.last() else { break };
-        from = last.base_offset.plus(last.offset_count);
+        let count = BatchHeader::read(&last.bytes).map_or(1, |header| header.last_offset_delta + 1);
+        from = last.base_offset.plus(count.unsigned_abs());
         all.extend(read.into_iter().map(from_disk));
     }
     Ok(all)

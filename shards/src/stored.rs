@@ -1,0 +1,309 @@
+//! What is on disk of a partition: its segments, then its log; which of them has a record, and reading it there.
+//!
+//! A file may go while somebody is about to read it: its records were merged into another one, left the log, or are no
+//! more. So whoever fails to read looks again what there is. Nothing here knows a runtime, so the simulator reads as the
+//! broker does.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use chronik_engine::batch::BatchHeader;
+use chronik_engine::disk::{DirEntry, Disk};
+use chronik_engine::ids::{GroupId, Offset, Term};
+use chronik_engine::segment::{self, Segment, SegmentBatch, SegmentError, SegmentReader};
+use chronik_engine::wal::{ReadError, StoredBatch, Wal};
+use thiserror::Error;
+
+use crate::catalog::PartitionTag;
+use crate::core::{NamedSegment, ShardCore};
+
+/// Readers that are kept open.
+const READERS_MAX: usize = 64;
+
+/// Memory for their indexes.
+const READER_BYTES_MAX: usize = 16 << 20;
+
+/// How often a read looks again because what it was about to read has gone.
+const ATTEMPTS_MAX: usize = 8;
+
+type Reader<D> = Rc<SegmentReader<D>>;
+
+/// Why stored records cannot be read.
+#[derive(Debug, Error)]
+pub enum StoredError {
+    /// The log says so.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    /// A segment says so.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+}
+
+/// The directory of a shard's segments.
+pub struct Segments<D: Disk> {
+    disk: D,
+    dir: PathBuf,
+    readers: RefCell<Readers<D>>,
+    /// Names of files that are to be removed.
+    gone: RefCell<Vec<String>>,
+}
+
+impl<D: Disk> std::fmt::Debug for Segments<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segments").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// Open readers, the one that was used last in front.
+struct Readers<D: Disk> {
+    open: VecDeque<(NamedSegment, Reader<D>)>,
+    bytes: usize,
+}
+
+impl<D: Disk> Readers<D> {
+    fn get(&mut self, named: NamedSegment) -> Option<Reader<D>> {
+        let at = self.open.iter().position(|(open, _)| *open == named)?;
+        let found = self.open.remove(at)?;
+        let reader = Rc::clone(&found.1);
+        self.open.push_front(found);
+        Some(reader)
+    }
+
+    fn put(&mut self, named: NamedSegment, reader: Reader<D>) {
+        self.bytes += reader.memory_bytes();
+        self.open.push_front((named, reader));
+        while self.open.len() > READERS_MAX || self.bytes > READER_BYTES_MAX {
+            let Some((_, oldest)) = self.open.pop_back() else { return };
+            self.bytes -= oldest.memory_bytes();
+        }
+    }
+
+    fn forget(&mut self, named: NamedSegment) {
+        if let Some(at) = self.open.iter().position(|(open, _)| *open == named)
+            && let Some((_, reader)) = self.open.remove(at)
+        {
+            self.bytes -= reader.memory_bytes();
+        }
+    }
+}
+
+/// A batch with its place, wherever it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundBatch {
+    /// The offset of its first record.
+    pub base_offset: Offset,
+    /// The term it was appended in.
+    pub epoch: Term,
+    /// Its greatest timestamp.
+    pub max_timestamp_ms: i64,
+    /// The batch, its base offset and epoch patched in.
+    pub bytes: Bytes,
+}
+
+impl From<SegmentBatch> for FoundBatch {
+    fn from(batch: SegmentBatch) -> FoundBatch {
+        let epoch = BatchHeader::read(&batch.bytes).map_or(-1, |header| header.leader_epoch);
+        FoundBatch {
+            base_offset: batch.base_offset,
+            epoch: Term(u64::try_from(epoch).unwrap_or(0)),
+            max_timestamp_ms: batch.max_timestamp_ms,
+            bytes: batch.bytes,
+        }
+    }
+}
+
+impl From<StoredBatch> for FoundBatch {
+    fn from(batch: StoredBatch) -> FoundBatch {
+        FoundBatch {
+            base_offset: batch.base_offset,
+            epoch: batch.epoch,
+            max_timestamp_ms: batch.max_timestamp_ms,
+            bytes: batch.bytes,
+        }
+    }
+}
+
+impl<D: Disk> Segments<D> {
+    /// Opens the directory, makes it where there is none, and removes what interrupted writes left there.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn open(disk: D, dir: PathBuf) -> std::io::Result<Segments<D>> {
+        disk.create_dir_all(&dir).await?;
+        segment::sweep(&disk, &dir).await.map_err(std::io::Error::other)?;
+        let readers = RefCell::new(Readers { open: VecDeque::new(), bytes: 0 });
+        Ok(Segments { disk, dir, readers, gone: RefCell::default() })
+    }
+
+    /// Where they are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the directory holds.
+    ///
+    /// # Errors
+    /// If it cannot be listed.
+    pub async fn list(&self) -> std::io::Result<Vec<DirEntry>> {
+        self.disk.list(&self.dir).await
+    }
+
+    /// Tells the core which segments the directory holds. What belongs to no partition of this shard is noted as gone: it
+    /// was on its way when the process ended.
+    pub fn restore(&self, core: &mut ShardCore, listed: Vec<DirEntry>) {
+        let mut found: BTreeMap<(uuid::Uuid, u32), Vec<Segment>> = BTreeMap::new();
+        for entry in listed {
+            match Segment::parse(&entry.name, entry.len) {
+                Some((topic, partition, segment)) => {
+                    found.entry((topic, partition)).or_default().push(segment);
+                }
+                None => tracing::warn!("{} is no segment", self.dir.join(&entry.name).display()),
+            }
+        }
+        let partitions: Vec<(GroupId, PartitionTag)> = core.record_partitions().collect();
+        for (group, tag) in partitions {
+            let segments = found.remove(&(tag.topic.0, tag.partition)).unwrap_or_default();
+            core.restore_segments(group, segments);
+        }
+        let mut gone = self.gone.borrow_mut();
+        for ((topic, partition), segments) in found {
+            gone.extend(segments.iter().map(|segment| segment.file_name(topic, partition)));
+        }
+    }
+
+    /// Notes segments that nobody needs any more.
+    pub fn note_gone(&self, gone: Vec<NamedSegment>) {
+        let mut readers = self.readers.borrow_mut();
+        for named in gone {
+            readers.forget(named);
+            self.gone.borrow_mut().push(named.file_name());
+        }
+    }
+
+    /// The names of files that may be removed; those that could not be are to be given back.
+    pub fn take_gone(&self) -> Vec<String> {
+        self.gone.take()
+    }
+
+    /// Takes back names of files that could not be removed.
+    pub fn give_back_gone(&self, mut names: Vec<String>) {
+        self.gone.borrow_mut().append(&mut names);
+    }
+
+    async fn reader(&self, named: NamedSegment) -> Result<Reader<D>, SegmentError> {
+        if let Some(reader) = self.readers.borrow_mut().get(named) {
+            return Ok(reader);
+        }
+        let path = self.dir.join(named.file_name());
+        let reader = Rc::new(SegmentReader::open(&self.disk, &path).await?);
+        let mut readers = self.readers.borrow_mut();
+        readers.forget(named); // another read may have opened it meanwhile
+        readers.put(named, Rc::clone(&reader));
+        Ok(reader)
+    }
+
+    /// Whole batches of a partition from the one that holds `from`, or the first after it, none that begins at `up_to`
+    /// or later, from wherever they are on disk. The first one is given even if it is larger than `bytes_max`.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// If what there should be cannot be read.
+    pub async fn read(
+        &self,
+        core: &RefCell<ShardCore>,
+        wal: &Wal<D>,
+        group: GroupId,
+        (mut from, up_to): (Offset, Offset),
+        bytes_max: usize,
+    ) -> Result<Vec<FoundBatch>, StoredError> {
+        let mut attempts = 0;
+        while from < up_to {
+            attempts += 1;
+            let first_in_log = wal.first_offset(group).unwrap_or(up_to);
+            let named = core.borrow().segment_at(group, from);
+            let Some(named) = named.filter(|_| from < first_in_log) else {
+                let read = wal.read_batches(group, from, up_to, bytes_max).await;
+                let moved = wal.first_offset(group).unwrap_or(up_to) > first_in_log;
+                match read {
+                    Ok(stored) => return Ok(stored.into_iter().map(FoundBatch::from).collect()),
+                    // It went into a segment meanwhile.
+                    Err(_) if moved && attempts < ATTEMPTS_MAX => continue,
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            let read = async {
+                let reader = self.reader(named).await?;
+                reader.read_batches(from, up_to, bytes_max).await
+            };
+            match read.await {
+                Ok(batches) if batches.is_empty() => {
+                    from = named.segment.end_offset;
+                    attempts = 0;
+                }
+                Ok(batches) => return Ok(batches.into_iter().map(FoundBatch::from).collect()),
+                Err(_) if has_moved_on(core, group, from, named) && attempts < ATTEMPTS_MAX => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// The first batch from `from` on with a timestamp of at least `timestamp_ms`. Cancel-safe.
+    ///
+    /// # Errors
+    /// If what there should be cannot be read.
+    pub async fn find_timestamp(
+        &self,
+        core: &RefCell<ShardCore>,
+        wal: &Wal<D>,
+        group: GroupId,
+        from: Offset,
+        timestamp_ms: i64,
+    ) -> Result<Option<FoundBatch>, StoredError> {
+        let mut at = from;
+        let mut attempts = 0;
+        while let Some(named) = next_with_timestamp(&core.borrow(), group, at, timestamp_ms) {
+            let read = async {
+                let reader = self.reader(named).await?;
+                reader.find_timestamp(from, timestamp_ms).await
+            };
+            match read.await {
+                Ok(Some(batch)) => return Ok(Some(batch.into())),
+                Ok(None) => at = named.segment.end_offset,
+                Err(_) if has_moved_on(core, group, at, named) && attempts < ATTEMPTS_MAX => {
+                    attempts += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let stored_to = core.borrow().stored_to(group).unwrap_or(from);
+        let found = wal.find_timestamp(group, from.max(stored_to), timestamp_ms).await?;
+        Ok(found.map(FoundBatch::from))
+    }
+}
+
+/// The first segment with records from `at` on that can hold such a timestamp.
+fn next_with_timestamp(
+    core: &ShardCore,
+    group: GroupId,
+    at: Offset,
+    timestamp_ms: i64,
+) -> Option<NamedSegment> {
+    let fits =
+        |segment: &&Segment| segment.end_offset > at && segment.max_timestamp_ms >= timestamp_ms;
+    let segment = core.segments(group)?.iter().find(fits)?;
+    core.segment_at(group, segment.base_offset.max(at))
+}
+
+/// Whether the records from `from` on are no longer where they were looked for.
+fn has_moved_on(
+    core: &RefCell<ShardCore>,
+    group: GroupId,
+    from: Offset,
+    named: NamedSegment,
+) -> bool {
+    core.borrow().segment_at(group, from) != Some(named)
+}

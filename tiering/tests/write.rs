@@ -1,0 +1,227 @@
+//! From the log to segments and on to larger ones: every batch arrives, in order, as it stands in the log.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use chronik_engine::batch::BatchBuilder;
+use chronik_engine::disk::Disk;
+use chronik_engine::disk_sim::{Corruption, SimDisk, block_on};
+use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
+use chronik_engine::segment::{Manifest, Segment, SegmentId, SegmentReader};
+use chronik_engine::wal::record::{EntryKind, GroupMeta, LogEntry, WalRecord};
+use chronik_engine::wal::{SealedName, Wal, WalOptions};
+use chronik_tiering::merge::{merge, mergeable};
+use chronik_tiering::pace::Unpaced;
+use chronik_tiering::write::{WriteError, WriteJob, WritePart, write_segments};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use uuid::Uuid;
+
+const SHARD: Uuid = Uuid::from_u128(7);
+const DIR: &str = "/segments";
+
+/// A log of three groups, and what it holds of each.
+struct Log {
+    disk: SimDisk,
+    wal: Wal<SimDisk>,
+    batches: BTreeMap<GroupId, Vec<(RaftIndex, Offset, u32)>>,
+    next: BTreeMap<GroupId, (RaftIndex, Offset)>,
+}
+
+fn id(group: GroupId) -> SegmentId {
+    let topic = Uuid::from_u128(u128::from(group.0));
+    SegmentId { cluster: Uuid::from_u128(1), topic, partition: 0, term: Term(1) }
+}
+
+impl Log {
+    fn new() -> Log {
+        let disk = SimDisk::new(3);
+        let options = WalOptions { ballast_bytes: 0, ..WalOptions::new("/wal", SHARD) };
+        let (wal, _, _) = block_on(Wal::open(disk.clone(), options)).unwrap();
+        block_on(disk.create_dir_all(Path::new(DIR))).unwrap();
+        let groups = [1, 2, 3].map(GroupId);
+        let meta = GroupMeta { replica: ReplicaId(9), ..GroupMeta::default() };
+        let created: Vec<WalRecord> = groups
+            .iter()
+            .map(|group| WalRecord::GroupCreated { group: *group, meta: meta.clone() })
+            .collect();
+        block_on(wal.append(&created)).unwrap();
+        let next = groups.map(|group| (group, (RaftIndex(1), Offset(0)))).into();
+        Log { disk, wal, batches: BTreeMap::new(), next }
+    }
+
+    fn entry(&mut self, group: GroupId, kind: EntryKind, records: u32, bytes: usize) -> WalRecord {
+        let (index, base_offset) = self.next[&group];
+        let (payload, timestamp_ms) = match kind {
+            EntryKind::Batch => {
+                let timestamp_ms = 1000 + base_offset.0;
+                let batch = (0..records).fold(BatchBuilder::new(), |batch, _| {
+                    batch.record(timestamp_ms, None, Some(&vec![7; bytes]))
+                });
+                (batch.build().unwrap().bytes().clone(), timestamp_ms)
+            }
+            _ => (Bytes::from_static(b"a command"), -1),
+        };
+        if kind == EntryKind::Batch {
+            self.batches.entry(group).or_default().push((index, base_offset, records));
+        }
+        self.next.insert(group, (index.next(), base_offset.plus(records)));
+        let entry = LogEntry {
+            index,
+            term: Term(1),
+            kind,
+            base_offset,
+            offset_count: records,
+            max_timestamp_ms: timestamp_ms,
+            payload,
+        };
+        WalRecord::Entry { group, entry }
+    }
+
+    /// Blocks of batches and commands of all groups in any order; the last group gets little.
+    fn fill(&mut self, rng: &mut StdRng, blocks: usize) {
+        for _ in 0..blocks {
+            let count = rng.random_range(1..20);
+            let records: Vec<WalRecord> = (0..count)
+                .map(|_| {
+                    let group = GroupId([1, 1, 1, 2, 2, 2, 2, 2, 2, 3][rng.random_range(0..10)]);
+                    match rng.random_range(0..8) {
+                        0 => self.entry(group, EntryKind::Command, 0, 0),
+                        _ => {
+                            let records = rng.random_range(1..4);
+                            self.entry(group, EntryKind::Batch, records, rng.random_range(1..9000))
+                        }
+                    }
+                })
+                .collect();
+            block_on(self.wal.append(&records)).unwrap();
+        }
+    }
+
+    /// Its only file.
+    fn path(&self) -> PathBuf {
+        let listed = block_on(self.disk.list(Path::new("/wal"))).unwrap();
+        let name = &listed.iter().find(|entry| entry.name.ends_with(".wal")).unwrap().name;
+        PathBuf::from("/wal").join(name)
+    }
+
+    fn part(&self, group: GroupId, from: Offset, follows: bool) -> WritePart {
+        let last = RaftIndex(self.next[&group].0.0 - 1);
+        WritePart { group, id: id(group), from, follows, last, segment_bytes_max: 100_000 }
+    }
+
+    fn write(&self, parts: Vec<WritePart>) -> (Vec<(GroupId, Segment)>, Result<(), WriteError>) {
+        let (seq, end_position) = self.wal.position();
+        let job = WriteJob {
+            wal_file: SealedName { seq, path: self.path(), end_position },
+            shard_uuid: SHARD,
+            segments_dir: DIR.into(),
+            parts,
+        };
+        let mut written = Vec::new();
+        let mut done = |group, segment| written.push((group, segment));
+        let result = block_on(write_segments(&self.disk, &job, &mut Unpaced, &mut done));
+        (written, result)
+    }
+
+    /// The batches in segments, each with base offset and record count, and that they are what the log has.
+    fn read(&self, group: GroupId, segments: &[Segment]) -> Vec<(Offset, u32)> {
+        let mut all = Vec::new();
+        for segment in segments {
+            let path = Path::new(DIR).join(segment.file_name(id(group).topic, 0));
+            let reader = block_on(SegmentReader::open(&self.disk, &path)).unwrap();
+            block_on(reader.verify()).unwrap();
+            let read = reader.read_batches(segment.base_offset, segment.end_offset, usize::MAX);
+            for batch in block_on(read).unwrap() {
+                let (from, to) = (batch.base_offset, batch.end_offset);
+                let logged = block_on(self.wal.read_batches(group, from, to, 1)).unwrap();
+                assert_eq!(batch.bytes, logged[0].bytes, "group {group} at {from}");
+                all.push((from, u32::try_from(to.0 - from.0).unwrap()));
+            }
+        }
+        all
+    }
+
+    fn wanted(&self, group: GroupId) -> Vec<(Offset, u32)> {
+        self.batches[&group].iter().map(|(_, offset, count)| (*offset, *count)).collect()
+    }
+}
+
+#[test]
+fn given_a_file_of_several_partitions_when_written_then_each_has_all_its_batches_in_order() {
+    for seed in 0..8 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut log = Log::new();
+        log.fill(&mut rng, 60);
+        let groups = [1, 2, 3].map(GroupId);
+        let parts = groups.map(|group| log.part(group, Offset(0), false)).to_vec();
+        let (written, result) = log.write(parts);
+        result.unwrap();
+        let mut manifests: BTreeMap<GroupId, Manifest> = BTreeMap::new();
+        for (group, segment) in written {
+            assert!(segment.file_bytes < 150_000, "{segment:?}");
+            manifests.entry(group).or_default().push(segment);
+        }
+        for group in groups {
+            let segments: Vec<Segment> = manifests[&group].iter().copied().collect();
+            assert_eq!(log.read(group, &segments), log.wanted(group), "seed {seed}, {group}");
+            assert_eq!(manifests[&group].end(), Some(log.next[&group].1));
+            let greatest = segments.iter().map(|segment| segment.max_timestamp_ms).max();
+            assert_eq!(greatest, log.batches[&group].last().map(|(_, offset, _)| 1000 + offset.0));
+        }
+    }
+}
+
+#[test]
+fn given_a_part_that_goes_on_when_written_then_it_begins_where_the_last_segment_ends() {
+    let mut log = Log::new();
+    log.fill(&mut StdRng::seed_from_u64(1), 30);
+    let group = GroupId(2);
+    let (_, middle, _) = log.batches[&group][20];
+    let (written, result) = log.write(vec![log.part(group, middle, true)]);
+    result.unwrap();
+    let segments: Vec<Segment> = written.into_iter().map(|(_, segment)| segment).collect();
+    assert_eq!(segments[0].base_offset, middle);
+    assert_eq!(log.read(group, &segments), log.wanted(group)[20..]);
+}
+
+#[test]
+fn given_damage_in_the_log_when_written_then_it_is_an_error_and_what_was_told_before_stays() {
+    let mut log = Log::new();
+    log.fill(&mut StdRng::seed_from_u64(2), 60);
+    let group = GroupId(2);
+    let (_, end) = log.wal.position();
+    let range = end / 4 * 3..end / 4 * 3 + 16_384;
+    let damage = Corruption::FlipBit(3);
+    log.disk.corrupt(&log.path(), range, damage).unwrap();
+    let (written, result) = log.write(vec![log.part(group, Offset(0), false)]);
+    assert!(matches!(result, Err(WriteError::Read(_))), "{result:?}");
+    for (_, segment) in &written {
+        assert!(!log.read(group, &[*segment]).is_empty());
+    }
+}
+
+#[test]
+fn given_small_segments_when_merged_then_one_stands_for_all_with_the_same_batches() {
+    let mut log = Log::new();
+    log.fill(&mut StdRng::seed_from_u64(4), 60);
+    let group = GroupId(2);
+    let part = WritePart { segment_bytes_max: 1, ..log.part(group, Offset(0), false) };
+    let (written, result) = log.write(vec![part]);
+    result.unwrap();
+    let segments: Vec<Segment> = written.into_iter().map(|(_, segment)| segment).collect();
+    assert!(segments.len() >= 8);
+    let range = mergeable(&segments, 1 << 20).unwrap();
+    let some = &segments[range.clone()];
+    let dir = Path::new(DIR);
+    let merged = block_on(merge(&log.disk, dir, id(group), some, &mut Unpaced)).unwrap();
+    assert_eq!(log.read(group, &[merged]), log.read(group, some));
+    assert_eq!(merged.generation, 1);
+    let (mut manifest, left_over) = Manifest::load(segments.clone());
+    assert_eq!(left_over, []);
+    assert_eq!(manifest.replace(merged), some);
+    assert_eq!(manifest.covered_to(Offset(0)), log.next[&group].1);
+}
