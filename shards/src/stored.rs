@@ -17,7 +17,7 @@ use chronik_engine::segment::{self, Segment, SegmentBatch, SegmentError, Segment
 use chronik_engine::wal::{ReadError, StoredBatch, Wal};
 use thiserror::Error;
 
-use crate::catalog::PartitionTag;
+use crate::catalog::{PartitionKind, PartitionTag, TopicId};
 use crate::core::{NamedSegment, ShardCore};
 
 /// Readers that are kept open.
@@ -40,6 +40,14 @@ pub enum StoredError {
     /// A segment says so.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// Neither the log nor a segment has them.
+    #[error("records of group {group} from offset {from} on are missing: a segment is gone")]
+    Missing {
+        /// The partition's group.
+        group: GroupId,
+        /// The first one that is missing.
+        from: Offset,
+    },
 }
 
 /// The directory of a shard's segments.
@@ -151,9 +159,14 @@ impl<D: Disk> Segments<D> {
         self.disk.list(&self.dir).await
     }
 
-    /// Tells the core which segments the directory holds. What belongs to no partition of this shard is noted as gone: it
-    /// was on its way when the process ended.
-    pub fn restore(&self, core: &mut ShardCore, listed: Vec<DirEntry>) {
+    /// Tells the core which segments the directory holds, and finds out what is missing. Segments of partitions that are
+    /// not here are handed back: they may be left over from a topic that was deleted as the process ended.
+    pub fn restore(
+        &self,
+        core: &mut ShardCore,
+        wal: &Wal<D>,
+        listed: Vec<DirEntry>,
+    ) -> Vec<NamedSegment> {
         let mut found: BTreeMap<(uuid::Uuid, u32), Vec<Segment>> = BTreeMap::new();
         for entry in listed {
             match Segment::parse(&entry.name, entry.len) {
@@ -166,12 +179,29 @@ impl<D: Disk> Segments<D> {
         let partitions: Vec<(GroupId, PartitionTag)> = core.record_partitions().collect();
         for (group, tag) in partitions {
             let segments = found.remove(&(tag.topic.0, tag.partition)).unwrap_or_default();
-            core.restore_segments(group, segments);
+            for segment in core.restore_segments(group, segments) {
+                let name = NamedSegment { tag, segment }.file_name();
+                tracing::error!("{} contradicts other segments", self.dir.join(name).display());
+            }
+            let end_offset = core.partition(group).map(|view| view.end_offset);
+            let first_in_log = wal.first_offset(group).or(end_offset).unwrap_or_default();
+            let covered_to = core.covered_to(group).unwrap_or_default();
+            if covered_to < first_in_log {
+                tracing::error!(
+                    group = group.0,
+                    topic_id = %tag.topic.0,
+                    partition = tag.partition,
+                    "records from offset {covered_to} on, up to {first_in_log} at most, are in no segment and no longer in \
+                     the log; reading them fails until the log starts behind them"
+                );
+            }
         }
-        let mut gone = self.gone.borrow_mut();
-        for ((topic, partition), segments) in found {
-            gone.extend(segments.iter().map(|segment| segment.file_name(topic, partition)));
-        }
+        let named = |((topic, partition), segments): ((uuid::Uuid, u32), Vec<Segment>)| {
+            let (topic, kind) = (TopicId(topic), PartitionKind::Records);
+            let tag = PartitionTag { topic, partition, kind };
+            segments.into_iter().map(move |segment| NamedSegment { tag, segment })
+        };
+        found.into_iter().flat_map(named).collect()
     }
 
     /// Notes segments that nobody needs any more.
@@ -193,7 +223,12 @@ impl<D: Disk> Segments<D> {
         self.gone.borrow_mut().append(&mut names);
     }
 
-    async fn reader(&self, named: NamedSegment) -> Result<Reader<D>, SegmentError> {
+    async fn reader(
+        &self,
+        core: &RefCell<ShardCore>,
+        group: GroupId,
+        named: NamedSegment,
+    ) -> Result<Reader<D>, SegmentError> {
         if let Some(reader) = self.readers.borrow_mut().get(named) {
             return Ok(reader);
         }
@@ -201,7 +236,9 @@ impl<D: Disk> Segments<D> {
         let reader = Rc::new(SegmentReader::open(&self.disk, &path).await?);
         let mut readers = self.readers.borrow_mut();
         readers.forget(named); // another read may have opened it meanwhile
-        readers.put(named, Rc::clone(&reader));
+        if !has_moved_on(core, group, named.segment.base_offset, named) {
+            readers.put(named, Rc::clone(&reader));
+        }
         Ok(reader)
     }
 
@@ -234,11 +271,15 @@ impl<D: Disk> Segments<D> {
                     Err(error) => return Err(error.into()),
                 }
             };
+            if named.segment.base_offset > from {
+                return Err(StoredError::Missing { group, from });
+            }
             let read = async {
-                let reader = self.reader(named).await?;
+                let reader = self.reader(core, group, named).await?;
                 reader.read_batches(from, up_to, bytes_max).await
             };
             match read.await {
+                // Compaction left nothing there: on to the next one, of which there are so many.
                 Ok(batches) if batches.is_empty() => {
                     from = named.segment.end_offset;
                     attempts = 0;
@@ -264,24 +305,28 @@ impl<D: Disk> Segments<D> {
         timestamp_ms: i64,
     ) -> Result<Option<FoundBatch>, StoredError> {
         let mut at = from;
-        let mut attempts = 0;
-        while let Some(named) = next_with_timestamp(&core.borrow(), group, at, timestamp_ms) {
-            let read = async {
-                let reader = self.reader(named).await?;
-                reader.find_timestamp(from, timestamp_ms).await
-            };
-            match read.await {
-                Ok(Some(batch)) => return Ok(Some(batch.into())),
-                Ok(None) => at = named.segment.end_offset,
-                Err(_) if has_moved_on(core, group, at, named) && attempts < ATTEMPTS_MAX => {
-                    attempts += 1;
+        for _ in 0..ATTEMPTS_MAX {
+            let first_in_log = wal.first_offset(group);
+            while let Some(named) = next_with_timestamp(&core.borrow(), group, at, timestamp_ms) {
+                let read = async {
+                    let reader = self.reader(core, group, named).await?;
+                    reader.find_timestamp(from, timestamp_ms).await
+                };
+                match read.await {
+                    Ok(Some(batch)) => return Ok(Some(batch.into())),
+                    Ok(None) => at = named.segment.end_offset,
+                    Err(_) if has_moved_on(core, group, at, named) => {}
+                    Err(error) => return Err(error.into()),
                 }
-                Err(error) => return Err(error.into()),
+            }
+            let stored_to = core.borrow().stored_to(group).unwrap_or(from);
+            let found = wal.find_timestamp(group, from.max(stored_to), timestamp_ms).await;
+            // What was cut meanwhile is in a segment now, and the log was not searched there.
+            if wal.first_offset(group) == first_in_log {
+                return Ok(found?.map(FoundBatch::from));
             }
         }
-        let stored_to = core.borrow().stored_to(group).unwrap_or(from);
-        let found = wal.find_timestamp(group, from.max(stored_to), timestamp_ms).await?;
-        Ok(found.map(FoundBatch::from))
+        Err(StoredError::Missing { group, from })
     }
 }
 

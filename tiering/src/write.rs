@@ -44,7 +44,7 @@ pub struct WritePart {
     pub id: SegmentId,
     /// Where the last segment ends; batches that end before are passed over.
     pub from: Offset,
-    /// Whether there is such a segment: if not, the first one begins with its first batch.
+    /// Whether there is such a segment: if not, the first one may begin before, with its first batch.
     pub follows: bool,
     /// The last entry that is committed and in the file.
     pub last: RaftIndex,
@@ -138,7 +138,8 @@ async fn write_set<D: Disk>(
             if bytes > part.segment_bytes_max.min(GATHERED_BYTES_MAX) {
                 gathering.write(disk, job, pace, done).await?;
             }
-            gathering.base_offset.get_or_insert(batch.base_offset);
+            // Where the first batch lies across, the segment begins with it; where one is lost, before it.
+            gathering.base_offset.get_or_insert(batch.base_offset.min(part.from));
             gathering.gathered.push(&batch.bytes, batch.base_offset, batch.max_timestamp_ms);
             gathering.end_offset = batch.base_offset.plus(batch.offset_count);
         }

@@ -8,7 +8,8 @@
 //! - I1: segments rise in offset and never overlap.
 //! - I2: a segment that is added begins where the last one ends; a gap can only be one that a directory was found with.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::name::Segment;
 use crate::ids::Offset;
@@ -19,28 +20,42 @@ pub struct Manifest {
     segments: VecDeque<Segment>,
 }
 
+/// What a directory holds of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The newest generation of each offset.
+    pub manifest: Manifest,
+    /// What a newer generation has replaced, or lies before the log start: it may go.
+    pub left_over: Vec<Segment>,
+    /// What contradicts the manifest and has offsets that nothing else stands for. There should be none.
+    pub unclear: Vec<Segment>,
+}
+
 impl Manifest {
-    /// The manifest of what a directory holds of one partition, and what is left over there: what a newer generation has
-    /// replaced.
+    /// The manifest of what a directory holds of one partition whose log starts at `log_start`.
     #[must_use]
-    pub fn load(mut found: Vec<Segment>) -> (Manifest, Vec<Segment>) {
-        // Of one generation the longer one: it was written later, with more in it.
+    pub fn load(mut found: Vec<Segment>, log_start: Offset) -> Loaded {
+        // Of one generation the one that ends last: it was written later, with more in it.
         found.sort_by_key(|segment| {
-            let length = segment.end_offset.0 - segment.base_offset.0;
-            (std::cmp::Reverse((segment.generation, length)), segment.base_offset, segment.term)
+            (Reverse((segment.generation, segment.end_offset)), segment.base_offset, segment.term)
         });
-        let mut kept: std::collections::BTreeMap<Offset, Segment> =
-            std::collections::BTreeMap::new();
-        let mut left_over = Vec::new();
+        let mut kept: BTreeMap<Offset, Segment> = BTreeMap::new();
+        let mut others = Vec::new();
         for segment in found {
             let before = kept.range(..segment.end_offset).next_back();
-            if before.is_some_and(|(_, before)| before.overlaps(&segment)) {
-                left_over.push(segment);
+            let overlaps = before.is_some_and(|(_, before)| before.overlaps(&segment));
+            if overlaps || segment.end_offset <= log_start {
+                others.push(segment);
             } else {
                 kept.insert(segment.base_offset, segment);
             }
         }
-        (Manifest { segments: kept.into_values().collect() }, left_over)
+        let manifest = Manifest { segments: kept.into_values().collect() };
+        let is_replaced = |segment: &Segment| {
+            manifest.covered_to(segment.base_offset.max(log_start)) >= segment.end_offset
+        };
+        let (left_over, unclear) = others.into_iter().partition(is_replaced);
+        Loaded { manifest, left_over, unclear }
     }
 
     /// The segments, oldest first.
@@ -104,12 +119,15 @@ impl Manifest {
         self.segments.push_back(segment);
     }
 
-    /// Puts one segment in the place of those that it stands for; they are handed back. Nothing changes, and it is
-    /// handed back itself, where the manifest has moved on meanwhile: the first of them was dropped.
+    /// Puts one segment in the place of those that it stands for; they are handed back. The first of them may have been
+    /// dropped meanwhile. Where all of them were, nothing changes and it is handed back itself.
     pub fn replace(&mut self, new: Segment) -> Vec<Segment> {
         let first = self.position(new.base_offset);
         let last = self.position(Offset(new.end_offset.0 - 1));
-        let begins = self.segments.get(first).is_some_and(|s| s.base_offset == new.base_offset);
+        let begins = self.segments.get(first).is_some_and(|found| {
+            let dropped_before = first == 0 && new.base_offset < found.base_offset;
+            found.base_offset == new.base_offset || dropped_before
+        });
         let ends = self.segments.get(last).is_some_and(|s| s.end_offset == new.end_offset);
         if !begins || !ends {
             return vec![new];
@@ -153,20 +171,45 @@ mod tests {
         Manifest { segments: segments.iter().copied().collect() }
     }
 
+    fn load(found: &[Segment], log_start: i64) -> (Manifest, Vec<Segment>, Vec<Segment>) {
+        let loaded = Manifest::load(found.to_vec(), Offset(log_start));
+        (loaded.manifest, loaded.left_over, loaded.unclear)
+    }
+
     #[test]
     fn given_a_crash_between_replacing_and_removing_when_loaded_then_the_newer_generation_counts() {
         let (old, other) = ([segment(0, 10, 0), segment(10, 20, 0)], segment(20, 30, 0));
         let new = segment(0, 20, 1);
-        let (loaded, left_over) = Manifest::load(vec![other, old[0], new, old[1]]);
+        let (loaded, left_over, unclear) = load(&[other, old[0], new, old[1]], 0);
         assert_eq!(loaded, manifest(&[new, other]));
-        assert_eq!(left_over, old);
+        assert_eq!((&left_over[..], &unclear[..]), (&[old[1], old[0]][..], &[][..]));
     }
 
     #[test]
     fn given_a_write_that_was_repeated_with_more_when_loaded_then_the_longer_one_counts() {
-        let (loaded, left_over) = Manifest::load(vec![segment(0, 10, 0), segment(0, 15, 0)]);
+        let (loaded, left_over, _) = load(&[segment(0, 10, 0), segment(0, 15, 0)], 0);
         assert_eq!(loaded, manifest(&[segment(0, 15, 0)]));
         assert_eq!(left_over, [segment(0, 10, 0)]);
+    }
+
+    #[test]
+    fn given_a_segment_that_came_too_late_when_loaded_then_the_one_that_goes_on_counts() {
+        let (late, goes_on) = (segment(0, 80, 1), segment(10, 90, 1));
+        let (loaded, left_over, unclear) = load(&[late, goes_on], 10);
+        assert_eq!(loaded, manifest(&[goes_on]));
+        assert_eq!((&left_over[..], &unclear[..]), (&[late][..], &[][..]));
+        let (_, left_over, unclear) = load(&[late, goes_on], 5);
+        assert_eq!(
+            (&left_over[..], &unclear[..]),
+            (&[][..], &[late][..]),
+            "5 to 10 is nowhere else"
+        );
+    }
+
+    #[test]
+    fn given_segments_before_the_log_start_when_loaded_then_they_are_left_over() {
+        let (gone, here) = (segment(0, 10, 7), segment(10, 20, 0));
+        assert_eq!(load(&[gone, here], 10), (manifest(&[here]), vec![gone], vec![]));
     }
 
     #[test]
@@ -189,9 +232,13 @@ mod tests {
         let mut all = manifest(&segments);
         assert_eq!(all.replace(segment(0, 20, 4)), segments[..2]);
         assert_eq!(all, manifest(&[segment(0, 20, 4), segments[2]]));
-        let late = segment(10, 30, 5);
-        assert_eq!(all.replace(late), [late], "its first part has gone meanwhile");
-        assert_eq!(all.len(), 2);
+        all.drop_before(Offset(20));
+        let late = segment(0, 30, 5);
+        assert_eq!(all.replace(late), segments[2..], "its first part has gone meanwhile");
+        assert_eq!(all, manifest(&[late]));
+        all.drop_before(Offset(30));
+        let too_late = segment(10, 30, 6);
+        assert_eq!(all.replace(too_late), [too_late]);
     }
 
     #[test]

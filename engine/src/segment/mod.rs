@@ -27,7 +27,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use self::format::{SegmentFault, SegmentId, SegmentPlan, SegmentSummary};
-pub use self::manifest::Manifest;
+pub use self::manifest::{Loaded, Manifest};
 pub use self::name::Segment;
 pub use self::reader::{SegmentBatch, SegmentReader};
 pub use self::writer::SegmentWriter;

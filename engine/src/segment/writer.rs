@@ -204,7 +204,12 @@ impl<D: Disk> SegmentWriter<D> {
         self.out.file.sync_data().await?;
         self.disk.rename(&temporary(&self.path), &self.path).await?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
-        self.disk.sync_dir(dir).await
+        let synced = self.disk.sync_dir(dir).await;
+        if synced.is_err() {
+            // Nobody will be told of it, so it must not be found one day beside what was written since.
+            drop(self.disk.remove(&self.path).await);
+        }
+        synced
     }
 
     fn not_planned(&self, fault: SegmentFault) -> SegmentError {

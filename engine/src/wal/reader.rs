@@ -88,7 +88,15 @@ impl<D: Disk> Wal<D> {
                 bytes += len;
                 batches.push(stored(&row, self.payload(group, &file, &checked).await?));
             }
-            place = self.place_of_index(group, found.extent.last().next()).await?;
+            let next = found.extent.last().next();
+            place = self.place_of_index(group, next).await?;
+            if place.is_some_and(|place| place.extent.first > next) {
+                // The log was cut meanwhile, and what follows does not follow on.
+                return match batches.is_empty() {
+                    true => Err(ReadError::OffsetReclaimed { group, offset: from }),
+                    false => Ok(batches),
+                };
+            }
         }
         Ok(batches)
     }

@@ -141,6 +141,7 @@ impl<D: Disk> Wal<D> {
         stored: &[StoredPiece],
         limits: RetentionLimits,
     ) -> Result<Offset, ReadError> {
+        let (started_at, first_in_log) = (from, self.first_offset(group));
         let stored_end = stored.last().map_or(from, |piece| piece.end_offset.max(from));
         let stored_bytes: u64 = stored.iter().map(|piece| piece.bytes).sum();
         let bytes_left = match limits.bytes_max {
@@ -173,7 +174,9 @@ impl<D: Disk> Wal<D> {
                 break;
             }
         }
-        Ok(judge.cut)
+        // What was cut meanwhile was not judged, so neither is what lies behind it.
+        let is_whole = self.first_offset(group) == first_in_log;
+        Ok(if is_whole { judge.cut } else { started_at })
     }
 
     /// What must be cut so that the oldest sealed file can be given back: for each group the last entry that nobody

@@ -9,7 +9,7 @@
 
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, Term};
 use chronik_engine::log_index::FileRange;
-use chronik_engine::segment::{Manifest, Segment};
+use chronik_engine::segment::{Loaded, Manifest, Segment};
 
 use super::ShardCore;
 use super::group::{Group, Machine};
@@ -93,16 +93,22 @@ impl ShardCore {
     }
 
     /// Tells which segments of a partition the directory holds; once, before anything is read. What the manifest does
-    /// not name comes out as gone.
-    pub fn restore_segments(&mut self, group: GroupId, found: Vec<Segment>) {
-        let Some(group) = self.groups.get_mut(&group) else { return };
-        let Some(tag) = group.tag() else { return };
+    /// not need comes out as gone; what contradicts it is handed back.
+    pub fn restore_segments(&mut self, group: GroupId, found: Vec<Segment>) -> Vec<Segment> {
+        let Some(group) = self.groups.get_mut(&group) else { return found };
+        let Some(tag) = group.tag() else { return found };
         assert!(group.segments.is_empty(), "segments are restored once");
-        let (manifest, mut gone) = Manifest::load(found);
+        let Loaded { manifest, left_over, unclear } = Manifest::load(found, group.log_start_offset);
         group.segments = manifest;
-        gone.extend(group.segments.drop_before(group.log_start_offset));
-        let gone = gone.into_iter().map(|segment| NamedSegment { tag, segment });
+        let gone = left_over.into_iter().map(|segment| NamedSegment { tag, segment });
         self.shared.effects.segments_gone.extend(gone);
+        unclear
+    }
+
+    /// Up to where segments stand for the records of a partition without a gap, from its log start on.
+    #[must_use]
+    pub fn covered_to(&self, group: GroupId) -> Option<Offset> {
+        self.live(group).map(|group| group.segments.covered_to(group.log_start_offset))
     }
 
     /// Tells of a segment that was written; it begins where the last one ends, if there is one.

@@ -260,12 +260,12 @@ async fn first_at_or_after(
         .map_err(|_| FetchError::Storage)?;
     let epoch = kafka_epoch(batch.epoch);
     let base = batch.base_offset.0;
-    Ok(match found {
-        Some(place) => {
-            Found { offset: base + place.offset_delta, timestamp: place.timestamp, epoch }
-        }
-        None => Found { offset: base, timestamp: batch.max_timestamp_ms, epoch },
-    })
+    let (offset, timestamp) = match found {
+        Some(place) => (base + place.offset_delta, place.timestamp),
+        None => (base, batch.max_timestamp_ms),
+    };
+    // The batch may begin before the log does.
+    Ok(Found { offset: offset.max(view.log_start_offset.0), timestamp, epoch })
 }
 
 /// An epoch whose end a partition is asked for.

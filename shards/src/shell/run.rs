@@ -363,7 +363,7 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     let segments = Segments::open(disk, segments_dir.clone()).await;
     let segments = segments.map_err(disk_failed(&segments_dir))?;
     let listed = segments.list().await.map_err(disk_failed(&segments_dir))?;
-    segments.restore(&mut core, listed);
+    let strangers = segments.restore(&mut core, &wal, listed);
     let parts = ShardParts {
         id,
         node,
@@ -382,7 +382,7 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     chronik_ring::spawn(upkeep_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(retention_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(roll_loop(Rc::clone(&shard))).detach();
-    chronik_ring::spawn(tiering_loop(Rc::clone(&shard))).detach();
+    chronik_ring::spawn(tiering_loop(Rc::clone(&shard), strangers)).detach();
     chronik_ring::spawn(compaction_loop(Rc::clone(&shard))).detach();
     shard.change_core(|core| {
         if id == ShardId(0) && core.partition(GroupId::META).is_none() {

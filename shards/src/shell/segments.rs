@@ -6,11 +6,10 @@ use std::rc::Rc;
 use chronik_engine::disk::Disk;
 use chronik_engine::disk_direct::DirectDisk;
 use chronik_engine::ids::{GroupId, Offset};
-use chronik_tiering::executor::Busy;
 use futures_lite::future::block_on;
 
 use super::shard::Shard;
-use crate::core::{FetchError, PartitionView};
+use crate::core::{FetchError, NamedSegment, PartitionView};
 use crate::stored::{FoundBatch, StoredError};
 
 impl Shard {
@@ -71,28 +70,45 @@ impl Shard {
         stored + logged
     }
 
-    /// Lets the files of segments that nobody needs be removed.
-    pub(super) fn remove_gone_segments(&self) {
+    /// Removes segments of topics that are no more. What belongs to a topic that there is, is not this shard's to judge.
+    pub(super) fn judge_strangers(&self, strangers: Vec<NamedSegment>) {
+        let catalog = self.catalog();
+        let is_known = |named: &NamedSegment| catalog.topic_by_id(named.tag.topic).is_some();
+        let (unclear, gone): (Vec<_>, Vec<_>) = strangers.into_iter().partition(is_known);
+        for named in unclear {
+            let path = self.segments.dir().join(named.file_name());
+            tracing::error!("{} belongs to no partition of this shard", path.display());
+        }
+        self.segments.note_gone(gone);
+    }
+
+    /// Lets the files of segments that nobody needs be removed. What cannot be removed is tried again.
+    pub(super) fn remove_gone_segments(self: &Rc<Self>) {
         let names = self.segments.take_gone();
         if names.is_empty() {
             return;
         }
+        let shard = Rc::clone(self);
         let (dir, kept) = (self.segments.dir().to_owned(), names.clone());
-        let job = move |disk: &DirectDisk| {
-            for name in names {
-                let path = dir.join(&name);
+        let remove = move |disk: &DirectDisk| {
+            let mut failed = names;
+            failed.retain(|name| {
+                let path = dir.join(name);
                 match block_on(disk.remove(&path)) {
                     Err(error) if error.kind() != ErrorKind::NotFound => {
-                        // A start finds it again and knows that it is left over.
                         tracing::warn!("{} could not be removed: {error}", path.display());
+                        true
                     }
-                    _ => {}
+                    _ => false,
                 }
-            }
+            });
+            failed
         };
-        if let Err(Busy) = self.background.writer.submit(Box::new(job)) {
-            self.segments.give_back_gone(kept);
-        }
+        chronik_ring::spawn(async move {
+            let failed = shard.in_background(&shard.background.writer, remove).await;
+            shard.segments.give_back_gone(failed.unwrap_or(kept));
+        })
+        .detach();
     }
 
     /// Logs why stored records could not be read, for which Kafka has but one word.

@@ -20,7 +20,7 @@ use futures_lite::future::block_on;
 
 use super::shard::Shard;
 use crate::catalog::{PartitionTag, Topic};
-use crate::core::SegmentPart;
+use crate::core::{NamedSegment, SegmentPart};
 
 /// The largest segment whatever a topic asks for: it is gathered in memory.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
@@ -35,7 +35,11 @@ const PACE_MIN: u64 = 64 << 20;
 const PACE_MAX: u64 = 512 << 20;
 
 /// Writes segments of what has been sealed, time and again, until the shard stops.
-pub async fn tiering_loop(shard: Rc<Shard>) {
+///
+/// `strangers` are segments that were found there and belong to no partition of this shard.
+pub async fn tiering_loop(shard: Rc<Shard>, strangers: Vec<NamedSegment>) {
+    shard.catalog_arrived().await;
+    shard.judge_strangers(strangers);
     if !shard.node.config.wal.indexing_enabled {
         return;
     }
@@ -63,8 +67,10 @@ pub async fn tiering_loop(shard: Rc<Shard>) {
             shard.held_file.set(Some(file));
             let written = write(&shard, job, pace).await;
             shard.held_file.set(None);
-            if !written {
-                break;
+            match written {
+                Some(0) => done_to = file, // nothing but what damage took: the next segment stands for it
+                Some(_) => {}
+                None => break,
             }
         }
         if shard.stopping.get() {
@@ -108,8 +114,9 @@ pub(super) fn segment_id(shard: &Shard, tag: PartitionTag, term: Term) -> Segmen
     SegmentId { cluster: shard.node.cluster_uuid, topic, partition, term }
 }
 
-/// Lets a job be done and tells the core of what was written. Says whether something was, and nothing failed.
-async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> bool {
+/// Lets a job be done and tells the core of what was written. How many there are,
+/// `None` if not all could be written.
+async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> Option<usize> {
     let tags: BTreeMap<GroupId, PartitionTag> = shard.core.borrow().record_partitions().collect();
     let file = job.wal_file.seq;
     let work = move |disk: &DirectDisk| {
@@ -119,8 +126,8 @@ async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> bool {
         (segments, result)
     };
     let written = shard.in_background(&shard.background.writer, work).await;
-    let Some((segments, result)) = written else { return false };
-    let is_done = result.is_ok() && !segments.is_empty();
+    let (segments, result) = written?;
+    let count = segments.len();
     {
         let counters = &mut shard.metrics.borrow_mut().counters;
         counters.segments_written += segments.len() as u64;
@@ -142,5 +149,5 @@ async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> bool {
             "segments could not be written, another try follows: {error}"
         );
     }
-    is_done
+    result.is_ok().then_some(count)
 }

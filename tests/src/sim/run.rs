@@ -200,6 +200,14 @@ pub(super) fn stored_io_failed(error: &StoredError) -> bool {
     match error {
         StoredError::Log(error) => read_io_failed(error),
         StoredError::Segment(error) => matches!(error, SegmentError::Io { .. }),
+        StoredError::Missing { .. } => false,
+    }
+}
+
+fn tiering_io_failed(error: &WriteError) -> bool {
+    match error {
+        WriteError::Read(error) => read_io_failed(error),
+        WriteError::Segment(error) => matches!(error, SegmentError::Io { .. }),
     }
 }
 
@@ -314,7 +322,8 @@ impl Run {
         self.tiering = None;
         match result {
             // It is tried again.
-            Err(error) if self.is_armed || is_full(&error) => drop(error),
+            Err(error) if self.is_armed && tiering_io_failed(&error) => {}
+            Err(error) if is_full(&error) => {}
             Err(error) => {
                 return Err(Violation { what: format!("no segments, for no reason: {error:?}") });
             }

@@ -140,7 +140,8 @@ impl Run {
         let config = core_config(&mut self.rng);
         let mut core = ShardCore::new(config, recovered, self.now_ms)
             .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
-        segments.restore(&mut core, listed);
+        let strangers = segments.restore(&mut core, &wal, listed);
+        segments.note_gone(strangers);
         let hooked = HookedDisk::new(self.disk.clone(), self.bug);
         self.node = Node::new(core, wal, segments, hooked, self.bug);
         self.start_core()?;

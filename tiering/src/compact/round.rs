@@ -39,6 +39,7 @@ struct Source<D: Disk> {
 struct Output {
     gathered: Gathered,
     delete_horizon_ms: Option<i64>,
+    /// The last batch, if nothing of it stays.
     last: Option<RecordBatch>,
     batches: u64,
     batches_same: u64,
@@ -70,7 +71,8 @@ impl Output {
     }
 
     fn push(&mut self, batch: &RecordBatch) {
-        self.gathered.push(batch.bytes(), batch.base_offset(), batch.max_timestamp_ms());
+        let timestamp_ms = if batch.record_count() == 0 { -1 } else { batch.max_timestamp_ms() };
+        self.gathered.push(batch.bytes(), batch.base_offset(), timestamp_ms);
         let horizon_ms = batch.header().delete_horizon_ms().filter(|_| !batch.is_control());
         self.delete_horizon_ms = earlier(self.delete_horizon_ms, horizon_ms);
     }
@@ -83,14 +85,18 @@ impl Output {
                 self.push(&batch);
             }
             Kept::Changed(batch) => self.push(&batch),
-            Kept::Nothing => {}
+            Kept::Nothing => {
+                self.last = Some(batch);
+                return;
+            }
         }
-        self.last = Some(batch);
+        self.last = None;
     }
 
-    /// Ends it: if no record stays, the last batch does without its own, for there is no segment without a batch.
+    /// Ends it: the last batch stays without its records if nothing else of it does. Whoever reads up to the end must
+    /// get there, and there is no segment without a batch.
     fn close(&mut self) {
-        if let Some(last) = self.last.take().filter(|_| self.gathered.is_empty()) {
+        if let Some(last) = self.last.take() {
             self.batches_same += u64::from(last.record_count() == 0);
             self.push(&last.emptied());
         }
