@@ -307,7 +307,9 @@ impl<D: Disk> Segments<D> {
         let mut at = from;
         for _ in 0..ATTEMPTS_MAX {
             let first_in_log = wal.first_offset(group);
-            while let Some(named) = next_with_timestamp(&core.borrow(), group, at, timestamp_ms) {
+            loop {
+                let next = next_with_timestamp(&core.borrow(), group, at, timestamp_ms);
+                let Some(named) = next else { break };
                 let read = async {
                     let reader = self.reader(core, group, named).await?;
                     reader.find_timestamp(from, timestamp_ms).await

@@ -71,8 +71,8 @@ fn offset_of(connection: &mut RawConnection, topic: &str, timestamp: i64) -> i64
 
 /// The value of the record at an offset.
 fn value(offset: i64, bytes: usize) -> Vec<u8> {
-    let seed = u64::try_from(offset).unwrap().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (0..bytes as u64).map(|at| (seed >> (at % 8 * 8)) as u8 ^ at as u8).collect()
+    let seed = u64::try_from(offset).unwrap().wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    seed.iter().zip(0..=u8::MAX).map(|(seed, at)| seed ^ at).cycle().take(bytes).collect()
 }
 
 fn produce(
