@@ -248,8 +248,8 @@ fn given_an_unknown_key_when_loaded_then_the_nearest_is_suggested() {
             "chronik.toml:1: `snapshot` (snapshots) is not available in this version; remove the setting",
         ),
         (
-            given().variable("CHRONIK_WAL_INDEXING_INTERVAL", "30"),
-            "environment variable CHRONIK_WAL_INDEXING_INTERVAL: `CHRONIK_WAL_INDEXING_INTERVAL` (tiering to an object store) is not available in this version; remove the setting",
+            given().variable("CHRONIK_SEARCH_ENABLED", "true"),
+            "environment variable CHRONIK_SEARCH_ENABLED: `CHRONIK_SEARCH_ENABLED` (search) is not available in this version; remove the setting",
         ),
     ];
     for (case, expected) in cases {

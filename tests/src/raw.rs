@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, BrokerId, FetchRequest, FetchResponse, InitProducerIdRequest, MetadataRequest,
-    MetadataResponse, ProduceRequest, ProducerId, RequestHeader, ResponseHeader, TopicName,
+    ApiKey, BrokerId, CreateTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest, ProducerId,
+    RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use uuid::Uuid;
@@ -271,6 +274,43 @@ impl RawConnection {
     /// Metadata of one topic, created by that where `auto_create` says so.
     pub fn metadata(&mut self, topic: &str, auto_create: bool) -> Result<MetadataResponse> {
         self.call(12, &metadata_request(topic, auto_create))
+    }
+
+    /// Makes a topic of one partition with these configurations.
+    pub fn create_topic(&mut self, topic: &str, configs: &[(&str, &str)]) -> Result<()> {
+        let text = |text: &str| StrBytes::from_string(text.to_owned());
+        let configs = configs.iter().map(|(name, value)| {
+            CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
+        });
+        let topic = CreatableTopic::default()
+            .with_name(topic_name(topic))
+            .with_num_partitions(1)
+            .with_replication_factor(1)
+            .with_configs(configs.collect());
+        let request =
+            CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
+        let response = self.call(5, &request)?;
+        let answer = response.topics.first().context("no topic in the answer")?;
+        ensure!(answer.error_code == 0, "CreateTopics: {answer:?}");
+        Ok(())
+    }
+
+    /// Where ListOffsets finds this time, or place, in a topic's first partition; -1 for nowhere.
+    pub fn offset_of(&mut self, topic: &str, timestamp: i64) -> Result<i64> {
+        let partition = ListOffsetsPartition::default()
+            .with_partition_index(0)
+            .with_current_leader_epoch(-1)
+            .with_timestamp(timestamp);
+        let topic = ListOffsetsTopic::default()
+            .with_name(topic_name(topic))
+            .with_partitions(vec![partition]);
+        let request =
+            ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+        let response = self.call(7, &request)?;
+        let topic = response.topics.first().context("no topic in the answer")?;
+        let answer = topic.partitions.first().context("no partition in the answer")?;
+        ensure!(answer.error_code == 0, "ListOffsets: {answer:?}");
+        Ok(answer.offset)
     }
 
     /// Makes a topic by asking for it, and waits until its first partition can be read, as any client does.

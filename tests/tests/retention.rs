@@ -10,15 +10,10 @@ use chronik_tests::batch::BatchBuilder;
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::wait_for;
-use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::DeleteRecordsRequest;
 use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteRecordsRequest, ListOffsetsRequest,
-};
-use kafka_protocol::protocol::StrBytes;
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -39,36 +34,6 @@ fn start() -> Broker {
 
 fn connect(broker: &Broker) -> RawConnection {
     RawConnection::open(broker.ports().kafka_addr()).unwrap()
-}
-
-fn create(connection: &mut RawConnection, topic: &str, configs: &[(&str, &str)]) {
-    let text = |text: &str| StrBytes::from_string(text.to_owned());
-    let configs = configs.iter().map(|(name, value)| {
-        CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
-    });
-    let topic = CreatableTopic::default()
-        .with_name(topic_name(topic))
-        .with_num_partitions(1)
-        .with_replication_factor(1)
-        .with_configs(configs.collect());
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
-    let response = connection.call(5, &request).unwrap();
-    assert_eq!(response.topics[0].error_code, 0, "{response:?}");
-}
-
-fn offset_of(connection: &mut RawConnection, topic: &str, timestamp: i64) -> i64 {
-    let partition = ListOffsetsPartition::default()
-        .with_partition_index(0)
-        .with_current_leader_epoch(-1)
-        .with_timestamp(timestamp);
-    let topic =
-        ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition]);
-    let request =
-        ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
-    let response = connection.call(5, &request).unwrap();
-    let answer = &response.topics[0].partitions[0];
-    assert_eq!(answer.error_code, 0, "{answer:?}");
-    answer.offset
 }
 
 /// The error code and the low watermark that a deletion up to `offset` is answered with, in every version.
@@ -117,12 +82,12 @@ fn given_records_when_deleted_then_they_are_gone_for_every_reader_and_after_a_ki
     let mut broker = start();
     let mut connection = connect(&broker);
     let topic = fresh_name("deleted");
-    create(&mut connection, &topic, &[("retention.ms", "-1")]);
+    connection.create_topic(&topic, &[("retention.ms", "-1")]).unwrap();
     for _ in 0..3 {
         connection.produce(&topic, 0, batch_of(10)).unwrap();
     }
     assert_eq!(delete(&mut connection, &topic, 0, 15), (0, 15));
-    assert_eq!(offset_of(&mut connection, &topic, EARLIEST), 15);
+    assert_eq!(connection.offset_of(&topic, EARLIEST).unwrap(), 15);
     assert_eq!(fetch(&mut connection, &topic, 14), (OFFSET_OUT_OF_RANGE, None));
     assert_eq!(fetch(&mut connection, &topic, 15), (0, Some(10)), "the batch as a whole");
     assert_eq!(delete(&mut connection, &topic, 0, 3), (0, 15), "it never goes back");
@@ -133,11 +98,11 @@ fn given_records_when_deleted_then_they_are_gone_for_every_reader_and_after_a_ki
     broker.kill().unwrap();
     broker.start_again().unwrap();
     let mut connection = connect(&broker);
-    assert_eq!(offset_of(&mut connection, &topic, EARLIEST), 15);
+    assert_eq!(connection.offset_of(&topic, EARLIEST).unwrap(), 15);
     assert_eq!(fetch(&mut connection, &topic, 14), (OFFSET_OUT_OF_RANGE, None));
     assert_eq!(fetch(&mut connection, &topic, 15), (0, Some(10)));
     assert_eq!(delete(&mut connection, &topic, 0, -1), (0, 30), "all of them");
-    assert_eq!(offset_of(&mut connection, &topic, EARLIEST), 30);
+    assert_eq!(connection.offset_of(&topic, EARLIEST).unwrap(), 30);
     assert_eq!(connection.produce(&topic, 0, batch_of(1)).unwrap().base_offset, 30);
     assert_eq!(fetch(&mut connection, &topic, 30), (0, Some(30)));
 }
@@ -147,8 +112,8 @@ fn given_old_and_young_records_when_retention_looks_then_only_the_old_go() {
     let broker = start();
     let mut connection = connect(&broker);
     let (short, long) = (fresh_name("short"), fresh_name("long"));
-    create(&mut connection, &short, &[("retention.ms", "3600000"), ANY_TIME]);
-    create(&mut connection, &long, &[("retention.ms", "-1"), ANY_TIME]);
+    connection.create_topic(&short, &[("retention.ms", "3600000"), ANY_TIME]).unwrap();
+    connection.create_topic(&long, &[("retention.ms", "-1"), ANY_TIME]).unwrap();
     // The year 2286: nothing that this test may outlive.
     let young = || BatchBuilder::of_value("y").timestamp_ms(9_999_999_999_000).build();
     let old = || BatchBuilder::of_value("o").timestamp_ms(1_000_000_000_000).build();
@@ -158,12 +123,12 @@ fn given_old_and_young_records_when_retention_looks_then_only_the_old_go() {
         }
     }
     wait_for("the old records are gone", DEADLINE, || {
-        (offset_of(&mut connection, &short, EARLIEST) == 2).then_some(())
+        (connection.offset_of(&short, EARLIEST).unwrap() == 2).then_some(())
     })
     .unwrap();
     assert_eq!(fetch(&mut connection, &short, 2), (0, Some(2)), "a young one keeps the rest");
-    assert_eq!(offset_of(&mut connection, &long, EARLIEST), 0);
-    assert_eq!(offset_of(&mut connection, &short, LATEST), 4);
+    assert_eq!(connection.offset_of(&long, EARLIEST).unwrap(), 0);
+    assert_eq!(connection.offset_of(&short, LATEST).unwrap(), 4);
 }
 
 /// Produces `count` batches; the offsets given out follow one another.
@@ -186,7 +151,9 @@ fn given_endless_produce_when_bytes_are_limited_then_the_disk_is_too_and_after_a
     let mut broker = start();
     let topic = fresh_name("bounded");
     let mut next = 0;
-    create(&mut connect(&broker), &topic, &[("retention.bytes", &KEPT.to_string()), ANY_TIME]);
+    connect(&broker)
+        .create_topic(&topic, &[("retention.bytes", &KEPT.to_string()), ANY_TIME])
+        .unwrap();
     for round in 0..2 {
         let mut connection = connect(&broker);
         produce_many(&mut connection, &topic, next, BATCHES);
@@ -195,7 +162,7 @@ fn given_endless_produce_when_bytes_are_limited_then_the_disk_is_too_and_after_a
             Some(wal_bytes(&broker)).filter(|bytes| *bytes <= BOUND)
         });
         bytes.unwrap_or_else(|error| panic!("round {round}: {error}: {}", wal_bytes(&broker)));
-        let earliest = offset_of(&mut connection, &topic, EARLIEST);
+        let earliest = connection.offset_of(&topic, EARLIEST).unwrap();
         let kept = u64::try_from(next - earliest).unwrap() * 60_000;
         assert!(kept + 60_000 * 2 >= KEPT, "{earliest} of {next}: too much is gone");
         assert_eq!(fetch(&mut connection, &topic, earliest), (0, Some(earliest)));
@@ -204,9 +171,9 @@ fn given_endless_produce_when_bytes_are_limited_then_the_disk_is_too_and_after_a
         broker.kill().unwrap();
         broker.start_again().unwrap();
         let mut connection = connect(&broker);
-        let again = offset_of(&mut connection, &topic, EARLIEST);
+        let again = connection.offset_of(&topic, EARLIEST).unwrap();
         assert!(again >= earliest, "{again} after {earliest}: what is gone does not come back");
         assert_eq!(fetch(&mut connection, &topic, again), (0, Some(again)));
-        assert_eq!(offset_of(&mut connection, &topic, LATEST), next);
+        assert_eq!(connection.offset_of(&topic, LATEST).unwrap(), next);
     }
 }

@@ -11,15 +11,10 @@ use chronik_tests::batch::BatchBuilder;
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::wait_for;
-use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, ListOffsetsRequest,
-};
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::messages::{DeleteRecordsRequest, DeleteTopicsRequest};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
@@ -37,36 +32,6 @@ fn start() -> Broker {
 
 fn connect(broker: &Broker) -> RawConnection {
     RawConnection::open(broker.ports().kafka_addr()).unwrap()
-}
-
-fn create(connection: &mut RawConnection, topic: &str, configs: &[(&str, &str)]) {
-    let text = |text: &str| StrBytes::from_string(text.to_owned());
-    let configs = configs.iter().map(|(name, value)| {
-        CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
-    });
-    let topic = CreatableTopic::default()
-        .with_name(topic_name(topic))
-        .with_num_partitions(1)
-        .with_replication_factor(1)
-        .with_configs(configs.collect());
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
-    let response = connection.call(5, &request).unwrap();
-    assert_eq!(response.topics[0].error_code, 0, "{response:?}");
-}
-
-fn offset_of(connection: &mut RawConnection, topic: &str, timestamp: i64) -> i64 {
-    let partition = ListOffsetsPartition::default()
-        .with_partition_index(0)
-        .with_current_leader_epoch(-1)
-        .with_timestamp(timestamp);
-    let topic =
-        ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition]);
-    let request =
-        ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
-    let response = connection.call(7, &request).unwrap();
-    let answer = &response.topics[0].partitions[0];
-    assert_eq!(answer.error_code, 0, "{answer:?}");
-    answer.offset
 }
 
 /// The value of the record at an offset.
@@ -146,7 +111,7 @@ fn given_a_log_of_many_files_when_they_are_given_back_then_everything_is_read_as
     let (large, small, idle) = (fresh_name("large"), fresh_name("small"), fresh_name("idle"));
     let mut connection = connect(&broker);
     for topic in [&large, &small, &idle] {
-        create(&mut connection, topic, &FOR_EVER);
+        connection.create_topic(topic, &FOR_EVER).unwrap();
     }
     produce(&mut connection, &idle, 0..3, 100);
     for round in 0..12 {
@@ -160,13 +125,13 @@ fn given_a_log_of_many_files_when_they_are_given_back_then_everything_is_read_as
         read_all(&mut connection, &small, 0..60, 100);
         read_all(&mut connection, &idle, 0..3, 100);
         for offset in [0, 1, 57, 120, 239] {
-            assert_eq!(offset_of(&mut connection, &large, EPOCH_MS + offset), offset);
+            assert_eq!(connection.offset_of(&large, EPOCH_MS + offset).unwrap(), offset);
         }
-        assert_eq!(offset_of(&mut connection, &large, EPOCH_MS + 240), -1);
-        assert_eq!(offset_of(&mut connection, &idle, -3), 2, "the greatest timestamp");
-        assert_eq!(offset_of(&mut connection, &idle, EPOCH_MS + 1), 1);
-        assert_eq!(offset_of(&mut connection, &large, -2), 0);
-        assert_eq!(offset_of(&mut connection, &large, -1), 240);
+        assert_eq!(connection.offset_of(&large, EPOCH_MS + 240).unwrap(), -1);
+        assert_eq!(connection.offset_of(&idle, -3).unwrap(), 2, "the greatest timestamp");
+        assert_eq!(connection.offset_of(&idle, EPOCH_MS + 1).unwrap(), 1);
+        assert_eq!(connection.offset_of(&large, -2).unwrap(), 0);
+        assert_eq!(connection.offset_of(&large, -1).unwrap(), 240);
     };
     check(&broker);
     broker.kill().unwrap();
@@ -183,7 +148,7 @@ fn given_segments_when_records_or_the_topic_are_deleted_then_their_files_go() {
     let mut broker = start();
     let topic = fresh_name("deleted");
     let mut connection = connect(&broker);
-    create(&mut connection, &topic, &FOR_EVER);
+    connection.create_topic(&topic, &FOR_EVER).unwrap();
     produce(&mut connection, &topic, 0..100, LARGE);
     wait_for_segments(&broker);
     let before = files(&broker, "segments");
@@ -200,7 +165,7 @@ fn given_segments_when_records_or_the_topic_are_deleted_then_their_files_go() {
     broker.kill().unwrap();
     broker.start_again().unwrap();
     let mut connection = connect(&broker);
-    assert_eq!(offset_of(&mut connection, &topic, -2), 70);
+    assert_eq!(connection.offset_of(&topic, -2).unwrap(), 70);
     read_all(&mut connection, &topic, 70..100, LARGE);
     assert!(files(&broker, "segments").len() <= fewer.len());
     let request = DeleteTopicsRequest::default()
@@ -216,7 +181,8 @@ fn read_keys(
     connection: &mut RawConnection,
     topic: &str,
 ) -> (BTreeMap<Bytes, Option<Bytes>>, usize) {
-    let (mut next, end) = (offset_of(connection, topic, -2), offset_of(connection, topic, -1));
+    let (mut next, end) =
+        (connection.offset_of(topic, -2).unwrap(), connection.offset_of(topic, -1).unwrap());
     let (mut newest, mut records) = (BTreeMap::new(), 0);
     while next < end {
         let response = connection.fetch(topic, 0, next).unwrap();
@@ -254,7 +220,7 @@ fn given_a_compacted_topic_when_keys_repeat_then_the_newest_of_each_stays_and_a_
     let mut connection = connect(&broker);
     let topic = fresh_name("compacted");
     let compact = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01")];
-    create(&mut connection, &topic, &compact);
+    connection.create_topic(&topic, &compact).unwrap();
     let mut expected = BTreeMap::new();
     for round in 0..ROUNDS {
         for key in 0..KEYS {
@@ -279,7 +245,7 @@ fn given_a_compacted_topic_when_keys_repeat_then_the_newest_of_each_stays_and_a_
     let (newest, records) = read_keys(&mut connection, &topic);
     assert_eq!(newest, expected);
     assert!(records < KEYS * ROUNDS / 2);
-    assert_eq!(offset_of(&mut connection, &topic, -1), i64::try_from(KEYS * ROUNDS).unwrap());
+    assert_eq!(connection.offset_of(&topic, -1).unwrap(), i64::try_from(KEYS * ROUNDS).unwrap());
 }
 
 #[test]
@@ -293,7 +259,7 @@ fn given_a_short_segment_ms_when_little_is_written_then_it_is_compacted_all_the_
     let topic = fresh_name("quick");
     let compact =
         [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01"), ("segment.ms", "1")];
-    create(&mut connection, &topic, &compact);
+    connection.create_topic(&topic, &compact).unwrap();
     for value in ["one", "two", "three"] {
         let batch = BatchBuilder::new().record(Some("key".into()), Some(value.into())).build();
         assert_eq!(connection.produce(&topic, 0, batch).unwrap().error_code, 0);
@@ -302,6 +268,6 @@ fn given_a_short_segment_ms_when_little_is_written_then_it_is_compacted_all_the_
     wait_for("the old values go", DEADLINE, one).unwrap();
     let newest = BTreeMap::from([(Bytes::from("key"), Some(Bytes::from("three")))]);
     assert_eq!(read_keys(&mut connection, &topic).0, newest);
-    assert_eq!(offset_of(&mut connection, &topic, -2), 0);
-    assert_eq!(offset_of(&mut connection, &topic, -1), 3);
+    assert_eq!(connection.offset_of(&topic, -2).unwrap(), 0);
+    assert_eq!(connection.offset_of(&topic, -1).unwrap(), 3);
 }

@@ -6,7 +6,6 @@ const PLANNED: &[(&str, &str)] = &[
     ("snapshot", "snapshots"),
     ("bootstrap", "bootstrap from an object store"),
     ("object_store", "the object store"),
-    ("wal.indexing", "tiering to an object store"),
     ("tiering", "tiering to an object store"),
     ("search", "search"),
     ("security", "authentication and encryption"),
