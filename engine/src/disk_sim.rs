@@ -86,6 +86,12 @@ impl SimDisk {
         self.world.borrow_mut().set_crash_at(Some(n));
     }
 
+    /// Whether [`SimDisk::crash_at_op`] has stopped the disk: everything fails until [`SimDisk::crash`].
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.world.borrow().has_stopped()
+    }
+
     /// From now on keeps the state at the boundary of every changing operation, to be had by
     /// [`SimDisk::take_boundaries`]: a whole crash matrix from one run.
     pub fn record_boundaries(&self) {

@@ -323,6 +323,10 @@ impl World {
         self.names.keys().cloned().collect()
     }
 
+    pub(super) fn has_stopped(&self) -> bool {
+        self.powered_off
+    }
+
     pub(super) fn check_alive(&self, generation: u64) -> io::Result<()> {
         if self.powered_off || self.generation != generation {
             return Err(error_crashed());
