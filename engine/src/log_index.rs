@@ -143,6 +143,12 @@ impl GroupFile {
         }
     }
 
+    /// Whether any of its entries takes an offset.
+    #[must_use]
+    pub fn holds_records(&self) -> bool {
+        self.extents.iter().any(|extent| extent.offset_span > 0)
+    }
+
     /// The bytes of all its payloads.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -17,7 +18,7 @@ use chronik_engine::segment::{self, Segment, SegmentBatch, SegmentError, Segment
 use chronik_engine::wal::{ReadError, StoredBatch, Wal};
 use thiserror::Error;
 
-use crate::catalog::{PartitionKind, PartitionTag, TopicId};
+use crate::catalog::{PartitionTag, TopicId};
 use crate::core::{NamedSegment, ShardCore};
 
 /// Readers that are kept open.
@@ -180,7 +181,7 @@ impl<D: Disk> Segments<D> {
         for (group, tag) in partitions {
             let segments = found.remove(&(tag.topic.0, tag.partition)).unwrap_or_default();
             for segment in core.restore_segments(group, segments) {
-                let name = NamedSegment { tag, segment }.file_name();
+                let name = segment.file_name(tag.topic.0, tag.partition);
                 tracing::error!("{} contradicts other segments", self.dir.join(name).display());
             }
             let end_offset = core.partition(group).map(|view| view.end_offset);
@@ -197,9 +198,8 @@ impl<D: Disk> Segments<D> {
             }
         }
         let named = |((topic, partition), segments): ((uuid::Uuid, u32), Vec<Segment>)| {
-            let (topic, kind) = (TopicId(topic), PartitionKind::Records);
-            let tag = PartitionTag { topic, partition, kind };
-            segments.into_iter().map(move |segment| NamedSegment { tag, segment })
+            let topic = TopicId(topic);
+            segments.into_iter().map(move |segment| NamedSegment { topic, partition, segment })
         };
         found.into_iter().flat_map(named).collect()
     }
@@ -242,8 +242,8 @@ impl<D: Disk> Segments<D> {
         Ok(reader)
     }
 
-    /// Whole batches of a partition from the one that holds `from`, or the first after it, none that begins at `up_to`
-    /// or later, from wherever they are on disk. The first one is given even if it is larger than `bytes_max`.
+    /// Whole batches of a partition from the one that holds the first of these offsets, or the first after it, none that
+    /// begins behind them, from wherever they are on disk. The first one is given even if it is larger than `bytes_max`.
     /// Cancel-safe.
     ///
     /// # Errors
@@ -253,9 +253,10 @@ impl<D: Disk> Segments<D> {
         core: &RefCell<ShardCore>,
         wal: &Wal<D>,
         group: GroupId,
-        (mut from, up_to): (Offset, Offset),
+        offsets: Range<Offset>,
         bytes_max: usize,
     ) -> Result<Vec<FoundBatch>, StoredError> {
+        let Range { start: mut from, end: up_to } = offsets;
         let mut attempts = 0;
         while from < up_to {
             attempts += 1;

@@ -1,7 +1,7 @@
 //! The tiering executor: what happens to records after they are durable, away from the hot path.
 //!
-//! All of it runs on one thread outside the shards, with bounded channels to them: nothing here may ever make a produce
-//! or a fetch of recent records wait. It knows `engine` and none of the crates above. What it does to files it does
+//! All of it runs on threads outside the shards, with bounded channels to them: nothing here may ever make a produce or a
+//! fetch of recent records wait. It knows `engine` and none of the crates above. What it does to files it does
 //! through the engine's disk seam, so the simulator runs it with a disk that fails.
 //!
 //! | module | owns |

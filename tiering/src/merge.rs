@@ -1,7 +1,6 @@
 //! Merging: many small neighbours become one segment, so that a partition that gets little does not come to have a
 //! segment for each file of the log.
 
-use std::ops::Range;
 use std::path::Path;
 
 use chronik_engine::disk::Disk;
@@ -18,10 +17,10 @@ const SEGMENTS_MIN: usize = 8;
 /// What is read at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// Neighbours that are worth merging into a segment of at most `bytes_max`, if there are any. None of them is larger
+/// The first neighbours that are worth merging into a segment of at most `bytes_max`, if there are any. None of them is larger
 /// than all others together, so a record is written anew only as often as the size of its segment doubles.
 #[must_use]
-pub fn mergeable(segments: &[Segment], bytes_max: u64) -> Option<Range<usize>> {
+pub fn mergeable(segments: &[Segment], bytes_max: u64) -> Option<&[Segment]> {
     let mut first = 0;
     while first + SEGMENTS_MIN <= segments.len() {
         let (mut end, mut total, mut largest) = (first, 0_u64, 0_u64);
@@ -35,7 +34,7 @@ pub fn mergeable(segments: &[Segment], bytes_max: u64) -> Option<Range<usize>> {
             end += 1;
         }
         if end - first >= SEGMENTS_MIN && largest * 2 <= total {
-            return Some(first..end);
+            return Some(&segments[first..end]);
         }
         first += 1;
     }
@@ -119,14 +118,21 @@ mod tests {
         (0..).zip(sizes).map(segment).collect()
     }
 
+    /// The first offsets of those that are worth merging, and of what follows them.
+    fn found(sizes: &[u64]) -> Option<(i64, i64)> {
+        let all = segments(sizes);
+        let run = mergeable(&all, 100)?;
+        Some((run[0].base_offset.0 / 10, run[run.len() - 1].end_offset.0 / 10))
+    }
+
     #[test]
     fn given_segments_when_enough_small_ones_adjoin_then_they_are_worth_merging() {
-        assert_eq!(mergeable(&segments(&[1; 7]), 100), None, "too few");
-        assert_eq!(mergeable(&segments(&[1; 9]), 100), Some(0..9));
-        assert_eq!(mergeable(&segments(&[1; 200]), 100), Some(0..100), "as many as fit");
-        assert_eq!(mergeable(&segments(&[100, 1, 1, 1, 1, 1, 1, 1, 1]), 100), Some(1..9));
+        assert_eq!(found(&[1; 7]), None, "too few");
+        assert_eq!(found(&[1; 9]), Some((0, 9)));
+        assert_eq!(found(&[1; 200]), Some((0, 100)), "as many as fit");
+        assert_eq!(found(&[100, 1, 1, 1, 1, 1, 1, 1, 1]), Some((1, 9)));
         let one_large = [50, 1, 1, 1, 1, 1, 1, 1];
-        assert_eq!(mergeable(&segments(&one_large), 100), None, "it would be written for little");
+        assert_eq!(found(&one_large), None, "it would be written for little");
         let mut gap = segments(&[1; 12]);
         gap.drain(5..6);
         assert_eq!(mergeable(&gap, 100), None, "a gap parts them");

@@ -71,7 +71,7 @@ pub async fn write_segments<D: Disk>(
     disk: &D,
     job: &WriteJob,
     pace: &mut impl Pace,
-    done: &mut impl FnMut(GroupId, Segment),
+    done: &mut impl FnMut(&WritePart, Segment),
 ) -> Result<(), WriteError> {
     let file = SealedFile::open(disk, job.shard_uuid, &job.wal_file).await?;
     let mut from = 0;
@@ -111,7 +111,7 @@ async fn write_set<D: Disk>(
     job: &WriteJob,
     parts: &[WritePart],
     pace: &mut impl Pace,
-    done: &mut impl FnMut(GroupId, Segment),
+    done: &mut impl FnMut(&WritePart, Segment),
 ) -> Result<(), WriteError> {
     let mut set: Vec<Gathering<'_>> = parts
         .iter()
@@ -157,7 +157,7 @@ impl Gathering<'_> {
         disk: &D,
         job: &WriteJob,
         pace: &mut impl Pace,
-        done: &mut impl FnMut(GroupId, Segment),
+        done: &mut impl FnMut(&WritePart, Segment),
     ) -> Result<(), WriteError> {
         let Some(base_offset) = self.base_offset.filter(|_| !self.gathered.is_empty()) else {
             return Ok(());
@@ -167,7 +167,7 @@ impl Gathering<'_> {
         let gathered = std::mem::replace(&mut self.gathered, Gathered::new());
         let segment = gathered.write(disk, &job.segments_dir, id, cut, pace).await?;
         self.base_offset = Some(end_offset);
-        done(self.part.group, segment);
+        done(self.part, segment);
         Ok(())
     }
 }

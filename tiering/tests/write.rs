@@ -122,7 +122,7 @@ impl Log {
             parts,
         };
         let mut written = Vec::new();
-        let mut done = |group, segment| written.push((group, segment));
+        let mut done = |part: &WritePart, segment| written.push((part.group, segment));
         let result = block_on(write_segments(&self.disk, &job, &mut Unpaced, &mut done));
         (written, result)
     }
@@ -214,8 +214,7 @@ fn given_small_segments_when_merged_then_one_stands_for_all_with_the_same_batche
     result.unwrap();
     let segments: Vec<Segment> = written.into_iter().map(|(_, segment)| segment).collect();
     assert!(segments.len() >= 8);
-    let range = mergeable(&segments, 1 << 20).unwrap();
-    let some = &segments[range.clone()];
+    let some = mergeable(&segments, 1 << 20).unwrap();
     let dir = Path::new(DIR);
     let merged = block_on(merge(&log.disk, dir, id(group), some, &mut Unpaced)).unwrap();
     assert_eq!(log.read(group, &[merged]), log.read(group, some));

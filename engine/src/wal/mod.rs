@@ -59,7 +59,7 @@ mod walk;
 mod writer;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -68,14 +68,14 @@ use uuid::Uuid;
 pub use self::error::{Contradiction, IoOp, ReadError, WalError};
 pub use self::reader::StoredBatch;
 pub use self::recovery::{RecoveredGroup, RecoveryReport, TornTail};
-pub use self::retention::{LogNeed, RetentionLimits, StoredPiece};
+pub use self::retention::{LogNeed, RetentionLimits};
 pub use self::sealed::{SealedFile, SealedName};
 pub use self::spare::SpareProgress;
 pub use self::writer::AppendReport;
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
 use crate::ids::{BlockSeq, FileSeq, GroupId, Offset, RaftIndex, ReplicaId, Term};
 use crate::limits;
-use crate::log_index::{FileIndex, LogIndex};
+use crate::log_index::{FileIndex, GroupFile, LogIndex};
 use block::BlockKind;
 
 const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "positions are used as lengths");
@@ -248,13 +248,17 @@ impl<D: Disk> Wal<D> {
         Some(self.state.borrow().index.group(group)?.last)
     }
 
-    /// The groups of which the active file holds records.
+    /// Whether the active file holds records of any group.
     #[must_use]
-    pub fn groups_in_active(&self) -> BTreeSet<GroupId> {
+    pub fn active_holds_records(&self) -> bool {
+        self.state.borrow().index.active().groups.values().any(GroupFile::holds_records)
+    }
+
+    /// Whether the active file holds records of this group.
+    #[must_use]
+    pub fn active_holds_records_of(&self, group: GroupId) -> bool {
         let state = self.state.borrow();
-        let groups = state.index.active().groups.iter();
-        let holds = groups.filter(|(_, part)| part.extents.iter().any(|e| e.offset_span > 0));
-        holds.map(|(group, _)| *group).collect()
+        state.index.active().groups.get(&group).is_some_and(GroupFile::holds_records)
     }
 
     /// The greatest timestamp of a group's records from `from` on, that of whole pieces; `None` if there is none.
@@ -277,7 +281,7 @@ impl<D: Disk> Wal<D> {
         let ranges = state.index.group(group).map(|log| log.ranges.iter());
         let sealed: u64 = ranges.into_iter().flatten().map(|range| range.payload_bytes).sum();
         let active = state.index.active().groups.get(&group);
-        sealed + active.map_or(0, crate::log_index::GroupFile::payload_bytes)
+        sealed + active.map_or(0, GroupFile::payload_bytes)
     }
 
     /// The first offset of a group that can be read here; `None` if there is no entry. Retention may have set the

@@ -26,27 +26,6 @@ pub struct RetentionLimits {
     pub timestamp_ms_min: Option<i64>,
 }
 
-/// A piece of a group's records that lies before the log, and goes as a whole: a segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredPiece {
-    /// Its bytes.
-    pub bytes: u64,
-    /// Its greatest timestamp, -1 if it has none.
-    pub max_timestamp_ms: i64,
-    /// The offset after its last record.
-    pub end_offset: Offset,
-}
-
-impl From<&Segment> for StoredPiece {
-    fn from(segment: &Segment) -> StoredPiece {
-        StoredPiece {
-            bytes: segment.file_bytes,
-            max_timestamp_ms: segment.max_timestamp_ms,
-            end_offset: segment.end_offset,
-        }
-    }
-}
-
 /// From where on somebody needs the log of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogNeed {
@@ -128,7 +107,7 @@ impl<D: Disk> Wal<D> {
         Ok(bytes + active.iter().map(|extent| u64::from(extent.payload_bytes)).sum::<u64>())
     }
 
-    /// Where the log of a group should start, of which the records from `from` on count, those in `stored` first: after
+    /// Where the log of a group should start, of which the records from `from` on count, those in segments first: after
     /// all that is beyond `limits`, never after `up_to`. Cancel-safe.
     ///
     /// # Errors
@@ -138,19 +117,20 @@ impl<D: Disk> Wal<D> {
         group: GroupId,
         from: Offset,
         up_to: Offset,
-        stored: &[StoredPiece],
+        segments: &[Segment],
         limits: RetentionLimits,
     ) -> Result<Offset, ReadError> {
         let (started_at, first_in_log) = (from, self.first_offset(group));
-        let stored_end = stored.last().map_or(from, |piece| piece.end_offset.max(from));
-        let stored_bytes: u64 = stored.iter().map(|piece| piece.bytes).sum();
+        let stored_end = segments.last().map_or(from, |segment| segment.end_offset.max(from));
+        let stored_bytes: u64 = segments.iter().map(|segment| segment.file_bytes).sum();
         let bytes_left = match limits.bytes_max {
             Some(_) => stored_bytes + self.size_bytes(group, stored_end).await?,
             None => 0,
         };
         let mut judge = Judge { limits, up_to, bytes_left, cut: from };
-        for piece in stored {
-            let fate = judge.take(piece.bytes, piece.max_timestamp_ms, piece.end_offset);
+        for segment in segments {
+            let (bytes, timestamp) = (segment.file_bytes, segment.max_timestamp_ms);
+            let fate = judge.take(bytes, timestamp, segment.end_offset);
             if fate == Fate::Stays {
                 return Ok(judge.cut);
             }

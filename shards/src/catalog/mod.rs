@@ -21,7 +21,8 @@ use std::sync::Arc;
 use bincode::de::Decoder;
 use bincode::enc::Encoder;
 use bincode::error::{DecodeError, EncodeError};
-use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId};
+use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId, Term};
+use chronik_engine::segment::SegmentId;
 use chronik_engine::wal::record::GroupMeta;
 use uuid::Uuid;
 
@@ -315,6 +316,12 @@ impl PartitionTag {
         bytes.extend_from_slice(self.topic.0.as_bytes());
         bytes.extend_from_slice(&self.partition.to_le_bytes());
         bytes
+    }
+
+    /// Whose the partition's segments are, written in this term.
+    #[must_use]
+    pub fn segment_id(&self, cluster: Uuid, term: Term) -> SegmentId {
+        SegmentId { cluster, topic: self.topic.0, partition: self.partition, term }
     }
 
     /// The tag in these bytes, `None` if they are not one.

@@ -5,7 +5,7 @@
 //! a checkpoint taken between two blocks never lies within a unit. What one group proposes is handed out as a unit
 //! before it grows beyond what a block should hold.
 
-use chronik_engine::ids::{GroupId, RaftIndex};
+use chronik_engine::ids::{GroupId, Offset, RaftIndex};
 use chronik_engine::limits::{WAL_BLOCK_BYTES_MAX, WAL_BLOCK_RECORDS_MAX};
 use chronik_engine::wal::record::WalRecord;
 use chronik_replication::ReadyNumber;
@@ -155,7 +155,8 @@ impl ShardCore {
             match unit.cause {
                 Cause::Created => group.on_created(),
                 Cause::Deleted => {
-                    self.shared.effects.segments_gone.extend(group.take_all_segments());
+                    let gone = group.take_segments_before(Offset(i64::MAX));
+                    self.shared.effects.segments_gone.extend(gone);
                     self.groups.remove(&unit.group);
                 }
                 Cause::Cut(index) => group.on_cut(index),

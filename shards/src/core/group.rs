@@ -403,7 +403,7 @@ impl Group {
 
     pub(super) fn first_index_needed(&self) -> RaftIndex {
         match self.machine {
-            // Records are read from the log.
+            // Records are read from the log, as long as it has them.
             Machine::Partition(_) => self.raft.log_start().index.next(),
             // Their state is in every checkpoint; their log only leads from one to the next.
             Machine::Catalog(_) | Machine::Groups(_) => self.raft.applied().next(),

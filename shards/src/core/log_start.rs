@@ -117,7 +117,8 @@ impl Group {
         // Everything before a committed entry is committed, so its place is below the high watermark (I1).
         let within = offset.min(entry.base_offset);
         self.log_start_offset = self.log_start_offset.max(within);
-        shared.effects.segments_gone.extend(self.take_gone_segments());
+        let gone = self.take_segments_before(self.log_start_offset);
+        shared.effects.segments_gone.extend(gone);
         Ack::LogStart(self.log_start_offset)
     }
 

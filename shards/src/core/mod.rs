@@ -56,7 +56,7 @@ pub use error::{CoreError, FetchError, ProduceError};
 pub use figures::Figures;
 pub use log_start::{PartitionCommand, PartitionCommandError};
 pub use read::{PartitionView, ReadPlan};
-pub use segments::{NamedSegment, SegmentPart};
+pub use segments::NamedSegment;
 
 use self::commit::Unit;
 use self::group::Group;

@@ -44,7 +44,7 @@ pub struct ReadPlan {
     pub log_start_offset: Offset,
     /// Batches in memory, the first of which holds the offset asked for. Their bytes are as the producer sent them.
     pub batches: Vec<CachedBatch>,
-    /// If there are none: what to read from the log on disk, and no further.
+    /// If there are none: what to read from disk, and no further.
     pub disk: Option<Range<Offset>>,
 }
 

@@ -7,53 +7,57 @@
 //! - I1: a segment is named here only while its file is whole and durable.
 //! - I2: the log gives up entries only that lie before the log start offset or in a segment that is named here.
 
-use chronik_engine::ids::{GroupId, Offset, RaftIndex, Term};
+use chronik_engine::ids::{GroupId, Offset};
 use chronik_engine::log_index::FileRange;
-use chronik_engine::segment::{Loaded, Manifest, Segment};
+use chronik_engine::segment::{Loaded, Manifest, Segment, SegmentId};
+use chronik_tiering::write::WritePart;
+use uuid::Uuid;
 
 use super::ShardCore;
-use super::group::{Group, Machine};
-use crate::catalog::{PartitionKind, PartitionTag};
+use super::group::Group;
+use crate::catalog::{PartitionKind, PartitionTag, TopicId};
 
 /// A segment and the partition that it belongs to: what its file is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NamedSegment {
-    /// The partition.
-    pub tag: PartitionTag,
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition's number.
+    pub partition: u32,
     /// The segment.
     pub segment: Segment,
 }
 
 impl NamedSegment {
+    /// A segment that was written under this id.
+    #[must_use]
+    pub fn of(id: SegmentId, segment: Segment) -> NamedSegment {
+        NamedSegment { topic: TopicId(id.topic), partition: id.partition, segment }
+    }
+
     /// The name of its file.
     #[must_use]
     pub fn file_name(&self) -> String {
-        self.segment.file_name(self.tag.topic.0, self.tag.partition)
+        self.segment.file_name(self.topic.0, self.partition)
     }
 }
 
-/// What of a full file of the log is to become segments of one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SegmentPart {
-    /// Its group.
-    pub group: GroupId,
-    /// The partition.
-    pub tag: PartitionTag,
-    /// The current term.
-    pub term: Term,
-    /// Where the last segment ends.
-    pub from: Offset,
-    /// Whether there is one.
-    pub follows: bool,
-    /// The last entry.
-    pub last: RaftIndex,
+impl PartitionTag {
+    fn named(self, segment: Segment) -> NamedSegment {
+        NamedSegment { topic: self.topic, partition: self.partition, segment }
+    }
 }
 
 impl ShardCore {
-    /// What of a file of the log that holds these entries is to become segments; `None` as long as not all of it is
-    /// committed.
+    /// What of a file of the log that holds these entries is to become segments, none larger than its topic's
+    /// `bytes_max`; `None` as long as not all of it is committed.
     #[must_use]
-    pub fn plan_segments(&self, ranges: &[(GroupId, FileRange)]) -> Option<Vec<SegmentPart>> {
+    pub fn plan_segments(
+        &self,
+        ranges: &[(GroupId, FileRange)],
+        cluster: Uuid,
+        bytes_max: impl Fn(TopicId) -> u64,
+    ) -> Option<Vec<WritePart>> {
         let mut parts = Vec::new();
         for (id, range) in ranges {
             let Some(group) = self.live(*id) else { continue };
@@ -64,15 +68,16 @@ impl ShardCore {
             if group.raft.applied() < range.last {
                 return None;
             }
-            let (term, follows) = (group.raft.term(), !group.segments.is_empty());
-            parts.push(SegmentPart { group: *id, tag, term, from, follows, last: range.last });
+            parts.push(WritePart {
+                group: *id,
+                id: tag.segment_id(cluster, group.raft.term()),
+                from,
+                follows: !group.segments.is_empty(),
+                last: range.last,
+                segment_bytes_max: bytes_max(tag.topic),
+            });
         }
         Some(parts)
-    }
-
-    /// Takes out of [`super::Effects`] the segments that nobody needs any more.
-    pub fn take_segments_gone(&mut self) -> Vec<NamedSegment> {
-        std::mem::take(&mut self.shared.effects.segments_gone)
     }
 
     /// How many segments there are, and their bytes.
@@ -100,7 +105,7 @@ impl ShardCore {
         assert!(group.segments.is_empty(), "segments are restored once");
         let Loaded { manifest, left_over, unclear } = Manifest::load(found, group.log_start_offset);
         group.segments = manifest;
-        let gone = left_over.into_iter().map(|segment| NamedSegment { tag, segment });
+        let gone = left_over.into_iter().map(|segment| tag.named(segment));
         self.shared.effects.segments_gone.extend(gone);
         unclear
     }
@@ -112,32 +117,31 @@ impl ShardCore {
     }
 
     /// Tells of a segment that was written; it begins where the last one ends, if there is one.
-    pub fn add_segment(&mut self, id: GroupId, tag: PartitionTag, segment: Segment) {
-        let target = self.groups.get_mut(&id).filter(|group| group.is_live());
-        let Some(group) = target else {
-            self.shared.effects.segments_gone.push(NamedSegment { tag, segment });
-            return;
+    pub fn add_segment(&mut self, id: GroupId, new: NamedSegment) {
+        let gone = match self.groups.get_mut(&id).filter(|group| group.is_live()) {
+            Some(group) => {
+                group.segments.push(new.segment);
+                group.take_segments_before(group.log_start_offset)
+            }
+            None => vec![new],
         };
-        group.segments.push(segment);
-        let gone = group.take_gone_segments();
         self.shared.effects.segments_gone.extend(gone);
     }
 
     /// Tells of a segment that stands for several that there were. Those come out as gone; the new one does where the
     /// partition has moved on meanwhile.
-    pub fn replace_segments(&mut self, id: GroupId, tag: PartitionTag, segment: Segment) {
-        let target = self.groups.get_mut(&id).filter(|group| group.is_live());
-        let gone = match target {
+    pub fn replace_segments(&mut self, id: GroupId, new: NamedSegment) {
+        let gone = match self.groups.get_mut(&id).filter(|group| group.is_live()) {
             Some(group) => {
-                if segment.is_compacted {
+                if new.segment.is_compacted {
                     // Who reads from the beginning finds the newest records only, in memory as on disk.
-                    self.shared.tail.remove_before(id, segment.end_offset);
+                    self.shared.tail.remove_before(id, new.segment.end_offset);
                 }
-                group.segments.replace(segment)
+                group.segments.replace(new.segment)
             }
-            None => vec![segment],
+            None => vec![new.segment],
         };
-        let gone = gone.into_iter().map(|segment| NamedSegment { tag, segment });
+        let gone = gone.into_iter().map(|segment| NamedSegment { segment, ..new });
         self.shared.effects.segments_gone.extend(gone);
     }
 
@@ -152,7 +156,7 @@ impl ShardCore {
     pub fn segment_at(&self, group: GroupId, offset: Offset) -> Option<NamedSegment> {
         let group = self.live(group)?;
         let segment = *group.segments.find(offset)?;
-        Some(NamedSegment { tag: group.tag()?, segment })
+        Some(group.tag()?.named(segment))
     }
 
     /// Up to here the records of a partition are in segments, or before its log start.
@@ -173,20 +177,13 @@ impl Group {
         end.max(self.log_start_offset)
     }
 
-    /// Takes the segments from the manifest that lie before the log start offset.
-    pub(super) fn take_gone_segments(&mut self) -> Vec<NamedSegment> {
-        if self.segments.is_empty() || !matches!(self.machine, Machine::Partition(_)) {
-            return Vec::new();
+    /// Takes the segments from the manifest that lie before `offset`.
+    pub(super) fn take_segments_before(&mut self, offset: Offset) -> Vec<NamedSegment> {
+        if self.segments.is_empty() {
+            return Vec::new(); // as in all groups that hold no records
         }
         let Some(tag) = self.tag() else { return Vec::new() };
-        let gone = self.segments.drop_before(self.log_start_offset);
-        gone.into_iter().map(|segment| NamedSegment { tag, segment }).collect()
-    }
-
-    /// Takes all segments from the manifest of a group that is gone.
-    pub(super) fn take_all_segments(&mut self) -> Vec<NamedSegment> {
-        let Some(tag) = self.tag() else { return Vec::new() };
-        let gone = self.segments.drop_before(Offset(i64::MAX));
-        gone.into_iter().map(|segment| NamedSegment { tag, segment }).collect()
+        let gone = self.segments.drop_before(offset);
+        gone.into_iter().map(|segment| tag.named(segment)).collect()
     }
 }

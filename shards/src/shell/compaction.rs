@@ -4,7 +4,8 @@
 //! within the bandwidth that is set for it; the manifest changes segment by segment while it goes on.
 //!
 //! - I1: a partition is read and written anew by one round at a time, so its segments only change under it where its log
-//!   start moves. Such a round fails, or what it made is handed back, and the next one does it again.
+//!   start moves. Then the round fails because a file is gone, and the next one does it again; or what it made takes the
+//!   place of what is left.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -12,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chronik_engine::disk_direct::DirectDisk;
-use chronik_engine::ids::{GroupId, Offset, Term};
-use chronik_engine::segment::{Segment, SegmentError};
+use chronik_engine::ids::{GroupId, Offset};
+use chronik_engine::segment::{Segment, SegmentError, SegmentId};
 use chronik_ring::{sleep, yield_if_needed};
 use chronik_tiering::compact::{
     CompactError, CompactionJob, CompactionSettings, compact, delete_horizon, wants_compaction,
@@ -23,8 +24,9 @@ use chronik_tiering::pace::ThreadPace;
 use futures_lite::future::block_on;
 
 use super::shard::{Shard, random_seed};
-use super::tiering::{segment_bytes_max, segment_id};
+use super::tiering::segment_bytes_max;
 use crate::catalog::{PartitionTag, Topic};
+use crate::core::NamedSegment;
 
 /// When the next tombstones of a partition may go, as far as it is known.
 type Horizons = BTreeMap<GroupId, Option<i64>>;
@@ -32,10 +34,8 @@ type Horizons = BTreeMap<GroupId, Option<i64>>;
 /// A partition as a turn finds it.
 struct Candidate {
     group: GroupId,
-    tag: PartitionTag,
-    term: Term,
+    id: SegmentId,
     segments: Vec<Segment>,
-    up_to: Offset,
 }
 
 /// Looks at all partitions of this shard, time and again, until the shard stops.
@@ -67,8 +67,8 @@ fn candidate(shard: &Shard, group: GroupId, tag: PartitionTag) -> Option<Candida
     shard.with_core(|core| {
         let manifest = core.segments(group).filter(|manifest| !manifest.is_empty())?;
         let term = core.partition(group)?.leader_epoch;
-        let up_to = manifest.end()?;
-        Some(Candidate { group, tag, term, segments: manifest.iter().copied().collect(), up_to })
+        let segments = manifest.iter().copied().collect();
+        Some(Candidate { group, id: tag.segment_id(shard.node.cluster_uuid, term), segments })
     })
 }
 
@@ -120,8 +120,9 @@ async fn compact_one(
     horizons: &mut Horizons,
 ) -> Result<(), CompactError> {
     let settings = settings(shard, topic);
-    let Candidate { group, tag, term, segments, up_to } = candidate;
-    let (dir, id) = (shard.segments.dir().to_owned(), segment_id(shard, tag, term));
+    let Candidate { group, id, segments } = candidate;
+    let dir = shard.segments.dir().to_owned();
+    let up_to = segments.last().map_or(Offset(0), |last| last.end_offset);
     if !horizons.contains_key(&group) && segments.iter().any(|segment| segment.is_compacted) {
         let (dir, segments, mut pace) = (dir.clone(), segments.clone(), pace(shard));
         let find =
@@ -142,8 +143,8 @@ async fn compact_one(
     let (mesh, shard_id, mut pace) = (shard.mesh().clone(), shard.id, pace(shard));
     let work = move |disk: &DirectDisk| {
         let mut done = |segment: Segment| {
-            let name = move |shard: &Rc<Shard>| replace(shard, group, tag, segment);
-            mesh.send_patiently(shard_id, Box::new(name));
+            let tell = move |shard: &Rc<Shard>| replace(shard, group, id, segment);
+            mesh.send_patiently(shard_id, Box::new(tell));
         };
         block_on(compact(disk, &job, &mut pace, &mut done))
     };
@@ -155,7 +156,7 @@ async fn compact_one(
     tracing::info!(
         shard = shard.id.0,
         topic = %topic.name,
-        partition = tag.partition,
+        partition = id.partition,
         ?reason,
         bytes_read = compacted.bytes_read,
         bytes_written = compacted.bytes_written,
@@ -175,21 +176,18 @@ async fn merge_one(
     topic: &Topic,
     candidate: Candidate,
 ) -> Result<(), CompactError> {
-    let Candidate { group, tag, term, mut segments, .. } = candidate;
-    let Some(range) = mergeable(&segments, segment_bytes_max(topic)) else { return Ok(()) };
-    segments.truncate(range.end);
-    segments.drain(..range.start);
-    let (dir, id) = (shard.segments.dir().to_owned(), segment_id(shard, tag, term));
-    let mut pace = pace(shard);
-    let work = move |disk: &DirectDisk| block_on(merge(disk, &dir, id, &segments, &mut pace));
+    let Candidate { group, id, segments } = candidate;
+    let Some(small) = mergeable(&segments, segment_bytes_max(topic)) else { return Ok(()) };
+    let (dir, small, mut pace) = (shard.segments.dir().to_owned(), small.to_vec(), pace(shard));
+    let work = move |disk: &DirectDisk| block_on(merge(disk, &dir, id, &small, &mut pace));
     let Some(merged) = shard.in_background(&shard.background.cleaner, work).await else {
         return Ok(());
     };
-    replace(shard, group, tag, merged?);
+    replace(shard, group, id, merged?);
     shard.metrics.borrow_mut().counters.segment_merges += 1;
     Ok(())
 }
 
-fn replace(shard: &Rc<Shard>, group: GroupId, tag: PartitionTag, segment: Segment) {
-    shard.change_core(|core| core.replace_segments(group, tag, segment));
+fn replace(shard: &Rc<Shard>, group: GroupId, id: SegmentId, segment: Segment) {
+    shard.change_core(|core| core.replace_segments(group, NamedSegment::of(id, segment)));
 }

@@ -94,7 +94,7 @@ impl Shard {
         }
         self.count_read(&plan);
         if let Some(range) = plan.disk.clone() {
-            let stored = self.read_stored(read.group, (range.start, range.end), bytes_max).await;
+            let stored = self.read_stored(read.group, range, bytes_max).await;
             self.check_still_there(read)?;
             for batch in stored? {
                 if !data.push(at_least_one, bytes_max, RecordChunk::Raw(batch.bytes)) {

@@ -13,7 +13,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chronik_engine::ids::{GroupId, Offset};
-use chronik_engine::wal::{RetentionLimits, StoredPiece};
+use chronik_engine::segment::Segment;
+use chronik_engine::wal::RetentionLimits;
 use chronik_ring::{sleep, yield_if_needed};
 
 use super::shard::Shard;
@@ -82,11 +83,10 @@ async fn check(shard: &Rc<Shard>, group: GroupId, limits: RetentionLimits) {
         return;
     };
     let (from, up_to) = (view.log_start_offset, view.high_watermark);
-    let stored: Vec<StoredPiece> = shard.with_core(|core| {
-        let segments = core.segments(group).into_iter().flat_map(|manifest| manifest.iter());
-        segments.map(StoredPiece::from).collect()
+    let segments: Vec<Segment> = shard.with_core(|core| {
+        core.segments(group).into_iter().flat_map(|manifest| manifest.iter()).copied().collect()
     });
-    let cut = match shard.wal.retention_cut(group, from, up_to, &stored, limits).await {
+    let cut = match shard.wal.retention_cut(group, from, up_to, &segments, limits).await {
         Ok(cut) => cut,
         Err(error) => {
             // Most likely its topic was deleted meanwhile; if not, it comes again.

@@ -4,11 +4,10 @@
 //!
 //! - I1: the log goes on in a file that is ready for it: a roll by time costs no producer a wait and takes no ballast.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chronik_engine::ids::{FileSeq, GroupId};
+use chronik_engine::ids::FileSeq;
 use chronik_ring::sleep;
 
 use super::shard::Shard;
@@ -22,23 +21,23 @@ pub async fn roll_loop(shard: Rc<Shard>) {
     while !shard.stopping.get() {
         sleep(LOOK).await;
         let (file, _) = shard.wal.position();
-        let held = shard.wal.groups_in_active();
-        let held_ms = age.at(file, !held.is_empty(), shard.clock.now_ns() / 1_000_000);
-        if held_ms.is_some_and(|held_ms| held_ms >= limit_ms(&shard, &held)) {
+        let holds_records = shard.wal.active_holds_records();
+        let held_ms = age.at(file, holds_records, shard.clock.now_ns() / 1_000_000);
+        if held_ms.is_some_and(|held_ms| held_ms >= limit_ms(&shard)) {
             shard.want_roll.set(true);
             shard.work.notify();
         }
     }
 }
 
-/// How long records of these groups may stay in the active file.
-fn limit_ms(shard: &Shard, held: &BTreeSet<GroupId>) -> u64 {
+/// How long records may stay in the active file.
+fn limit_ms(shard: &Shard) -> u64 {
     let of_file = shard.node.config.wal.roll_ms;
     let catalog = shard.catalog();
     let shorter = catalog.topics().filter_map(|topic| {
         let segment_ms = topic.settings.segment_ms.unsigned_abs();
         let is_held = segment_ms < of_file
-            && topic.partitions.iter().any(|partition| held.contains(&partition.group));
+            && topic.partitions.iter().any(|p| shard.wal.active_holds_records_of(p.group));
         is_held.then_some(segment_ms)
     });
     shorter.min().unwrap_or(of_file)

@@ -1,6 +1,7 @@
 //! Segments as the shards see them: reads that fail are logged, and what nobody needs is removed.
 
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::rc::Rc;
 
 use chronik_engine::disk::Disk;
@@ -20,7 +21,7 @@ impl Shard {
     pub(super) async fn read_stored(
         self: &Rc<Self>,
         group: GroupId,
-        offsets: (Offset, Offset),
+        offsets: Range<Offset>,
         bytes_max: usize,
     ) -> Result<Vec<FoundBatch>, FetchError> {
         let read = self.segments.read(&self.core, &self.wal, group, offsets, bytes_max).await;
@@ -73,7 +74,7 @@ impl Shard {
     /// Removes segments of topics that are no more. What belongs to a topic that there is, is not this shard's to judge.
     pub(super) fn judge_strangers(&self, strangers: Vec<NamedSegment>) {
         let catalog = self.catalog();
-        let is_known = |named: &NamedSegment| catalog.topic_by_id(named.tag.topic).is_some();
+        let is_known = |named: &NamedSegment| catalog.topic_by_id(named.topic).is_some();
         let (unclear, gone): (Vec<_>, Vec<_>) = strangers.into_iter().partition(is_known);
         for named in unclear {
             let path = self.segments.dir().join(named.file_name());

@@ -6,32 +6,27 @@
 //! - I3: what fails is tried again, from where it failed, an interval later. The log grows meanwhile, up to the disk's
 //!   end, and produce is refused then as on any full disk.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use chronik_engine::disk_direct::DirectDisk;
-use chronik_engine::ids::{FileSeq, GroupId, Term};
-use chronik_engine::segment::SegmentId;
+use chronik_engine::ids::FileSeq;
 use chronik_ring::sleep;
 use chronik_tiering::pace::ThreadPace;
-use chronik_tiering::write::{WriteJob, WritePart, write_segments};
+use chronik_tiering::write::{GATHERED_BYTES_MAX, WriteJob, WritePart, write_segments};
 use futures_lite::future::block_on;
 
 use super::shard::Shard;
-use crate::catalog::{PartitionTag, Topic};
-use crate::core::{NamedSegment, SegmentPart};
-
-/// The largest segment whatever a topic asks for: it is gathered in memory.
-const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+use crate::catalog::Topic;
+use crate::core::NamedSegment;
 
 /// The smallest, so that a file of the log does not become thousands.
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
-/// The least and the greatest pace, in bytes read and written per second.
+/// The least pace, in bytes read and written per second.
 const PACE_MIN: u64 = 64 << 20;
 
-/// See there: the disk belongs to the log first.
+/// The greatest one: the disk belongs to the log first.
 const PACE_MAX: u64 = 512 << 20;
 
 /// Writes segments of what has been sealed, time and again, until the shard stops.
@@ -88,40 +83,24 @@ fn pace(waiting_bytes: u64, interval: Duration) -> ThreadPace {
 fn parts_of(shard: &Rc<Shard>, file: FileSeq) -> Option<Vec<WritePart>> {
     let catalog = shard.catalog();
     let ranges = shard.wal.ranges_in_file(file);
-    let parts = shard.with_core(|core| core.plan_segments(&ranges))?;
-    let part = |part: &SegmentPart| WritePart {
-        group: part.group,
-        id: segment_id(shard, part.tag, part.term),
-        from: part.from,
-        follows: part.follows,
-        last: part.last,
-        segment_bytes_max: match catalog.topic_by_id(part.tag.topic) {
-            Some(topic) => segment_bytes_max(topic),
-            None => SEGMENT_BYTES_MAX,
-        },
-    };
-    Some(parts.iter().map(part).collect())
+    let bytes_max =
+        |topic| catalog.topic_by_id(topic).map_or(GATHERED_BYTES_MAX, |t| segment_bytes_max(t));
+    shard.with_core(|core| core.plan_segments(&ranges, shard.node.cluster_uuid, bytes_max))
 }
 
-/// The largest segment of a topic.
+/// The largest segment of a topic; whatever it asks for, one is gathered in memory.
 pub(super) fn segment_bytes_max(topic: &Topic) -> u64 {
-    topic.settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+    topic.settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, GATHERED_BYTES_MAX)
 }
 
-/// Whose a partition's segments are, cut in this term.
-pub(super) fn segment_id(shard: &Shard, tag: PartitionTag, term: Term) -> SegmentId {
-    let (topic, partition) = (tag.topic.0, tag.partition);
-    SegmentId { cluster: shard.node.cluster_uuid, topic, partition, term }
-}
-
-/// Lets a job be done and tells the core of what was written. How many there are,
-/// `None` if not all could be written.
+/// Lets a job be done and then tells the core of the segments that were written: how many, `None` if not all could be.
 async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> Option<usize> {
-    let tags: BTreeMap<GroupId, PartitionTag> = shard.core.borrow().record_partitions().collect();
     let file = job.wal_file.seq;
     let work = move |disk: &DirectDisk| {
         let mut segments = Vec::new();
-        let mut note = |group, segment| segments.push((group, segment));
+        let mut note = |part: &WritePart, segment| {
+            segments.push((part.group, NamedSegment::of(part.id, segment)));
+        };
         let result = block_on(write_segments(disk, &job, &mut pace, &mut note));
         (segments, result)
     };
@@ -131,15 +110,12 @@ async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> Option
     {
         let counters = &mut shard.metrics.borrow_mut().counters;
         counters.segments_written += segments.len() as u64;
-        let bytes = segments.iter().map(|(_, segment)| segment.file_bytes);
+        let bytes = segments.iter().map(|(_, named)| named.segment.file_bytes);
         counters.segment_bytes_written += bytes.sum::<u64>();
     }
     shard.change_core(|core| {
-        for (group, segment) in segments {
-            match tags.get(&group) {
-                Some(tag) => core.add_segment(group, *tag, segment),
-                None => unreachable!("group {group} was asked for"),
-            }
+        for (group, named) in segments {
+            core.add_segment(group, named);
         }
     });
     if let Err(error) = &result {

@@ -9,10 +9,10 @@ use std::task::{Context, Poll, Waker};
 
 use chronik_engine::disk::Disk;
 use chronik_engine::ids::{FileSeq, GroupId};
-use chronik_engine::segment::{Segment, SegmentId};
+use chronik_engine::segment::Segment;
 use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
 use chronik_engine::wal::{SpareProgress, Wal, WalError};
-use chronik_shards::core::ShardCore;
+use chronik_shards::core::{NamedSegment, ShardCore};
 use chronik_shards::stored::Segments;
 use chronik_tiering::merge::{merge, mergeable};
 use chronik_tiering::pace::Unpaced;
@@ -56,9 +56,9 @@ pub struct Node {
     disk: HookedDisk,
     /// The file that is being read for segments.
     held: Cell<Option<FileSeq>>,
-    /// How many segments were written, and how often some were merged.
+    /// How many segments were written.
     pub written: Cell<usize>,
-    /// See there.
+    /// How often some were merged.
     pub merged: Cell<usize>,
     /// What the core believes to be durable, not yet seen by the oracle.
     pub persisted: RefCell<Vec<WalRecord>>,
@@ -207,9 +207,7 @@ impl Node {
         }
         Ok(())
     }
-}
 
-impl Node {
     /// Writes what the oldest full file of the log holds as segments, merges small ones, and removes files that nobody
     /// needs: what the background threads do, and the loops that ask them.
     pub async fn tier(self: Rc<Node>) -> Result<(), WriteError> {
@@ -226,42 +224,29 @@ impl Node {
         for wal_file in self.wal.sealed_files(FileSeq(0)) {
             let file = wal_file.seq;
             let ranges = self.wal.ranges_in_file(file);
-            let planned = self.core.borrow().plan_segments(&ranges);
-            let Some(planned) = planned else { return Ok(()) };
-            if planned.is_empty() {
+            let bytes_max = |_| SEGMENT_BYTES_MAX;
+            let planned = self.core.borrow().plan_segments(&ranges, Uuid::nil(), bytes_max);
+            let Some(parts) = planned else { return Ok(()) };
+            if parts.is_empty() {
                 continue;
             }
-            let part = |part: &chronik_shards::core::SegmentPart| WritePart {
-                group: part.group,
-                id: segment_id(part.tag, part.term),
-                from: part.from,
-                follows: part.follows,
-                last: part.last,
-                segment_bytes_max: SEGMENT_BYTES_MAX,
+            let segments_dir = self.segments.dir().to_owned();
+            let job = WriteJob { wal_file, shard_uuid: SHARD_UUID, segments_dir, parts };
+            let mut written: Vec<(GroupId, NamedSegment)> = Vec::new();
+            let mut note = |part: &WritePart, segment| {
+                written.push((part.group, NamedSegment::of(part.id, segment)));
             };
-            let job = WriteJob {
-                wal_file,
-                shard_uuid: SHARD_UUID,
-                segments_dir: self.segments.dir().to_owned(),
-                parts: planned.iter().map(part).collect(),
-            };
-            let mut written: Vec<(GroupId, Segment)> = Vec::new();
-            let mut note = |group, segment| written.push((group, segment));
             self.held.set(Some(file));
             let result = write_segments(&self.disk, &job, &mut Unpaced, &mut note).await;
             self.held.set(None);
             self.written.set(self.written.get() + written.len());
-            for (group, segment) in written {
-                let tag = planned.iter().find(|part| part.group == group).map(|part| part.tag);
-                if let Some(tag) = tag {
-                    if self.bug == Some(Bug::LoseSegment) {
-                        let name = segment.file_name(tag.topic.0, tag.partition);
-                        drop(self.disk.remove(&self.segments.dir().join(name)).await);
-                    }
-                    self.core.borrow_mut().add_segment(group, tag, segment);
+            for (group, named) in written {
+                if self.bug == Some(Bug::LoseSegment) {
+                    let path = self.segments.dir().join(named.file_name());
+                    drop(self.disk.remove(&path).await);
                 }
+                self.core.borrow_mut().add_segment(group, named);
             }
-            self.note_gone();
             return result;
         }
         Ok(())
@@ -271,47 +256,25 @@ impl Node {
         let found = {
             let core = self.core.borrow();
             core.record_partitions().find_map(|(group, tag)| {
-                let mut segments: Vec<Segment> = core.segments(group)?.iter().copied().collect();
-                let range = mergeable(&segments, MERGED_BYTES_MAX)?;
-                segments.truncate(range.end);
-                segments.drain(..range.start);
-                Some((group, tag, core.partition(group)?.leader_epoch, segments))
+                let segments: Vec<Segment> = core.segments(group)?.iter().copied().collect();
+                let small = mergeable(&segments, MERGED_BYTES_MAX)?.to_vec();
+                let term = core.partition(group)?.leader_epoch;
+                Some((group, tag.segment_id(Uuid::nil(), term), small))
             })
         };
-        let Some((group, tag, term, segments)) = found else { return Ok(()) };
-        let (dir, id) = (self.segments.dir(), segment_id(tag, term));
-        let merged = match merge(&self.disk, dir, id, &segments, &mut Unpaced).await {
-            Ok(merged) => merged,
-            // The log start moved on.
-            Err(_)
-                if self
-                    .core
-                    .borrow()
-                    .segment_at(group, segments[0].base_offset)
-                    .map(|s| s.segment)
-                    != Some(segments[0]) =>
-            {
-                return Ok(());
-            }
+        let Some((group, id, small)) = found else { return Ok(()) };
+        let merged = merge(&self.disk, self.segments.dir(), id, &small, &mut Unpaced).await;
+        let first = self.core.borrow().segment_at(group, small[0].base_offset);
+        let has_moved_on = first.map(|named| named.segment) != Some(small[0]);
+        let merged = match merged {
+            Ok(merged) => NamedSegment::of(id, merged),
+            Err(_) if has_moved_on => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         self.merged.set(self.merged.get() + 1);
-        self.core.borrow_mut().replace_segments(group, tag, merged);
-        self.note_gone();
+        self.core.borrow_mut().replace_segments(group, merged);
         Ok(())
     }
-
-    fn note_gone(&self) {
-        let gone = self.core.borrow_mut().take_segments_gone();
-        self.segments.note_gone(gone);
-    }
-}
-
-fn segment_id(
-    tag: chronik_shards::catalog::PartitionTag,
-    term: chronik_engine::ids::Term,
-) -> SegmentId {
-    SegmentId { cluster: Uuid::nil(), topic: tag.topic.0, partition: tag.partition, term }
 }
 
 /// Lets the run do something else.

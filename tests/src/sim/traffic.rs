@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use chronik_engine::disk_sim::block_on;
 use chronik_engine::ids::{GroupId, Offset};
-use chronik_engine::wal::{RetentionLimits, StoredPiece};
+use chronik_engine::segment::Segment;
+use chronik_engine::wal::RetentionLimits;
 use chronik_shards::core::{FetchError, ProduceError, RequiredAcks, WaiterId};
 use rand::Rng;
 
@@ -181,8 +182,7 @@ impl Run {
         if let Some(range) = plan.disk {
             let node = Rc::clone(&self.node);
             let task = Box::pin(async move {
-                let offsets = (range.start, range.end);
-                node.segments.read(&node.core, &node.wal, group, offsets, bytes_max).await
+                node.segments.read(&node.core, &node.wal, group, range, bytes_max).await
             });
             let high_watermark = plan.high_watermark;
             self.reads.push(DiskRead { group, offset, high_watermark, task });
@@ -207,13 +207,11 @@ impl Run {
             Offset(self.rng.random_range(0..=up_to.0))
         } else {
             let limits = self.random_limits();
-            let stored: Vec<StoredPiece> = {
+            let segments: Vec<Segment> = {
                 let core = self.node.core.borrow();
-                let segments =
-                    core.segments(group).into_iter().flat_map(|manifest| manifest.iter());
-                segments.map(StoredPiece::from).collect()
+                core.segments(group).into_iter().flat_map(|m| m.iter()).copied().collect()
             };
-            match block_on(self.node.wal.retention_cut(group, from, up_to, &stored, limits)) {
+            match block_on(self.node.wal.retention_cut(group, from, up_to, &segments, limits)) {
                 Ok(cut) => cut,
                 Err(error) if self.is_armed && read_io_failed(&error) => return Ok(()),
                 Err(error) => return Err(Violation { what: format!("retention: {error:?}") }),

@@ -83,6 +83,8 @@ impl Run {
         }
         let states = self.states();
         match block_on(self.node.wal.close_clean()) {
+            // Where the file is full nothing is written at the end: work in the background may have found the disk gone.
+            Ok(_) if self.disk.has_stopped() => return self.crash(),
             Ok(_) => self.restart()?,
             Err(error) if self.is_armed && io_failed(&error) => return self.crash(),
             Err(error) => {
@@ -320,7 +322,7 @@ fn read_all(
     let mut all: Vec<ReadBatch> = Vec::new();
     let mut from = offsets.start;
     while from < offsets.end {
-        let wanted = (from, offsets.end);
+        let wanted = from..offsets.end;
         let read = block_on(node.segments.read(&node.core, &node.wal, group, wanted, 1 << 20))?;
         let Some(last) = read.last() else { break };
         let count = BatchHeader::read(&last.bytes).map_or(1, |header| header.last_offset_delta + 1);
