@@ -15,9 +15,11 @@ use rustix::fs::OFlags;
 
 use crate::disk::{DISK_ALIGN, DirEntry, Disk, DiskFile};
 use crate::disk_std::{
-    StdDisk, assert_aligned, assert_transfer, check_within, create_reserved, list, sync_dir,
+    StdDisk, assert_aligned, assert_transfer, check_within, create_unsynced, list, sync_dir,
 };
-use crate::limits::DISK_IO_BYTES_MAX;
+
+/// The largest single read: writes of the log that wait behind one in the device's queue wait long enough.
+const READ_BYTES_MAX: usize = 128 << 10;
 
 /// Memory that the kernel may hand to the device.
 pub type AlignedBuf = AVec<u8, ConstAlign<DISK_ALIGN>>;
@@ -30,7 +32,7 @@ impl Disk for DirectDisk {
     type File = DirectFile;
 
     async fn create(&self, path: &Path, len: u64) -> io::Result<DirectFile> {
-        drop(create_reserved(path, len)?);
+        drop(create_unsynced(path, len)?);
         DirectFile::open(path)
     }
 
@@ -105,12 +107,12 @@ impl DiskFile for DirectFile {
     async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
         assert_aligned(position, len);
         check_within(position, len, self.len, io::ErrorKind::UnexpectedEof)?;
-        if len <= DISK_IO_BYTES_MAX {
+        if len <= READ_BYTES_MAX {
             return self.read_part(position, len).map(Bytes::from_owner);
         }
         let mut whole = BytesMut::with_capacity(len);
         while whole.len() < len {
-            let part = (len - whole.len()).min(DISK_IO_BYTES_MAX);
+            let part = (len - whole.len()).min(READ_BYTES_MAX);
             whole.extend_from_slice(&self.read_part(position + whole.len() as u64, part)?);
         }
         Ok(whole.freeze())

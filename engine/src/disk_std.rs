@@ -128,18 +128,24 @@ pub(crate) fn check_within(
 /// Makes a file whose space is reserved and whose length is durable once its name is. Leaves nothing behind where that
 /// fails.
 pub(crate) fn create_reserved(path: &Path, len: u64) -> io::Result<File> {
-    assert!(len.is_multiple_of(DISK_ALIGN as u64), "length {len} of a new file is not aligned");
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-    let reserve = || -> io::Result<()> {
-        if len > 0 {
-            fallocate(&file, FallocateFlags::empty(), 0, len)?;
-        }
-        file.sync_all()
-    };
-    if let Err(error) = reserve() {
-        // Whether the removal succeeds or not, the caller needs to hear of the first failure.
+    let file = create_unsynced(path, len)?;
+    if let Err(error) = file.sync_all() {
         drop(std::fs::remove_file(path));
         return Err(error);
+    }
+    Ok(file)
+}
+
+/// The same, but for the length, which is durable only after the first sync of the file.
+pub(crate) fn create_unsynced(path: &Path, len: u64) -> io::Result<File> {
+    assert!(len.is_multiple_of(DISK_ALIGN as u64), "length {len} of a new file is not aligned");
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+    if len > 0
+        && let Err(error) = fallocate(&file, FallocateFlags::empty(), 0, len)
+    {
+        // Whether the removal succeeds or not, the caller needs to hear of the first failure.
+        drop(std::fs::remove_file(path));
+        return Err(error.into());
     }
     Ok(file)
 }

@@ -11,6 +11,7 @@ pub mod framed;
 pub mod ids;
 pub mod limits;
 pub mod log_index;
+pub mod sched;
 pub mod segment;
 pub mod tail_cache;
 pub mod wal;

@@ -47,10 +47,14 @@ impl Executor {
 }
 
 /// Gives this thread a smaller share of the processor than those that serve, but one: on a busy machine the log must not
-/// grow without end. Where that is refused it works all the same.
+/// grow without end. At the disk it comes last, where the disk's scheduler knows such a thing: those do not let it wait
+/// for ever. Where either is refused it works all the same.
 fn stand_back() {
     // Linux takes 0 for the calling thread, not for its process.
     if let Err(error) = rustix::process::setpriority_process(None, 5) {
         tracing::debug!("background work runs at the usual priority: {error}");
+    }
+    if let Err(error) = chronik_engine::sched::come_last_at_disk() {
+        tracing::debug!("background work has its usual turn at the disk: {error}");
     }
 }

@@ -16,7 +16,7 @@ use crate::disk::{DISK_ALIGN, Disk, DiskFile};
 use crate::ids::Offset;
 
 /// What is gathered before it is written.
-const BUFFER_BYTES: usize = 256 << 10;
+const BUFFER_BYTES: usize = 128 << 10;
 
 const _: () = assert!(BUFFER_BYTES.is_multiple_of(DISK_ALIGN));
 const _: () = assert!(BUFFER_BYTES <= crate::limits::DISK_IO_BYTES_MAX);

@@ -302,6 +302,9 @@ fn spawn(start: ShardStart, environment: &Environment) -> Result<(), RunError> {
         .io_memory(environment.io_memory_bytes)
         .spin_before_park(REACTOR_SPIN)
         .spawn(move || async move {
+            if let Err(error) = chronik_engine::sched::shorten_slice() {
+                tracing::debug!("the core may have to wait for others when it wakes up: {error}");
+            }
             let events = start.events.clone();
             let result = match chronik_ring::run(notifier, shard_main(start)).await {
                 Ok(result) => result,
