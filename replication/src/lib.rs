@@ -15,6 +15,7 @@
 //! | `entry` | raft-rs entries to log entries and back |
 //! | `recover` | what a group starts with after a restart |
 //! | `timeouts` | seeded election timeouts |
+//! | `wire` | what nodes say to each other, as bytes and back |
 //! | `error` | what can be refused |
 mod config;
 mod entry;
@@ -28,6 +29,7 @@ mod ready;
 mod recover;
 mod restart;
 mod timeouts;
+pub mod wire;
 
 pub use config::{CheckpointParts, GroupConfig, RecoveredLog};
 pub use entry::{EntryError, ProposedEntry};
