@@ -24,6 +24,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use chronik_ring::socket::Socket;
 use kafka_protocol::messages::ApiKey;
 
 use crate::admission::{ARRIVAL_BYTES_FREE, Arrival, Permit};
@@ -37,7 +38,6 @@ use crate::listener::Core;
 use crate::output::{Output, SLICES_MAX};
 use crate::protocol::{Incoming, api_versions_response, decode_request};
 use crate::response::encode_response;
-use crate::socket::Socket;
 
 /// Answers are gathered up to this before they are sent.
 const SEND_BATCH_BYTES: usize = 1 << 20;

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use chronik_ring::socket::Socket;
 
 use crate::connection::{Received, receive, send_all};
 use crate::control::Control;
@@ -17,7 +18,6 @@ use crate::error::CloseReason;
 use crate::handler::{HttpMethod, HttpRequest, HttpResponse, RequestHandler};
 use crate::listener::Core;
 use crate::output::Output;
-use crate::socket::Socket;
 
 const HEAD_BYTES_MAX: usize = 8 << 10;
 const BODY_BYTES_MAX: usize = 64 << 10;

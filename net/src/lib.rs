@@ -11,7 +11,7 @@
 //! | `frame` | cutting the stream into frames |
 //! | [`handler`] | the seam to the broker |
 //! | [`listener`] | [`Server`]: binding, accepting, deadlines, drain |
-//! | `connection`, `control`, `socket` | one connection: pipelining, its deadlines, its system calls |
+//! | `connection`, `control` | one connection: pipelining, its deadlines |
 //! | [`admission`] | the byte budget of a core |
 //! | `affinity` | which core a connection's requests belong to |
 //! | `http` | HTTP on the Kafka port and the admin port |
@@ -37,7 +37,6 @@ mod place;
 pub mod protocol;
 pub mod response;
 pub mod settings;
-mod socket;
 
 pub use affinity::Affinity;
 pub use error::{CloseReason, FrameError, NetError};

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chronik_ring::Task;
+use chronik_ring::socket::{Listener, Socket};
 
 use crate::admission::Admission;
 use crate::affinity::Affinity;
@@ -29,7 +30,6 @@ use crate::handler::{ConnectionContext, ListenerKind, MovedConnection, RequestHa
 use crate::log_limit::LogLimit;
 use crate::place::{Place, Places};
 use crate::settings::NetSettings;
-use crate::socket::{Listener, Socket};
 
 /// One buffer per core: a receive never waits while it holds it.
 const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -264,7 +264,7 @@ async fn accept<H: RequestHandler>(core: Rc<Core<H>>, listener: Listener, kind: 
 fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, socket: Socket, kind: ListenerKind) {
     // Both fail only when the peer is gone already.
     let Ok(addresses) = socket.addresses() else { return };
-    if socket.configure(&core.settings).is_err() {
+    if socket.configure(&core.settings.socket_options()).is_err() {
         return;
     }
     let (places, connections_max) = match kind {
@@ -276,7 +276,7 @@ fn start_connection<H: RequestHandler>(core: &Rc<Core<H>>, socket: Socket, kind:
         log_close(core, &addresses.0, None, &CloseReason::TooManyConnections { connections_max });
         return;
     }
-    if socket.is_beyond(&core.settings) {
+    if socket.is_beyond(&core.settings.socket_options()) {
         add(&core.counters.refused, 1);
         log_close(core, &addresses.0, None, &CloseReason::FewDescriptors);
         return;
@@ -335,7 +335,7 @@ async fn run_connection<H: RequestHandler>(
         // In a drain the other core is about to end, too.
         CloseReason::Moved { target, unread } if !core.closing.get() => {
             // Without a descriptor to spare the connection closes, and its client comes again.
-            if let Ok(descriptor) = socket.duplicate(&core.settings) {
+            if let Ok(descriptor) = socket.duplicate(&core.settings.socket_options()) {
                 add(&core.counters.handed_over, 1);
                 let requests = control.context.requests.get();
                 let moved = MovedConnection { descriptor, unread, requests, place };

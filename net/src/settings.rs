@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use chronik_ring::socket::SocketOptions;
+
 /// Limits of one core's listeners. Byte limits bound what a peer can make this core hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetSettings {
@@ -40,6 +42,18 @@ pub struct NetSettings {
     pub keepalive_interval: Duration,
     /// Unacknowledged sent data gives the connection up after this.
     pub tcp_user_timeout: Duration,
+}
+
+impl NetSettings {
+    /// What of it concerns a single socket.
+    pub(crate) fn socket_options(&self) -> SocketOptions {
+        SocketOptions {
+            keepalive_idle: self.keepalive_idle,
+            keepalive_interval: self.keepalive_interval,
+            user_timeout: self.tcp_user_timeout,
+            descriptors_max: self.descriptors_max,
+        }
+    }
 }
 
 impl Default for NetSettings {

@@ -24,6 +24,7 @@ mod driver;
 mod notifier;
 mod op;
 mod ring;
+pub mod socket;
 mod timers;
 
 pub use glommio::Task;
