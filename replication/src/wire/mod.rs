@@ -5,6 +5,7 @@
 //! | `frame` | the header around everything, and frames to send |
 //! | `hello` | the handshake of two seats |
 //! | `raft` | Raft messages of many groups |
+//! | `message_type` | which types of Raft messages travel, as numbers |
 //! | `notices` | who leads which group |
 //! | `call` | requests of one node to another, and their replies |
 //! | `reader` | reading a body within its bounds |
@@ -18,23 +19,27 @@
 mod call;
 mod frame;
 mod hello;
+mod message_type;
 mod notices;
 mod raft;
 mod reader;
 
+#[cfg(test)]
+mod tests;
+
 use ::raft::eraftpb::MessageType;
 use chronik_engine::ids::{NodeId, ShardId};
 
+pub use self::raft::{
+    RAFT_ENTRIES_MAX, RAFT_MESSAGES_MAX, decode_raft, encode_raft, raft_message_bytes,
+    raft_messages_that_fit,
+};
 pub use call::{Call, CallRefused, Reply};
 pub use frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_VERSION, Frame, FrameHeader, FrameKind,
 };
 pub use hello::{Hello, PROTOCOL_VERSION, Refused, RefusedReason, Welcome};
 pub use notices::{LeaderNotice, NOTICES_MAX, decode_notices, encode_notices};
-pub use raft::{
-    RAFT_ENTRIES_MAX, RAFT_MESSAGES_MAX, decode_raft, encode_raft, raft_message_bytes,
-    raft_messages_that_fit,
-};
 
 /// A place that holds replicas and talks to its peers: one shard of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -18,10 +18,9 @@
 //! What a message means is judged by [`crate::gate`]; here it is bytes with bounds.
 //!
 //! Invariants:
-//! (I1) types that raft-rs uses within a process are neither sent nor taken.
-//! (I2) a large payload is shared with the frame; what is small is copied, message by message, or an entry of 100 bytes
+//! (I1) a large payload is shared with the frame; what is small is copied, message by message, or an entry of 100 bytes
 //!      would keep a frame of megabytes alive as long as it stays in a log's memory.
-//! (I3) room for messages and entries is made by counts that the bytes left can hold.
+//! (I2) room for messages and entries is made by counts that the bytes left can hold.
 
 use ::raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -31,6 +30,7 @@ use protobuf::{RepeatedField, SingularPtrField};
 
 use super::WireError;
 use super::frame::{Frame, FrameKind, FrameWriter, is_shared};
+use super::message_type::{type_from_u8, type_to_u8};
 use super::reader::Reader;
 use crate::ready::PeerMessage;
 
@@ -119,7 +119,7 @@ pub fn encode_raft(messages: &[PeerMessage]) -> Result<Frame, WireError> {
     Ok(frame.finish())
 }
 
-/// From the body of a [`FrameKind::Raft`]. Large payloads share its bytes (I2).
+/// From the body of a [`FrameKind::Raft`]. Large payloads share its bytes (I1).
 pub fn decode_raft(body: &Bytes) -> Result<Vec<PeerMessage>, WireError> {
     let mut reader = Reader::new(body);
     let count = reader.u32()? as usize;
@@ -410,50 +410,4 @@ fn count_u32(what: &'static str, count: usize, count_max: usize) -> Result<u32, 
         Ok(number) if count <= count_max => Ok(number),
         _ => Err(WireError::Count { what, count, count_max }),
     }
-}
-
-fn type_to_u8(message_type: MessageType) -> Result<u8, WireError> {
-    Ok(match message_type {
-        MessageType::MsgPropose => 1,
-        MessageType::MsgAppend => 2,
-        MessageType::MsgAppendResponse => 3,
-        MessageType::MsgRequestVote => 4,
-        MessageType::MsgRequestVoteResponse => 5,
-        MessageType::MsgSnapshot => 6,
-        MessageType::MsgHeartbeat => 7,
-        MessageType::MsgHeartbeatResponse => 8,
-        MessageType::MsgTransferLeader => 9,
-        MessageType::MsgTimeoutNow => 10,
-        MessageType::MsgReadIndex => 11,
-        MessageType::MsgReadIndexResp => 12,
-        MessageType::MsgRequestPreVote => 13,
-        MessageType::MsgRequestPreVoteResponse => 14,
-        MessageType::MsgHup
-        | MessageType::MsgBeat
-        | MessageType::MsgUnreachable
-        | MessageType::MsgSnapStatus
-        | MessageType::MsgCheckQuorum => return Err(WireError::LocalMessage { message_type }),
-    })
-}
-
-fn type_from_u8(value: u8) -> Result<MessageType, WireError> {
-    Ok(match value {
-        1 => MessageType::MsgPropose,
-        2 => MessageType::MsgAppend,
-        3 => MessageType::MsgAppendResponse,
-        4 => MessageType::MsgRequestVote,
-        5 => MessageType::MsgRequestVoteResponse,
-        6 => MessageType::MsgSnapshot,
-        7 => MessageType::MsgHeartbeat,
-        8 => MessageType::MsgHeartbeatResponse,
-        9 => MessageType::MsgTransferLeader,
-        10 => MessageType::MsgTimeoutNow,
-        11 => MessageType::MsgReadIndex,
-        12 => MessageType::MsgReadIndexResp,
-        13 => MessageType::MsgRequestPreVote,
-        14 => MessageType::MsgRequestPreVoteResponse,
-        value => {
-            return Err(WireError::Value { field: "type of a message", value: value.into() });
-        }
-    })
 }
