@@ -16,6 +16,7 @@
 //! | `recover` | what a group starts with after a restart |
 //! | `timeouts` | seeded election timeouts |
 //! | `wire` | what nodes say to each other, as bytes and back |
+//! | `peers` | the links to other nodes over a core's ring; feature `ring`, the only part that does I/O |
 //! | `error` | what can be refused |
 mod config;
 mod entry;
@@ -25,6 +26,8 @@ mod group;
 mod log_store;
 mod log_view;
 mod logger;
+#[cfg(feature = "ring")]
+pub mod peers;
 mod ready;
 mod recover;
 mod restart;

@@ -1,0 +1,289 @@
+//! What the links of a shard share: who the peers are, which links are up, the tasks, and what is told to the handler.
+//!
+//! - I1: a handler hears of a link once when it comes up and once when it goes down, in this order, and nothing of it
+//!   before or after.
+//! - I2: no borrow is held while the handler is called.
+//! - I3: what is remembered of lost messages is bounded by the replicas that messages are sent to: each is told once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use chronik_engine::ids::{NodeId, ShardId};
+use chronik_ring::Task;
+use chronik_ring::socket::{Socket, SocketOptions};
+use uuid::Uuid;
+
+use super::clock::{LogLimit, now};
+use super::config::PeersConfig;
+use super::handler::PeerHandler;
+use super::link::{self, Link, LinkEnd, Liveness};
+use super::outbox::{Addressee, Outbox};
+use super::receive::FrameReader;
+use super::stats::{Counters, add};
+use crate::wire::Seat;
+
+/// One buffer for all links of a core: a receive never waits while it holds it.
+const READ_BUFFER_BYTES: usize = 256 << 10;
+/// Of what goes on and on, one line in this time.
+pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Another seat.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) seat: Seat,
+    pub(super) counters: Counters,
+    link: RefCell<Option<Rc<Link>>>,
+    /// The incarnation of the node that was there last.
+    node_uuid: Cell<Option<Uuid>>,
+}
+
+impl Peer {
+    /// The link that is up.
+    pub(super) fn link(&self) -> Option<Rc<Link>> {
+        self.link.borrow().clone()
+    }
+
+    fn is_linked_by(&self, link: &Rc<Link>) -> bool {
+        self.link.borrow().as_ref().is_some_and(|current| Rc::ptr_eq(current, link))
+    }
+}
+
+/// Another node, as the settings or the catalog name it.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    /// `host:port`.
+    pub(super) raft_addr: RefCell<String>,
+    /// Where its first shard was found.
+    pub(super) found_at: Cell<Option<SocketAddr>>,
+    /// How many shards it has; one until it says.
+    pub(super) shards: Cell<u16>,
+    /// Shards that are being dialled.
+    pub(super) dialled: RefCell<BTreeSet<ShardId>>,
+    pub(super) is_removed: Cell<bool>,
+    pub(super) log: LogLimit,
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId, raft_addr: String) -> Rc<Node> {
+        Rc::new(Node {
+            id,
+            raft_addr: RefCell::new(raft_addr),
+            found_at: Cell::new(None),
+            shards: Cell::new(1),
+            dialled: RefCell::default(),
+            is_removed: Cell::new(false),
+            log: LogLimit::new(LOG_INTERVAL),
+        })
+    }
+}
+
+/// The links of a shard.
+pub(super) struct Core<H> {
+    pub(super) config: PeersConfig,
+    pub(super) socket_options: SocketOptions,
+    pub(super) handler: Rc<H>,
+    pub(super) read_buffer: RefCell<Box<[u8]>>,
+    pub(super) nodes: RefCell<BTreeMap<NodeId, Rc<Node>>>,
+    peers: RefCell<BTreeMap<Seat, Rc<Peer>>>,
+    tasks: RefCell<BTreeMap<u64, Task<()>>>,
+    next_task: Cell<u64>,
+    /// Connections of others that are not links yet.
+    pub(super) adopting: Cell<usize>,
+    is_closed: Cell<bool>,
+    lost: RefCell<BTreeSet<(Seat, Addressee)>>,
+    /// Wakes the task that tells of lost messages.
+    lost_waker: RefCell<Option<Waker>>,
+    /// For connections of nobody in particular.
+    pub(super) log: LogLimit,
+}
+
+impl<H: PeerHandler> Core<H> {
+    pub(super) fn new(config: PeersConfig, handler: Rc<H>) -> Rc<Core<H>> {
+        Rc::new(Core {
+            socket_options: config.socket_options(),
+            config,
+            handler,
+            read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
+            nodes: RefCell::default(),
+            peers: RefCell::default(),
+            tasks: RefCell::default(),
+            next_task: Cell::new(0),
+            adopting: Cell::new(0),
+            is_closed: Cell::new(false),
+            lost: RefCell::default(),
+            lost_waker: RefCell::new(None),
+            log: LogLimit::new(LOG_INTERVAL),
+        })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.get()
+    }
+
+    /// Runs a task until it ends or all is closed.
+    pub(super) fn spawn(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
+        if self.is_closed() {
+            return;
+        }
+        let id = self.next_task.replace(self.next_task.get() + 1);
+        let core = Rc::clone(self);
+        let task = chronik_ring::spawn(async move {
+            future.await;
+            if let Some(task) = core.tasks.borrow_mut().remove(&id) {
+                task.detach();
+            }
+        });
+        self.tasks.borrow_mut().insert(id, task);
+    }
+
+    /// Takes no more and gives back the tasks, to be cancelled. The handler hears nothing of it.
+    pub(super) fn close(&self) -> Vec<Task<()>> {
+        self.is_closed.set(true);
+        for peer in self.all_peers() {
+            if let Some(link) = peer.link.take() {
+                link.shut();
+            }
+        }
+        std::mem::take(&mut *self.tasks.borrow_mut()).into_values().collect()
+    }
+
+    /// What is known of a seat; made if nothing is.
+    pub(super) fn peer(&self, seat: Seat) -> Rc<Peer> {
+        let mut peers = self.peers.borrow_mut();
+        let peer = peers.entry(seat).or_insert_with(|| {
+            let (link, node_uuid) = (RefCell::new(None), Cell::new(None));
+            Rc::new(Peer { seat, counters: Counters::default(), link, node_uuid })
+        });
+        Rc::clone(peer)
+    }
+
+    pub(super) fn known_peer(&self, seat: Seat) -> Option<Rc<Peer>> {
+        self.peers.borrow().get(&seat).cloned()
+    }
+
+    pub(super) fn all_peers(&self) -> Vec<Rc<Peer>> {
+        self.peers.borrow().values().cloned().collect()
+    }
+
+    /// Forgets the seats of a node and ends their links.
+    pub(super) fn forget_node(&self, node: NodeId) {
+        let mut forgotten = Vec::new();
+        self.peers.borrow_mut().retain(|seat, peer| {
+            let stays = seat.node != node;
+            if !stays {
+                forgotten.push(Rc::clone(peer));
+            }
+            stays
+        });
+        for peer in forgotten {
+            if let Some(link) = peer.link() {
+                link.finish(LinkEnd::Removed);
+            }
+        }
+    }
+
+    /// A message is lost for certain; the handler hears of it from a task.
+    pub(super) fn note_lost(&self, to: Seat, addressee: Addressee) {
+        if let Some(peer) = self.known_peer(to) {
+            add(&peer.counters.messages_dropped, 1);
+        }
+        self.lost.borrow_mut().insert((to, addressee));
+        if let Some(waker) = self.lost_waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Tells the handler of messages that were lost, for as long as there are links.
+    pub(super) async fn tell_lost(self: Rc<Self>) {
+        loop {
+            let lost = poll_fn(|cx| {
+                let lost = self.lost.take();
+                if lost.is_empty() {
+                    *self.lost_waker.borrow_mut() = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Poll::Ready(lost)
+            })
+            .await;
+            for (to, (group, replica)) in lost {
+                self.handler.on_dropped(to, group, replica);
+                chronik_ring::yield_if_needed().await;
+            }
+        }
+    }
+
+    /// Looks after the liveness of all links. Twice in the interval, so that silence is noticed soon after its bound.
+    pub(super) async fn tick(self: Rc<Self>) {
+        let bounds = Liveness {
+            ping_interval: self.config.ping_interval,
+            lost_after: self.config.lost_after,
+            stall_after: self.config.stall_after,
+        };
+        loop {
+            chronik_ring::sleep(bounds.ping_interval / 2).await;
+            let now = now();
+            for peer in self.all_peers() {
+                if let Some(link) = peer.link() {
+                    link.tick(now, &bounds);
+                }
+            }
+        }
+    }
+
+    /// Serves a connection to a seat that is who it says, until it ends.
+    pub(super) async fn run_link(
+        self: &Rc<Self>,
+        seat: Seat,
+        node_uuid: Uuid,
+        socket: Socket,
+        reader: FrameReader,
+    ) {
+        let peer = self.peer(seat);
+        let outbox = Outbox::new(self.config.queue_bytes_max, self.config.frame_bytes_target);
+        let link = Link::new(socket, outbox);
+        self.take_up(&peer, &link, node_uuid);
+        let end = link::serve(self, &peer, &link, reader).await;
+        self.take_down(&peer, &link, &end);
+    }
+
+    /// I1: an older link of the same seat goes down first.
+    fn take_up(&self, peer: &Rc<Peer>, link: &Rc<Link>, node_uuid: Uuid) {
+        if let Some(older) = peer.link() {
+            older.finish(LinkEnd::Replaced);
+            self.take_down(peer, &older, &LinkEnd::Replaced);
+        }
+        let seat = peer.seat;
+        match peer.node_uuid.replace(Some(node_uuid)) {
+            Some(before) if before != node_uuid => {
+                tracing::warn!(peer = %seat, %before, %node_uuid, "another data directory answers for this node");
+            }
+            _ => tracing::info!(peer = %seat, "linked"),
+        }
+        add(&peer.counters.connects, 1);
+        *peer.link.borrow_mut() = Some(Rc::clone(link));
+        self.handler.on_up(seat);
+    }
+
+    fn take_down(&self, peer: &Rc<Peer>, link: &Rc<Link>, end: &LinkEnd) {
+        if self.is_closed() || !peer.is_linked_by(link) {
+            return;
+        }
+        *peer.link.borrow_mut() = None;
+        let lost = link.shut();
+        add(&peer.counters.losses, 1);
+        let lost_messages = lost.len() as u64;
+        add(&peer.counters.messages_dropped, lost_messages);
+        let seat = peer.seat;
+        tracing::warn!(peer = %seat, lost_messages, "link lost: {end}");
+        for (group, replica) in lost.into_iter().collect::<BTreeSet<_>>() {
+            self.handler.on_dropped(seat, group, replica);
+        }
+        self.handler.on_down(seat);
+    }
+}

@@ -1,0 +1,154 @@
+//! The opener's side: finding a peer, connecting, and coming back after a loss.
+//!
+//! - I1: one task per seat that is dialled, one attempt at a time, a pause between two of them that grows; after a
+//!   refusal it is the longest, since somebody must mend something first.
+//! - I2: only the first shard of a node is looked up by name; the others are where that one was found.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use chronik_engine::ids::ShardId;
+use chronik_ring::socket::{Socket, resolve};
+
+use super::clock::{Backoff, within};
+use super::clock::{LogLimit, now};
+use super::core::{Core, Node};
+use super::handler::PeerHandler;
+use super::handshake::{self, HandshakeError, Met};
+use crate::wire::Seat;
+
+/// The shard that every node has.
+const FIRST_SHARD: ShardId = ShardId(0);
+/// A peer that stays away is named this often.
+const AWAY_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("its address is not known: {0}")]
+    Address(#[source] std::io::Error),
+    #[error("it has no address")]
+    NoAddress,
+    #[error("it cannot be reached: {0}")]
+    Connect(#[source] std::io::Error),
+    #[error("it does not answer")]
+    Timeout,
+    #[error("{0}")]
+    Handshake(#[from] HandshakeError),
+}
+
+impl DialError {
+    /// Somebody must mend something before it can be otherwise.
+    fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            DialError::Handshake(
+                HandshakeError::RefusedByPeer(_) | HandshakeError::RefusedHere { .. }
+            )
+        )
+    }
+}
+
+impl<H: PeerHandler> Core<H> {
+    /// Dials every shard of the node that is known and not dialled.
+    pub(super) fn dial_node(self: &Rc<Self>, node: &Rc<Node>) {
+        for shard in (0..node.shards.get()).map(ShardId) {
+            if node.dialled.borrow_mut().insert(shard) {
+                let (core, node) = (Rc::clone(self), Rc::clone(node));
+                self.spawn(async move {
+                    dial(&core, &node, shard).await;
+                    node.dialled.borrow_mut().remove(&shard);
+                });
+            }
+        }
+    }
+}
+
+/// Keeps a link to a shard of a node for as long as it is wanted.
+async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardId) {
+    let seat = Seat { node: node.id, shard };
+    let config = &core.config;
+    let mut backoff = Backoff::new(config.backoff_min, config.backoff_max, seed(config.seed, seat));
+    let away_log = LogLimit::new(AWAY_LOG_INTERVAL);
+    let mut away_since = now();
+    let mut attempt = 0;
+    while is_wanted(node, shard) {
+        match connect(core, node, seat, attempt).await {
+            Ok((socket, met)) if is_wanted(node, shard) => {
+                node.shards.set(met.shards.max(1));
+                core.dial_node(node);
+                let up_at = now();
+                core.run_link(seat, met.node_uuid, socket, met.reader).await;
+                away_since = now();
+                // One that ends as soon as it begins is no sign of health.
+                if away_since.saturating_duration_since(up_at) >= config.backoff_max {
+                    backoff.reset();
+                }
+            }
+            Ok(_) => return,
+            Err(error) => {
+                if error.is_refusal() {
+                    backoff.raise();
+                }
+                log_failure(node, seat, &error, &away_log, away_since);
+            }
+        }
+        attempt += 1;
+        chronik_ring::sleep(backoff.pause()).await;
+    }
+}
+
+fn is_wanted(node: &Node, shard: ShardId) -> bool {
+    !node.is_removed.get() && shard.0 < node.shards.get()
+}
+
+/// Every seat begins its jitter elsewhere.
+fn seed(seed: u64, seat: Seat) -> u64 {
+    seed ^ (u64::from(seat.node.0) << 16 | u64::from(seat.shard.0))
+}
+
+fn log_failure(
+    node: &Node,
+    seat: Seat,
+    error: &DialError,
+    away_log: &LogLimit,
+    away_since: Instant,
+) {
+    let now = now();
+    let limit = if error.is_refusal() { &node.log } else { away_log };
+    if let Some(suppressed) = limit.allow(now) {
+        let away_s = now.saturating_duration_since(away_since).as_secs();
+        tracing::warn!(peer = %seat, away_s, suppressed, "no link: {error}");
+    }
+}
+
+async fn connect<H>(
+    core: &Rc<Core<H>>,
+    node: &Node,
+    seat: Seat,
+    attempt: usize,
+) -> Result<(Socket, Met), DialError> {
+    let address = find(node, seat, attempt).await?;
+    let limit = core.config.connect_timeout;
+    let connecting = Socket::connect(address, &core.socket_options);
+    let socket =
+        within(limit, connecting).await.ok_or(DialError::Timeout)?.map_err(DialError::Connect)?;
+    let opening = handshake::open(&core.config, &socket, seat, &core.read_buffer);
+    let met = within(limit, opening).await.ok_or(DialError::Timeout)??;
+    if seat.shard == FIRST_SHARD {
+        node.found_at.set(Some(address));
+    }
+    Ok((socket, met))
+}
+
+/// I2. A name may have several addresses, which are tried in turn.
+async fn find(node: &Node, seat: Seat, attempt: usize) -> Result<SocketAddr, DialError> {
+    if seat.shard != FIRST_SHARD {
+        return node.found_at.get().ok_or(DialError::NoAddress);
+    }
+    let name = node.raft_addr.borrow().clone();
+    let addresses = resolve(&name).await.map_err(DialError::Address)?;
+    let turn = attempt.checked_rem(addresses.len()).ok_or(DialError::NoAddress)?;
+    addresses.get(turn).copied().ok_or(DialError::NoAddress)
+}

@@ -1,0 +1,95 @@
+//! What whoever has links must do with what comes over them, and the answers to calls.
+
+use std::rc::Weak;
+
+use bytes::Bytes;
+use chronik_engine::ids::{GroupId, ReplicaId};
+
+use super::link::Link;
+use crate::ready::PeerMessage;
+use crate::wire::{Call, CallRefused, LeaderNotice, Reply, Seat};
+
+/// Hears what comes over the links of a shard. Nothing here may block. All of it is called by the tasks of the links,
+/// never from within a call of [`super::Peers`], so a handler may be asked while its owner is borrowed by nobody.
+pub trait PeerHandler: 'static {
+    /// Raft messages, in the order in which the peer sent them.
+    fn on_messages(&self, from: Seat, messages: Vec<PeerMessage>);
+
+    /// Who leads on other nodes, as the peer tells it.
+    fn on_notices(&self, from: Seat, notices: Vec<LeaderNotice>);
+
+    /// A request of the peer. Whoever drops `reply` refuses it.
+    fn on_call(&self, from: Seat, call: Call, reply: Replier);
+
+    /// The link to a seat is there.
+    fn on_up(&self, seat: Seat);
+
+    /// It is there no more; what was sent last may have arrived or not. A link that is replaced by a newer connection
+    /// of the same peer goes down before the new one comes up.
+    fn on_down(&self, seat: Seat);
+
+    /// At least one message to a replica was lost for certain: no link, or a queue that was full.
+    fn on_dropped(&self, to: Seat, group: GroupId, replica: ReplicaId);
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Nothing was sent.
+    #[error("there is no link to that shard of the node")]
+    NotConnected,
+    /// Nothing was sent: too many calls wait for their answers, or too many bytes to be sent.
+    #[error("too much waits for that shard of the node already")]
+    Overloaded,
+    /// Nothing was sent.
+    #[error("a call of {bytes} bytes is too large")]
+    TooLarge { bytes: usize },
+    /// It may have been done or not.
+    #[error("the link was lost before the answer came")]
+    Lost,
+    /// It may have been done or not.
+    #[error("no answer came in time")]
+    Timeout,
+    /// The peer says why.
+    #[error("{0}")]
+    Refused(#[source] CallRefused),
+}
+
+/// Answers one call, once. Dropped, it refuses the call. A reply to a peer whose link is lost goes nowhere.
+#[derive(Debug)]
+pub struct Replier {
+    link: Weak<Link>,
+    id: u64,
+    is_answered: bool,
+}
+
+impl Replier {
+    pub(super) fn new(link: Weak<Link>, id: u64) -> Replier {
+        Replier { link, id, is_answered: false }
+    }
+
+    /// It is done; this came of it.
+    pub fn answer(mut self, body: Bytes) {
+        self.send(Ok(body));
+    }
+
+    /// It is not done.
+    pub fn refuse(mut self, refused: CallRefused) {
+        self.send(Err(refused));
+    }
+
+    fn send(&mut self, result: Result<Bytes, CallRefused>) {
+        self.is_answered = true;
+        if let Some(link) = self.link.upgrade() {
+            link.reply(Reply { id: self.id, result });
+        }
+    }
+}
+
+impl Drop for Replier {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.send(Err(CallRefused::Overloaded));
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! How two seats come to know each other, before anything else is said.
+//!
+//! ```text
+//! opener                                  acceptor
+//! Hello    who I am, whom I mean, nonce ->
+//!                                      <- Welcome  who I am, nonce, proof        or Refused
+//! Welcome  proof                       ->                                        or Refused
+//!                                      <- Ping     from here on it is a link     or Refused
+//! ```
+//!
+//! - I1: a link exists for the opener only after the acceptor has seen its proof: two ends that do not agree never
+//!   flap.
+//! - I2: what an unproven peer sends is small, and is waited for only so long; see who calls.
+//! - I3: who refuses says why, to the peer and to the log.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+
+use chronik_engine::ids::NodeId;
+use chronik_ring::socket::Socket;
+use uuid::Uuid;
+
+use super::config::PeersConfig;
+use super::link::{LinkEnd, receive_any};
+use super::proof::{Side, is_proven, nonce, prove};
+use super::receive::{FrameReader, Received};
+use crate::wire::{
+    FRAME_BODY_BYTES_MAX, Frame, FrameKind, Hello, PROTOCOL_VERSION, Refused, RefusedReason, Seat,
+    Welcome,
+};
+
+/// The largest body in a handshake.
+const BODY_BYTES_MAX: u32 = 4 << 10;
+
+/// Why two seats do not meet.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HandshakeError {
+    #[error("{0}")]
+    Connection(#[from] LinkEnd),
+    /// The peer says so.
+    #[error("the peer refuses: {0}")]
+    RefusedByPeer(RefusedReason),
+    /// This side says so.
+    #[error("{why}")]
+    RefusedHere { reason: RefusedReason, why: &'static str },
+    #[error("a {kind:?} frame instead of an answer")]
+    Unexpected { kind: FrameKind },
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        HandshakeError::Connection(error.into())
+    }
+}
+
+impl From<crate::wire::WireError> for HandshakeError {
+    fn from(error: crate::wire::WireError) -> Self {
+        HandshakeError::Connection(error.into())
+    }
+}
+
+/// A connection whose other end is who it says.
+pub(super) struct Met {
+    pub(super) node_uuid: Uuid,
+    pub(super) shards: u16,
+    pub(super) reader: FrameReader,
+}
+
+/// The opener's part.
+pub(super) async fn open(
+    config: &PeersConfig,
+    socket: &Socket,
+    to: Seat,
+    buffer: &RefCell<Box<[u8]>>,
+) -> Result<Met, HandshakeError> {
+    let secret = config.secret.as_deref();
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        cluster: config.cluster,
+        node: config.seat.node,
+        node_uuid: config.node_uuid,
+        from: config.seat.shard,
+        to_node: to.node,
+        to: to.shard,
+        nonce: nonce(),
+    };
+    send(socket, &hello.to_frame()).await?;
+    let mut reader = FrameReader::new(BODY_BYTES_MAX);
+    let answer = Welcome::decode(&expect_welcome(socket, &mut reader, buffer).await?.body)?;
+    let checked = if answer.node != to.node {
+        Err((RefusedReason::WrongNode, "another node answers at this address"))
+    } else if answer.node_uuid == config.node_uuid {
+        Err((RefusedReason::WrongNode, "the node has a copy of this node's data directory"))
+    } else if !is_proven(secret, Side::Acceptor, &hello, &answer, answer.shards, &answer.proof) {
+        Err((RefusedReason::BadProof, "the peer does not know the cluster's secret"))
+    } else {
+        Ok(())
+    };
+    if let Err((reason, why)) = checked {
+        refuse(socket, reason);
+        return Err(HandshakeError::RefusedHere { reason, why });
+    }
+    let proof = prove(secret, Side::Opener, &hello, &answer, config.shards);
+    send(socket, &welcome(config, hello.nonce, proof).to_frame()).await?;
+    // The first frame of the link is the acceptor's consent (I1); the link finds it again.
+    reader.set_body_bytes_max(FRAME_BODY_BYTES_MAX);
+    while reader.peek().is_none() {
+        receive_any(socket, buffer, &mut reader).await?;
+    }
+    if let Some(Received { kind: FrameKind::Refused, body }) = reader.peek() {
+        return Err(HandshakeError::RefusedByPeer(Refused::decode(body)?.reason));
+    }
+    Ok(Met { node_uuid: answer.node_uuid, shards: answer.shards, reader })
+}
+
+/// The acceptor's part, after the hello.
+pub(super) async fn answer(
+    config: &PeersConfig,
+    socket: &Socket,
+    hello: &Hello,
+    mut reader: FrameReader,
+    is_known: impl Fn(NodeId) -> bool,
+    buffer: &RefCell<Box<[u8]>>,
+) -> Result<Met, HandshakeError> {
+    let judged = judge(config, hello, is_known);
+    if let Err((reason, why)) = judged {
+        refuse(socket, reason);
+        return Err(HandshakeError::RefusedHere { reason, why });
+    }
+    let secret = config.secret.as_deref();
+    let mut answer = welcome(config, nonce(), [0; 32]);
+    answer.proof = prove(secret, Side::Acceptor, hello, &answer, config.shards);
+    send(socket, &answer.to_frame()).await?;
+    reader.set_body_bytes_max(BODY_BYTES_MAX);
+    let opener = Welcome::decode(&expect_welcome(socket, &mut reader, buffer).await?.body)?;
+    let is_same = opener.node == hello.node
+        && opener.node_uuid == hello.node_uuid
+        && opener.nonce == hello.nonce
+        && hello.from.0 < opener.shards;
+    let proof = &opener.proof;
+    if !is_same || !is_proven(secret, Side::Opener, hello, &answer, opener.shards, proof) {
+        refuse(socket, RefusedReason::BadProof);
+        let why = "the peer does not know the cluster's secret";
+        return Err(HandshakeError::RefusedHere { reason: RefusedReason::BadProof, why });
+    }
+    reader.set_body_bytes_max(FRAME_BODY_BYTES_MAX);
+    send(socket, &Frame::new(FrameKind::Ping, Vec::new())).await?;
+    Ok(Met { node_uuid: opener.node_uuid, shards: opener.shards, reader })
+}
+
+/// Whether a hello is for this seat, and from one that may open a link to it.
+fn judge(
+    config: &PeersConfig,
+    hello: &Hello,
+    is_known: impl Fn(NodeId) -> bool,
+) -> Result<(), (RefusedReason, &'static str)> {
+    if hello.version > PROTOCOL_VERSION {
+        return Err((RefusedReason::NewerVersion, "the peer is of a newer version"));
+    }
+    if hello.cluster != config.cluster {
+        return Err((RefusedReason::WrongCluster, "the peer belongs to another cluster"));
+    }
+    if hello.to_node != config.seat.node {
+        return Err((RefusedReason::WrongNode, "the peer means another node"));
+    }
+    if hello.to != config.seat.shard {
+        return Err((RefusedReason::UnknownShard, "the peer means another shard"));
+    }
+    if hello.node_uuid == config.node_uuid {
+        return Err((
+            RefusedReason::WrongNode,
+            "the peer has a copy of this node's data directory",
+        ));
+    }
+    if hello.node >= config.seat.node {
+        return Err((RefusedReason::WrongNode, "links are opened by the node of the lower id"));
+    }
+    if !is_known(hello.node) {
+        return Err((RefusedReason::WrongNode, "no node of the cluster has this id"));
+    }
+    Ok(())
+}
+
+fn welcome(config: &PeersConfig, nonce: [u8; 32], proof: [u8; 32]) -> Welcome {
+    Welcome {
+        node: config.seat.node,
+        node_uuid: config.node_uuid,
+        shards: config.shards,
+        nonce,
+        proof,
+    }
+}
+
+async fn expect_welcome(
+    socket: &Socket,
+    reader: &mut FrameReader,
+    buffer: &RefCell<Box<[u8]>>,
+) -> Result<Received, HandshakeError> {
+    let frame = loop {
+        match reader.next_frame() {
+            Some(frame) => break frame,
+            None => _ = receive_any(socket, buffer, reader).await?,
+        }
+    };
+    match frame.kind {
+        FrameKind::Welcome => Ok(frame),
+        FrameKind::Refused => {
+            Err(HandshakeError::RefusedByPeer(Refused::decode(&frame.body)?.reason))
+        }
+        kind => Err(HandshakeError::Unexpected { kind }),
+    }
+}
+
+/// Sends a frame of a handshake.
+pub(super) async fn send(socket: &Socket, frame: &Frame) -> io::Result<()> {
+    let whole = frame.parts().concat();
+    let mut left = &whole[..];
+    while !left.is_empty() {
+        match socket.send_now(&[IoSlice::new(left)]) {
+            Ok(sent) => left = left.get(sent..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll_fn(|cx| socket.poll_writable(cx)).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Says why the connection is about to be closed (I3).
+pub(super) fn refuse(socket: &Socket, reason: RefusedReason) {
+    let whole = Refused { reason }.to_frame().parts().concat();
+    // If there is no room for so little, the peer hears the close.
+    socket.send_now(&[IoSlice::new(&whole)]).ok();
+    socket.end_writes();
+}

@@ -1,0 +1,64 @@
+//! What is counted of every link, for metrics.
+
+use std::cell::Cell;
+
+use crate::wire::Seat;
+
+/// Counted since the seat was first linked.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) bytes_in: Cell<u64>,
+    pub(super) bytes_out: Cell<u64>,
+    pub(super) frames_in: Cell<u64>,
+    pub(super) frames_out: Cell<u64>,
+    pub(super) messages_in: Cell<u64>,
+    pub(super) messages_out: Cell<u64>,
+    pub(super) messages_dropped: Cell<u64>,
+    pub(super) connects: Cell<u64>,
+    pub(super) losses: Cell<u64>,
+}
+
+pub(super) fn add(counter: &Cell<u64>, count: u64) {
+    counter.set(counter.get() + count);
+}
+
+/// A reading of the counters of one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerStats {
+    pub seat: Seat,
+    pub is_up: bool,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub frames_in: u64,
+    pub frames_out: u64,
+    pub messages_in: u64,
+    /// With the kernel to their last byte.
+    pub messages_out: u64,
+    /// Lost for certain: without a link, beyond the bound of the queue, or not yet sent when the link was lost.
+    pub messages_dropped: u64,
+    /// Bytes that wait to be sent.
+    pub queue_bytes: usize,
+    /// Links that came up.
+    pub connects: u64,
+    /// Links that went down.
+    pub losses: u64,
+}
+
+impl Counters {
+    pub(super) fn read(&self, seat: Seat, is_up: bool, queue_bytes: usize) -> PeerStats {
+        PeerStats {
+            seat,
+            is_up,
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            frames_in: self.frames_in.get(),
+            frames_out: self.frames_out.get(),
+            messages_in: self.messages_in.get(),
+            messages_out: self.messages_out.get(),
+            messages_dropped: self.messages_dropped.get(),
+            queue_bytes,
+            connects: self.connects.get(),
+            losses: self.losses.get(),
+        }
+    }
+}
