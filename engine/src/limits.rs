@@ -19,6 +19,10 @@ pub const WAL_BLOCK_BYTES_MAX: usize = 8 * MIB;
 /// The most records of the log in one block.
 pub const WAL_BLOCK_RECORDS_MAX: usize = 1 << 16;
 
+/// The largest state of one group: what a checkpoint says of it beside its log, and what a snapshot carries. It is one
+/// record of one block, and one message between two nodes.
+pub const GROUP_STATE_BYTES_MAX: usize = 64 * MIB;
+
 /// The size of a log file unless set otherwise.
 pub const WAL_FILE_BYTES_DEFAULT: u64 = 256 << 20;
 
@@ -61,6 +65,7 @@ const _: () = assert!(WAL_READ_EXTENT_BYTES <= DISK_IO_BYTES_MAX);
 const _: () = assert!(WAL_BLOCK_BYTES_MAX >= DISK_IO_BYTES_MAX);
 const _: () = assert!(WAL_BLOCK_BYTES_MAX <= ENTRY_BYTES_MAX);
 const _: () = assert!((ENTRY_BYTES_MAX as u64) < WAL_FILE_BYTES_DEFAULT / 2);
+const _: () = assert!((GROUP_STATE_BYTES_MAX as u64) < WAL_FILE_BYTES_DEFAULT / 2);
 const _: () = assert!(WAL_FILE_BYTES_MIN.is_multiple_of(DISK_ALIGN as u64));
 const _: () = assert!(WAL_FILE_BYTES_MIN >= 2 * DISK_ALIGN as u64);
 const _: () = assert!(WAL_FILE_BYTES_DEFAULT.is_multiple_of(DISK_ALIGN as u64));

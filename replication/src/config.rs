@@ -19,10 +19,13 @@ const INFLIGHT_MESSAGES_MAX: usize = 32;
 const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 /// Payload bytes that one ready hands out to be applied. Bounds what a restart puts into memory at once.
 const COMMITTED_BYTES_PER_READY_MAX: u64 = 8 << 20;
+/// Ticks after which a snapshot that nobody has answered counts as lost: 30 s of 50 ms ticks.
+const SNAPSHOT_TICKS_MAX: usize = 600;
 /// Applied entries that stay in memory for followers which are slightly behind.
 const RETAINED_ENTRIES_MAX: u64 = 64;
 
 const _: () = assert!(ELECTION_TICKS > HEARTBEAT_TICKS);
+const _: () = assert!(SNAPSHOT_TICKS_MAX > ELECTION_TICKS);
 const _: () = assert!(UNCOMMITTED_BYTES_MAX >= MESSAGE_BYTES_MAX);
 
 /// How a group behaves. The same for all replicas of a group but for the seed.
@@ -46,6 +49,8 @@ pub struct GroupConfig {
     pub committed_bytes_per_ready_max: u64,
     /// Applied entries that stay in memory for followers. None stay in a group of one.
     pub retained_entries_max: u64,
+    /// Ticks after which a snapshot that nobody has answered counts as lost, and is sent anew.
+    pub snapshot_ticks_max: usize,
 }
 
 impl GroupConfig {
@@ -62,6 +67,7 @@ impl GroupConfig {
             uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
             committed_bytes_per_ready_max: COMMITTED_BYTES_PER_READY_MAX,
             retained_entries_max: RETAINED_ENTRIES_MAX,
+            snapshot_ticks_max: SNAPSHOT_TICKS_MAX,
         }
     }
 

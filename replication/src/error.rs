@@ -25,6 +25,11 @@ pub enum RecoverError {
     LastMismatch { expected: RaftIndex, found: RaftIndex },
     #[error("the terms of the log are not known from {log_start} on")]
     EpochsPartial { log_start: RaftIndex },
+    #[error("the placement names members that no group has")]
+    Members {
+        #[source]
+        source: MembersError,
+    },
     #[error("raft refused the recovered state")]
     Raft {
         #[source]
@@ -47,9 +52,15 @@ pub enum ProposeError {
     /// One configuration change at a time: ask again once the one before is applied.
     #[error("another configuration change is not applied yet")]
     ConfChangePending,
-    /// A change of more than one member, which needs a joint configuration.
-    #[error("joint configurations cannot be checkpointed yet")]
-    ConfChangeJoint,
+    /// A transition without changes, or changes without anything in them.
+    #[error("the change changes nothing")]
+    ConfChangeEmpty,
+    /// A change to members that no group can have.
+    #[error("the change leads to members that no group has")]
+    Members {
+        #[source]
+        source: MembersError,
+    },
     /// A change that could never be applied, like the removal of the last voter.
     #[error("the configuration cannot be changed like that")]
     ConfChangeInvalid {
@@ -72,7 +83,8 @@ impl ProposeError {
             | ProposeError::Backlogged { .. }
             | ProposeError::ConfChangePending => true,
             ProposeError::NotLeader { .. }
-            | ProposeError::ConfChangeJoint
+            | ProposeError::ConfChangeEmpty
+            | ProposeError::Members { .. }
             | ProposeError::ConfChangeInvalid { .. }
             | ProposeError::Raft { .. } => false,
         }
@@ -111,8 +123,15 @@ pub enum StepError {
         #[source]
         source: EntryError,
     },
-    #[error("snapshots are not exchanged yet")]
-    SnapshotUnsupported,
+    #[error("a snapshot that cannot be taken")]
+    Snapshot {
+        #[source]
+        source: SnapshotError,
+    },
+    /// A snapshot in another message than that for it, entries in that, or the demand for a snapshot: whether one is
+    /// needed is found out by the leader.
+    #[error("messages of type {message_type:?} do not carry this")]
+    UnexpectedPart { message_type: raft::eraftpb::MessageType },
     #[error("raft refused the message")]
     Raft {
         #[source]
@@ -129,14 +148,55 @@ pub enum ConfChangeError {
         #[source]
         source: protobuf::ProtobufError,
     },
-    #[error(
-        "the change at {index} leads to a joint configuration, which cannot be checkpointed yet"
-    )]
-    Joint { index: RaftIndex },
     #[error("raft refused the change at {index}")]
     Raft {
         index: RaftIndex,
         #[source]
         source: raft::Error,
     },
+}
+
+/// Why these cannot be the members of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    #[error("{count} members")]
+    TooMany { count: usize },
+    #[error("a member without a replica id")]
+    NoReplica,
+    #[error("nobody votes")]
+    NoVoter,
+    #[error("replica {replica} is named twice")]
+    Twice { replica: ReplicaId },
+    #[error("replica {replica} becomes a learner, but is not in the configuration that is left")]
+    NotOutgoing { replica: ReplicaId },
+    #[error("there is no joint configuration to leave")]
+    NotJoint,
+}
+
+/// Why a snapshot cannot be sent or taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("it has {bytes} bytes, of at most {bytes_max}")]
+    TooLarge { bytes: usize, bytes_max: usize },
+    #[error("its header cannot be read")]
+    Header,
+    #[error("it has version {version}")]
+    Version { version: u8 },
+    #[error("it stands at entry {index} of term {term}, sent in term {sent_in}")]
+    Position { index: u64, term: u64, sent_in: u64 },
+    #[error("it names terms that are not those of a log up to its place")]
+    Epochs,
+    #[error("its log goes from offset {start} to offset {end}, which cannot be")]
+    Offsets { start: Offset, end: Offset },
+    #[error("its members are not those of a group")]
+    Members {
+        #[source]
+        source: MembersError,
+    },
+    #[error("replica {replica} is no member")]
+    NotAMember { replica: ReplicaId },
+    #[error("replica {replica} does not vote")]
+    NotAVoter { replica: ReplicaId },
+    #[error("its entry {index} is of term {found}, here it is of term {expected}")]
+    Conflict { index: RaftIndex, expected: Term, found: Term },
 }

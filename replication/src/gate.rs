@@ -9,11 +9,13 @@
 //! that pass continue the log's offsets; (I3) a heartbeat of a plausible leader always passes, whatever its commit.
 
 use chronik_engine::ids::{Offset, RaftIndex, ReplicaId, Term};
+use chronik_engine::wal::record::LogPosition;
 use raft::eraftpb::{Message, MessageType};
 
 use crate::entry::EntryMeta;
-use crate::error::StepError;
+use crate::error::{SnapshotError, StepError};
 use crate::group::RaftGroup;
+use crate::snapshot::SnapshotParts;
 
 /// A Raft term is Kafka's leader epoch, an `i32`. No correct cluster elects that often.
 const TERM_MAX: u64 = i32::MAX as u64;
@@ -49,13 +51,16 @@ pub(crate) fn check(group: &RaftGroup, message: &Message) -> Result<(), StepErro
         | MessageType::MsgRequestVoteResponse
         | MessageType::MsgRequestPreVoteResponse => check_member(group, from),
         MessageType::MsgTimeoutNow => {
-            check_member(group, from)?;
+            // It may have left the group with the change that it hands over for.
             if group.leader() == Some(from) && Term(message.term) == group.term() {
                 return Ok(());
             }
             Err(StepError::NotOurLeader { from })
         }
-        MessageType::MsgSnapshot => Err(StepError::SnapshotUnsupported),
+        MessageType::MsgSnapshot => {
+            check_leader(group, message)?;
+            check_snapshot(group, message).map_err(|source| StepError::Snapshot { source })
+        }
         // A forwarded proposal would take offsets that its sender made up; the others are local or not used.
         message_type => Err(StepError::UnexpectedType { message_type }),
     }
@@ -72,14 +77,19 @@ fn check_ranges(message: &Message) -> Result<(), StepError> {
             return Err(StepError::AbsurdPosition { position });
         }
     }
-    if message.request_snapshot != 0 || !message.get_snapshot().is_empty() {
-        return Err(StepError::SnapshotUnsupported);
+    let message_type = message.get_msg_type();
+    let is_snapshot = message_type == MessageType::MsgSnapshot;
+    let has_snapshot = !message.get_snapshot().is_empty();
+    let has_entries = !message.get_entries().is_empty();
+    let wants_snapshot = message.request_snapshot != 0;
+    if wants_snapshot || has_snapshot != is_snapshot || (has_entries && is_snapshot) {
+        return Err(StepError::UnexpectedPart { message_type });
     }
     Ok(())
 }
 
 fn check_member(group: &RaftGroup, from: ReplicaId) -> Result<(), StepError> {
-    if group.is_member(from) { Ok(()) } else { Err(StepError::WrongSender { from }) }
+    if group.has_member(from) { Ok(()) } else { Err(StepError::WrongSender { from }) }
 }
 
 /// A term has one leader, and it is not us.
@@ -104,8 +114,39 @@ fn check_heartbeat(group: &RaftGroup, message: &Message) -> Result<(), StepError
     if counts && commit > last && !group.is_voter(from) {
         return Err(StepError::ImplausibleCommit { from, commit, last });
     }
-    // A leader that is new to us adds itself by an entry, never by a heartbeat.
-    check_member(group, from)
+    // Who is no member here may have become one by entries that this replica does not have. Unanswered, it would wait
+    // for ever with the entries that say so.
+    Ok(())
+}
+
+/// A snapshot names its sender as a voter and its receiver as a member, contradicts nothing that is committed here, and
+/// can be the beginning of a log. One that is behind the commit index passes: the leader waits for the answer.
+fn check_snapshot(group: &RaftGroup, message: &Message) -> Result<(), SnapshotError> {
+    let parts = SnapshotParts::from_raft(message.get_snapshot())?;
+    let LogPosition { index, term } = parts.position;
+    let in_range = index.0 <= POSITION_MAX && term.0 > 0 && term.0 <= message.term;
+    if !in_range {
+        let (index, term, sent_in) = (index.0, term.0, message.term);
+        return Err(SnapshotError::Position { index, term, sent_in });
+    }
+    parts.check()?;
+    let (from, replica) = (ReplicaId(message.from), group.replica());
+    if !parts.members.votes(from) {
+        return Err(SnapshotError::NotAVoter { replica: from });
+    }
+    if !parts.members.contains(replica) {
+        return Err(SnapshotError::NotAMember { replica });
+    }
+    if index > group.commit_index() {
+        let (start, end) = (group.applied_end_offset(), parts.applied_end_offset);
+        return if start <= end { Ok(()) } else { Err(SnapshotError::Offsets { start, end }) };
+    }
+    match group.term_at(index) {
+        Some(expected) if expected != term => {
+            Err(SnapshotError::Conflict { index, expected, found: term })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An answer counts as a copy on the sender's disk, so it must be for an entry that exists. Who does not lead may have

@@ -1,30 +1,29 @@
 //! One Raft group: a `RawNode`, what it is asked for, and what it knows of itself.
 //!
-//! How its output is ordered stands in [`crate::ready`], what it lets in stands in [`crate::gate`].
+//! How its output is ordered stands in [`crate::ready`], what it lets in stands in [`crate::gate`], who belongs to it
+//! in [`crate::membership`], and how a whole log is replaced in [`crate::snapshot`].
 //!
 //! Invariants: (I1) `applied <= durable`: nothing is applied that a crash could take back; (I2) the offset of the next
 //! batch is read off the end of the log each time, never counted beside it, so a truncated or refused proposal
 //! cannot leave a gap; (I3) the same calls with the same seed give the same answers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
-use chronik_engine::wal::record::{
-    EntryKind, EpochStart, GroupMeta, HardState, LogEntry, LogPosition,
-};
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
-use raft::{Changer, RawNode, StateRole};
+use chronik_engine::ids::{Offset, RaftIndex, ReplicaId};
+use chronik_engine::wal::record::{EntryKind, GroupMeta, HardState, LogEntry, LogPosition};
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::{RawNode, StateRole};
 
 use crate::config::{CheckpointParts, GroupConfig, RecoveredLog};
 use crate::entry::{EntryMeta, ProposedEntry};
-use crate::error::{ConfChangeError, ProposeError, RecoverError, StepError};
+use crate::error::{ProposeError, RecoverError, StepError};
 use crate::gate;
 use crate::log_store::{EntryFetch, LogStore};
 use crate::log_view::LogView;
 use crate::logger::group_logger;
 use crate::ready::PendingWrite;
 use crate::recover;
+use crate::snapshot::install::Install;
 use crate::timeouts::ElectionTimeouts;
 
 /// What a replica does in its group.
@@ -65,7 +64,13 @@ pub struct RaftGroup {
     pub(crate) written_hard_state: HardState,
     /// Outputs that are not known to be durable, oldest first.
     pub(crate) pending: VecDeque<PendingWrite>,
+    /// A snapshot that is durable and that the state machine does not have.
+    pub(crate) installed: Option<Install>,
+    /// The last entry that was handed out to be applied.
+    pub(crate) given: RaftIndex,
     pub(crate) applied_end_offset: Offset,
+    /// For how many ticks a snapshot is on its way to a peer.
+    pub(crate) snapshots_sent: BTreeMap<ReplicaId, usize>,
     timeouts: ElectionTimeouts,
 }
 
@@ -113,7 +118,10 @@ impl RaftGroup {
             durable_hard_state: hard_state,
             written_hard_state: hard_state,
             pending: VecDeque::new(),
+            installed: None,
+            given: applied,
             applied_end_offset: recovered.applied_end_offset,
+            snapshots_sent: BTreeMap::new(),
         };
         group.draw_election_timeout();
         Ok(group)
@@ -141,37 +149,7 @@ impl RaftGroup {
         Ok((index, base_offset))
     }
 
-    /// Proposes to add or remove one voter or learner.
-    pub fn propose_conf_change(
-        &mut self,
-        change: &ConfChangeV2,
-    ) -> Result<RaftIndex, ProposeError> {
-        if change.enter_joint().is_some() || change.leave_joint() {
-            return Err(ProposeError::ConfChangeJoint);
-        }
-        let data = change
-            .write_to_bytes()
-            .map_err(|source| ProposeError::Raft { source: raft::Error::CodecError(source) })?;
-        let meta = EntryMeta::without_offsets(EntryKind::ConfChange, self.end_offset());
-        let entry = Entry {
-            entry_type: EntryType::EntryConfChangeV2,
-            data: data.into(),
-            context: meta.to_context(),
-            ..Entry::default()
-        };
-        if self.is_leader() && self.node.raft.has_pending_conf() {
-            // Raft-rs would append an empty entry in its place.
-            return Err(ProposeError::ConfChangePending);
-        }
-        // With none pending, this is the configuration that it will be applied to. Once committed, a change that
-        // cannot be applied would stop every replica.
-        Changer::new(self.node.raft.prs())
-            .simple(&change.changes)
-            .map_err(|source| ProposeError::ConfChangeInvalid { source })?;
-        self.propose_entry(entry)
-    }
-
-    fn propose_entry(&mut self, entry: Entry) -> Result<RaftIndex, ProposeError> {
+    pub(crate) fn propose_entry(&mut self, entry: Entry) -> Result<RaftIndex, ProposeError> {
         let raft = &self.node.raft;
         if raft.state != StateRole::Leader || !raft.promotable() {
             return Err(ProposeError::NotLeader { leader: self.leader() });
@@ -199,8 +177,10 @@ impl RaftGroup {
 
     /// A tick has passed. True if there is probably something to do.
     pub fn tick(&mut self) -> bool {
-        // A lone voter elects itself at once, which raft-rs allows only with a log that is durable.
-        if !self.is_leader() && self.is_sole_voter() && !self.is_log_durable() {
+        // A lone voter elects itself at once, which raft-rs allows only with a log that is durable; and nobody elects
+        // itself with a log whose entries a snapshot is about to replace.
+        let waits = self.awaits_install() || (self.is_sole_voter() && !self.is_log_durable());
+        if !self.is_leader() && waits {
             return false;
         }
         let elapsed = self.node.raft.election_elapsed;
@@ -209,14 +189,17 @@ impl RaftGroup {
             self.draw_election_timeout();
         }
         self.keep_election_timeout();
-        probably
+        let resends = self.tick_snapshots();
+        let leaves = self.leave_joint_if_idle();
+        probably || resends || leaves
     }
 
-    /// Asks to become leader now. False if that is of no use: it leads already, cannot vote, or is alone and its
-    /// log is still on the way to the disk.
+    /// Asks to become leader now. False if that is of no use: it leads already, cannot vote, is alone and its log is
+    /// still on the way to the disk, or a snapshot is.
     pub fn campaign(&mut self) -> bool {
         let refused = self.is_leader()
             || !self.node.raft.promotable()
+            || self.awaits_install()
             || (self.is_sole_voter() && !self.is_log_durable());
         if refused {
             return false;
@@ -226,9 +209,24 @@ impl RaftGroup {
         accepted
     }
 
+    /// The peer that led is gone, as far as the owner knows: from now on this replica grants votes, though the leader's
+    /// last message is not an election timeout old, and its own election is near. Of no effect on a leader.
+    ///
+    /// Who still hears of the leader is not told and refuses its vote, and a [`RaftGroup::campaign`] asks first: so a
+    /// mistake costs messages, not a leader.
+    pub fn expire_leader_lease(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.state != StateRole::Leader {
+            raft.election_elapsed = raft.election_elapsed.max(raft.election_timeout());
+        }
+    }
+
     /// Takes a message of a peer. An error means that it was dropped.
     pub fn step(&mut self, message: Message) -> Result<(), StepError> {
         gate::check(self, &message)?;
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.awaits_install() {
+            return Ok(()); // as anybody does who cannot be elected
+        }
         let stepped = self.node.step(message).map_err(|source| StepError::Raft { source });
         self.keep_election_timeout();
         stepped
@@ -250,7 +248,7 @@ impl RaftGroup {
     /// Whether [`RaftGroup::ready`] would give anything.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        self.node.has_ready()
+        self.installed.is_some() || (self.node.has_ready() && !self.awaits_apply())
     }
 
     /// Whether [`RaftGroup::take_fetches`] would give anything.
@@ -273,49 +271,29 @@ impl RaftGroup {
         self.node.mut_store().forget_fetched();
     }
 
-    /// Applies a committed configuration change and returns the group's placement with the new configuration. To be
-    /// called with each such entry, before [`RaftGroup::advance_applied`] with its index.
-    pub fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<&GroupMeta, ConfChangeError> {
-        assert!(entry.kind == EntryKind::ConfChange, "{:?} at {}", entry.kind, entry.index);
-        let index = entry.index;
-        let mut change = ConfChangeV2::default();
-        change
-            .merge_from_bytes(&entry.payload)
-            .map_err(|source| ConfChangeError::Malformed { index, source })?;
-        if change.enter_joint().is_some() || change.leave_joint() {
-            return Err(ConfChangeError::Joint { index });
-        }
-        let state = self
-            .node
-            .apply_conf_change(&change)
-            .map_err(|source| ConfChangeError::Raft { index, source })?;
-        let mut voters: Vec<_> = state.voters.iter().copied().map(ReplicaId).collect();
-        let mut learners: Vec<_> = state.learners.iter().copied().map(ReplicaId).collect();
-        // Raft-rs keeps sets; all replicas must name them in the same order.
-        voters.sort_unstable();
-        learners.sort_unstable();
-        self.meta.voters = voters;
-        self.meta.learners = learners;
-        self.keep_election_timeout();
-        Ok(&self.meta)
-    }
-
     /// Lets the log start after `index`, which is applied, and returns the place for the log-start record.
     pub fn compact(&mut self, index: RaftIndex) -> LogPosition {
         assert!(index <= self.applied(), "{index} is not applied");
         assert!(index <= self.durable.last().index, "I1: {index} is applied and not durable");
-        self.node.mut_store().start_after(index);
-        self.durable.start_after(index);
+        // A snapshot may have come meanwhile: then the log starts later, in memory at least.
+        if index > self.log_start().index {
+            self.node.mut_store().start_after(index);
+        }
+        if index > self.durable.start().index {
+            self.durable.start_after(index);
+        }
         self.log_start()
     }
 
     /// What a checkpoint says of the group: only what the disk holds.
     #[must_use]
     pub fn checkpoint_parts(&self) -> CheckpointParts {
+        assert!(self.installed.is_none(), "the state machine does not have the snapshot yet");
         let log = &self.node.raft.raft_log;
-        // Raft-rs's persisted index covers no entry that a write in flight replaces.
-        let commit = RaftIndex(log.committed.min(log.persisted));
         let applied = self.applied();
+        // Raft-rs's persisted index covers no entry that a write in flight replaces, but for those that a snapshot does.
+        let commit = RaftIndex(log.committed.min(log.persisted));
+        let commit = if self.awaits_install() { applied } else { commit };
         assert!(applied <= commit, "I1: applied {applied}, committed and durable {commit}");
         let commit = commit.max(self.durable_hard_state.commit);
         assert!(commit <= self.durable.last().index, "commit {commit} {:?}", self.durable.last());
@@ -330,148 +308,6 @@ impl RaftGroup {
             applied_end_offset: self.applied_end_offset,
         }
     }
-}
-
-/// What a group knows of itself.
-impl RaftGroup {
-    /// The group.
-    #[must_use]
-    pub fn group(&self) -> GroupId {
-        self.config.group
-    }
-
-    /// This replica.
-    #[must_use]
-    pub fn replica(&self) -> ReplicaId {
-        self.meta.replica
-    }
-
-    /// Placement, and the configuration as of the last applied entry.
-    #[must_use]
-    pub fn meta(&self) -> &GroupMeta {
-        &self.meta
-    }
-
-    /// What this replica does.
-    #[must_use]
-    pub fn role(&self) -> Role {
-        Role::from(self.node.raft.state)
-    }
-
-    /// Whether it takes proposals.
-    #[must_use]
-    pub fn is_leader(&self) -> bool {
-        self.node.raft.state == StateRole::Leader
-    }
-
-    /// Whether it leads and has committed an entry of its own term: only then is its commit index up to date.
-    #[must_use]
-    pub fn is_established_leader(&self) -> bool {
-        self.is_leader() && self.node.raft.commit_to_current_term()
-    }
-
-    /// Who leads, as far as this replica knows.
-    #[must_use]
-    pub fn leader(&self) -> Option<ReplicaId> {
-        let leader = ReplicaId(self.node.raft.leader_id);
-        (leader != ReplicaId::NONE).then_some(leader)
-    }
-
-    /// The current term.
-    #[must_use]
-    pub fn term(&self) -> Term {
-        Term(self.node.raft.term)
-    }
-
-    /// Up to here entries are known to be committed. The last of them may not be durable here yet.
-    #[must_use]
-    pub fn commit_index(&self) -> RaftIndex {
-        RaftIndex(self.node.raft.raft_log.committed)
-    }
-
-    /// The last index that [`RaftGroup::advance_applied`] named.
-    #[must_use]
-    pub fn applied(&self) -> RaftIndex {
-        RaftIndex(self.node.raft.raft_log.applied)
-    }
-
-    /// The offset after the last batch that is applied.
-    #[must_use]
-    pub fn applied_end_offset(&self) -> Offset {
-        self.applied_end_offset
-    }
-
-    /// The last entry, durable or not.
-    #[must_use]
-    pub fn last_index(&self) -> RaftIndex {
-        RaftIndex(self.node.raft.raft_log.last_index())
-    }
-
-    /// The last entry that the disk holds.
-    #[must_use]
-    pub fn last_durable(&self) -> LogPosition {
-        self.durable.last()
-    }
-
-    /// Entries begin after this place.
-    #[must_use]
-    pub fn log_start(&self) -> LogPosition {
-        self.node.store().view().start()
-    }
-
-    /// Where each term of the log begins, entries on their way to the disk included once [`RaftGroup::ready`] has
-    /// given them out.
-    #[must_use]
-    pub fn epochs(&self) -> &[EpochStart] {
-        self.node.store().view().epochs()
-    }
-
-    /// The term of an entry of the log.
-    #[must_use]
-    pub fn term_at(&self, index: RaftIndex) -> Option<Term> {
-        if index < self.log_start().index || index > self.last_index() {
-            return None;
-        }
-        self.node.raft.raft_log.term(index.0).ok().map(Term)
-    }
-
-    /// As leader, the last entry that each peer is known to hold on disk; itself where it is alone. A log that is cut
-    /// beyond this leaves a peer that needs a snapshot.
-    #[must_use]
-    pub fn slowest_match(&self) -> Option<RaftIndex> {
-        let matched = self.node.raft.prs().iter().map(|(_, progress)| progress.matched).min();
-        self.is_leader().then(|| RaftIndex(matched.unwrap_or(0)))
-    }
-
-    /// The offset that the next batch gets (I2).
-    #[must_use]
-    pub fn end_offset(&self) -> Offset {
-        let end_offset = self.end_offset_at(self.last_index());
-        assert!(end_offset.is_some(), "the last entry is always in memory, or just before it");
-        end_offset.unwrap_or_default()
-    }
-
-    /// The offset after an entry that is not applied, or is the last one that is.
-    #[must_use]
-    pub(crate) fn end_offset_at(&self, index: RaftIndex) -> Option<Offset> {
-        let unstable = self.node.raft.raft_log.unstable();
-        let count = (index.0 + 1).saturating_sub(unstable.offset);
-        let count = usize::try_from(count).ok()?;
-        // Entries without a context take no offset: the one before them tells.
-        let told = unstable.entries.get(..count)?.iter().rev().find_map(EntryMeta::end_offset_of);
-        told.or_else(|| {
-            let index = index.min(RaftIndex(unstable.offset.saturating_sub(1)));
-            self.node.store().end_offset_at(index)
-        })
-    }
-
-    pub(crate) fn is_member(&self, replica: ReplicaId) -> bool {
-        self.node.raft.prs().get(replica.0).is_some()
-    }
-
-    pub(crate) fn is_voter(&self, replica: ReplicaId) -> bool {
-        self.node.raft.prs().conf().voters().contains(replica.0)
-    }
 
     fn is_sole_voter(&self) -> bool {
         self.node.raft.promotable() && self.node.raft.prs().is_singleton()
@@ -482,15 +318,9 @@ impl RaftGroup {
         log.persisted == log.last_index()
     }
 
-    /// How many applied entries stay in memory: none where nobody could want them.
-    pub(crate) fn retained_entries(&self) -> u64 {
-        let alone = self.node.raft.prs().iter().len() <= 1;
-        if alone { 0 } else { self.config.retained_entries_max }
-    }
-
     /// Raft-rs draws election timeouts from the thread's generator whenever its role changes; ours is put back in
     /// place of it each time (I3).
-    fn keep_election_timeout(&mut self) {
+    pub(crate) fn keep_election_timeout(&mut self) {
         let now = (self.node.raft.term, self.node.raft.state);
         if now != self.timeouts.drawn_for {
             self.draw_election_timeout();

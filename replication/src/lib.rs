@@ -7,8 +7,11 @@
 //! | module | owns |
 //! |---|---|
 //! | `config` | timing and bounds of a group, and the parts that it is recovered from |
-//! | `group` | one `RawNode`: proposals, ticks, elections, what it knows of itself |
+//! | `group` | one `RawNode`: proposals, ticks, elections |
+//! | `status` | what a group knows of itself, and of its peers while it leads |
 //! | `ready` | the only place that orders send, append, persist and apply |
+//! | `membership` | who belongs to a group, joint configurations |
+//! | `snapshot` | replacing a whole log: what is sent, made, installed |
 //! | `gate` | what a message must look like before raft-rs sees it |
 //! | `log_store` | raft-rs's `Storage`: terms of the whole log, entries that are not yet applied |
 //! | `log_view` | where a log starts, ends and changes its term |
@@ -26,21 +29,30 @@ mod group;
 mod log_store;
 mod log_view;
 mod logger;
+mod membership;
 #[cfg(feature = "ring")]
 pub mod peers;
 mod ready;
 mod recover;
 mod restart;
+mod snapshot;
+mod status;
 mod timeouts;
 pub mod wire;
 
 pub use config::{CheckpointParts, GroupConfig, RecoveredLog};
 pub use entry::{EntryError, ProposedEntry};
-pub use error::{ConfChangeError, ProposeError, RecoverError, StepError};
+pub use error::{
+    ConfChangeError, MembersError, ProposeError, RecoverError, SnapshotError, StepError,
+};
 pub use group::{RaftGroup, Role};
 pub use log_store::EntryFetch;
+pub use membership::Members;
 pub use raft::eraftpb::{
-    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry, EntryType,
-    Message, MessageType,
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
+    EntryType, Message, MessageType, Snapshot, SnapshotMetadata,
 };
 pub use ready::{PeerMessage, ReadyNumber, ReadyOutput, RoleChange};
+pub use snapshot::SnapshotParts;
+pub use snapshot::install::SnapshotInstall;
+pub use status::{PeerProgress, ReplicationState};

@@ -19,6 +19,7 @@ use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::entry::Slot;
 use crate::log_view::LogView;
+use crate::snapshot::send::Demand;
 
 /// Requests of raft-rs that wait for the same entries. A follower asks again with each heartbeat that it answers, so
 /// what is dropped beyond this comes back.
@@ -56,6 +57,7 @@ pub(crate) struct LogStore {
     wanted: RefCell<Vec<Wanted>>,
     /// Entries that were read for the request that is being answered, else empty.
     fetched: Vec<Entry>,
+    demand: Demand,
 }
 
 impl LogStore {
@@ -69,7 +71,15 @@ impl LogStore {
             heads_until: RaftIndex(0),
             wanted: RefCell::new(Vec::new()),
             fetched: Vec::new(),
+            demand: Demand::default(),
         }
+    }
+
+    /// Replaces everything by a log without entries that starts where a snapshot ends.
+    pub(crate) fn install(&mut self, view: LogView, end_offset: Offset) {
+        assert!(view.start() == view.last(), "a snapshot has no entries: {view:?}");
+        assert!(view.last().index > self.view.start().index, "a snapshot leads on: {view:?}");
+        *self = LogStore::new(mem::take(&mut self.initial), view, end_offset);
     }
 
     /// Takes an entry that was recovered, its payload perhaps cut.
@@ -190,6 +200,14 @@ impl LogStore {
         drop(mem::take(self.wanted.get_mut()));
     }
 
+    pub(crate) fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    pub(crate) fn demand_mut(&mut self) -> &mut Demand {
+        &mut self.demand
+    }
+
     /// The index before the first slot.
     fn before_slots(&self) -> RaftIndex {
         match self.slots.front() {
@@ -297,7 +315,8 @@ impl Storage for LogStore {
         Ok(self.view.last().index.0)
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let kept = self.demand.take(request_index, to, self.view.start().index);
+        kept.ok_or(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

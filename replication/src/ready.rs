@@ -14,7 +14,8 @@
 //! (I4) a hard state of which only the commit is new is not worth a write: it goes with the next records. Until then a
 //!      restart may know a lower commit, never a commit beyond its entries; [`crate::RaftGroup::new`] raises it to
 //!      what was applied.
-//! (I5) committed entries come out in order, each once, and only when they are durable here.
+//! (I5) committed entries come out in order, each once, and only when they are durable here; a snapshot that takes the
+//!      place of some comes out before those that follow it.
 
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::{EpochStart, HardState, LogEntry, LogPosition, WalRecord};
@@ -23,6 +24,7 @@ use raft::{Ready, StateRole};
 
 use crate::entry::Slot;
 use crate::group::{RaftGroup, Role};
+use crate::snapshot::install::{Install, SnapshotInstall};
 
 /// Names an output that has something to persist. Rises within the life of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,13 +51,16 @@ pub struct RoleChange {
 }
 
 /// What a group wants done. Filled by [`RaftGroup::ready`], which adds and never removes, so that one serves many
-/// groups; `committed` and `role` do not name their group and are taken out in between.
+/// groups; `snapshot`, `committed` and `role` do not name their group and are taken out in between.
 #[derive(Debug, Default)]
 pub struct ReadyOutput {
     /// To be written in this order, after all that was given out before.
     pub records: Vec<WalRecord>,
     /// To be sent now.
     pub messages: Vec<PeerMessage>,
+    /// To be put in the place of the state machine, before anything of `committed` is applied. It is durable, and counts
+    /// as applied.
+    pub snapshot: Option<SnapshotInstall>,
     /// To be applied in this order, then [`RaftGroup::advance_applied`]. Batches that were appended before this
     /// process started may be cut to their headers.
     pub committed: Vec<LogEntry>,
@@ -70,10 +75,12 @@ pub(crate) struct PendingWrite {
     given: u64,
     /// The last ready of raft-rs that is durable with it (I2).
     covers: u64,
+    /// Replaces everything before it; the rest of the output goes on from there.
+    pub(crate) install: Option<Install>,
     pub(crate) truncate_after: Option<RaftIndex>,
     runs: Vec<EpochStart>,
     last: Option<LogPosition>,
-    hard_state: Option<HardState>,
+    pub(crate) hard_state: Option<HardState>,
     messages: Vec<Message>,
 }
 
@@ -81,7 +88,8 @@ impl RaftGroup {
     /// Takes what there is to do. A number means that `records` grew: call [`RaftGroup::on_persisted`] with it once
     /// they are durable. To be called until [`RaftGroup::has_ready`] is false.
     pub fn ready(&mut self, out: &mut ReadyOutput) -> Option<ReadyNumber> {
-        if !self.node.has_ready() {
+        self.finish_install(out);
+        if !self.has_ready() {
             return None;
         }
         let mut ready = self.node.ready();
@@ -90,18 +98,23 @@ impl RaftGroup {
             let role = Role::from(soft_state.raft_state);
             if role != Role::Leader {
                 self.node.mut_store().forget_fetches();
+                self.forget_snapshots();
             }
             out.role = Some(RoleChange { role, leader: self.leader(), term: self.term() });
         }
-        assert!(ready.snapshot().is_empty(), "the gate lets no snapshot in");
         let mut write = PendingWrite { given: number, covers: number, ..PendingWrite::default() };
+        if !ready.snapshot().is_empty() {
+            self.begin_install(ready.snapshot(), &mut write, out);
+        }
         self.append_entries(ready.take_entries(), &mut write, out);
         self.write_hard_state(&ready, &mut write, out);
         for entry in ready.take_committed_entries() {
+            self.given = RaftIndex(entry.index);
             out.committed.push(self.committed_entry(entry));
         }
         write.messages = ready.take_persisted_messages();
         let messages = ready.take_messages();
+        self.note_snapshots(&messages);
         self.node.advance_append_async(ready);
 
         let has_records = write.last.is_some() || write.hard_state.is_some();
@@ -134,6 +147,10 @@ impl RaftGroup {
         while self.pending.front().is_some_and(|write| write.given <= number.0) {
             let Some(write) = self.pending.pop_front() else { break };
             covers = Some(write.covers);
+            if let Some(install) = write.install {
+                self.durable = install.view.clone();
+                self.installed = Some(install);
+            }
             if let Some(index) = write.truncate_after {
                 self.durable.truncate_after(index);
             }
@@ -151,7 +168,7 @@ impl RaftGroup {
         if let Some(covers) = covers {
             self.node.on_persist_ready(covers);
         }
-        self.node.has_ready()
+        self.has_ready()
     }
 
     /// The state machine has applied all committed entries up to `index`; they need not stay in memory. Raft-rs ends
@@ -163,7 +180,12 @@ impl RaftGroup {
         let end_offset = self.node.store().end_offset_at(index);
         assert!(end_offset.is_some(), "{index} is applied, but is not in memory");
         self.applied_end_offset = end_offset.unwrap_or_default();
+        let last = self.last_index();
         self.node.advance_apply_to(index.0);
+        if self.last_index() != last {
+            // Raft-rs leaves a joint configuration, and would not tell anybody before the next heartbeat.
+            self.node.raft.bcast_append();
+        }
         let retained = self.retained_entries();
         self.node.mut_store().drop_applied(index, retained);
     }

@@ -13,6 +13,7 @@ use crate::config::RecoveredLog;
 use crate::error::RecoverError;
 use crate::log_store::LogStore;
 use crate::log_view::LogView;
+use crate::membership::Members;
 
 /// The hard state to start with, see [`crate::RaftGroup::new`].
 pub(crate) fn repaired_hard_state(recovered: &RecoveredLog) -> Result<HardState, RecoverError> {
@@ -20,6 +21,8 @@ pub(crate) fn repaired_hard_state(recovered: &RecoveredLog) -> Result<HardState,
     if recovered.meta.replica == ReplicaId::NONE {
         return Err(RecoverError::NoReplica);
     }
+    let members = Members::of(&recovered.meta);
+    members.check().map_err(|source| RecoverError::Members { source })?;
     let log_start = recovered.log_start.index;
     if applied < log_start || applied > last.index {
         return Err(RecoverError::AppliedOutOfRange { applied, log_start, last: last.index });
@@ -96,7 +99,5 @@ pub(crate) fn raft_state(meta: &GroupMeta, hard_state: HardState) -> RaftState {
         commit: hard_state.commit.0,
         ..raft::eraftpb::HardState::default()
     };
-    let voters = meta.voters.iter().map(|replica| replica.0);
-    let learners = meta.learners.iter().map(|replica| replica.0);
-    RaftState::new(state, raft::eraftpb::ConfState::from((voters, learners)))
+    RaftState::new(state, Members::of(meta).to_raft())
 }

@@ -9,12 +9,16 @@ use chronik_engine::wal::record::LogEntry;
 use crate::config::RecoveredLog;
 use crate::error::RecoverError;
 use crate::group::RaftGroup;
+use crate::ready::PendingWrite;
 
 impl RaftGroup {
-    /// Whether all that is durable is in memory: not while a write would replace durable entries.
+    /// Whether all that is durable is in memory: not while a write would replace durable entries, or a snapshot all of
+    /// them.
     #[must_use]
     pub fn can_restart(&self) -> bool {
-        self.pending.iter().all(|write| write.truncate_after.is_none())
+        let keeps =
+            |write: &PendingWrite| write.truncate_after.is_none() && write.install.is_none();
+        self.installed.is_none() && self.pending.iter().all(keeps)
     }
 
     /// Begins again with what is durable. Outputs that were given out and not persisted must never be written, and

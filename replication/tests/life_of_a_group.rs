@@ -12,10 +12,10 @@ use bytes::Bytes;
 use chronik_engine::ids::{Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::{EntryKind, HardState, LogPosition, WalRecord};
 use chronik_replication::{
-    ConfChangeSingle, ConfChangeType, ConfChangeV2, GroupConfig, Message, MessageType,
-    ProposeError, ProposedEntry, RaftGroup, ReadyOutput, RecoverError, RecoveredLog, Role,
+    ConfChangeType, GroupConfig, MembersError, Message, MessageType, ProposeError, ProposedEntry,
+    RaftGroup, ReadyOutput, RecoverError, RecoveredLog, Role,
 };
-use support::{Cluster, GROUP, Replica, batch, meta, replica};
+use support::{Cluster, GROUP, Replica, batch, change, changes, explicit, meta, replica};
 
 fn kinds(records: &[WalRecord]) -> Vec<&'static str> {
     let name = |record: &WalRecord| match record {
@@ -285,11 +285,6 @@ fn given_a_command_when_it_is_proposed_then_it_takes_an_index_and_no_offset() {
     assert_eq!(applied.payload.as_ptr(), payload.as_ptr(), "the payload is shared, not copied");
 }
 
-fn change(kind: ConfChangeType, id: u64) -> ConfChangeV2 {
-    let single = ConfChangeSingle { change_type: kind, node_id: id, ..Default::default() };
-    ConfChangeV2 { changes: vec![single].into(), ..Default::default() }
-}
-
 #[test]
 fn given_a_lone_voter_when_a_learner_joins_and_is_promoted_then_it_gets_the_whole_log() {
     let mut cluster = Cluster::new(1);
@@ -341,11 +336,19 @@ fn given_a_change_that_cannot_be_applied_when_it_is_proposed_then_it_is_refused(
         cluster.group(1).propose_conf_change(&remove),
         Err(ProposeError::ConfChangeInvalid { .. })
     ));
-    let mut joint = change(ConfChangeType::AddNode, 2);
-    joint.mut_changes().push(change(ConfChangeType::AddNode, 3).changes[0].clone());
+    let nothing = explicit(&[]);
     assert!(matches!(
-        cluster.group(1).propose_conf_change(&joint),
-        Err(ProposeError::ConfChangeJoint)
+        cluster.group(1).propose_conf_change(&nothing),
+        Err(ProposeError::ConfChangeEmpty)
+    ));
+    assert!(matches!(
+        cluster.group(1).propose_conf_change(&changes(&[])),
+        Err(ProposeError::ConfChangeInvalid { .. })
+    ));
+    let nobody: Vec<_> = (10..100).map(|id| (ConfChangeType::AddLearnerNode, id)).collect();
+    assert!(matches!(
+        cluster.group(1).propose_conf_change(&changes(&nobody)),
+        Err(ProposeError::Members { source: MembersError::TooMany { count: 92 } })
     ));
     assert_eq!(cluster.group(1).last_index(), last);
 }
@@ -493,6 +496,7 @@ fn given_recovered_parts_that_do_not_fit_when_a_group_starts_then_it_refuses() {
     let terms = start(&|log| log.entries[1].term = Term(0));
     assert!(matches!(terms, Err(RecoverError::TermRegressed { .. })), "{terms:?}");
     let epochs = start(&|log| {
+        log.epochs.clear();
         log.entries.remove(0);
         log.applied = RaftIndex(1);
     });

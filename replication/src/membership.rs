@@ -1,0 +1,309 @@
+//! Who belongs to a group: configurations, one or two at a time, and how a group gets from one to another.
+//!
+//! A change of more than one voter leads through a *joint* configuration: until it is left, both the incoming and the
+//! outgoing voters must agree to everything, so there is no moment at which two quorums could decide apart. A change
+//! counts when it is applied, not when it is appended; each is applied before the next may be proposed.
+//!
+//! Invariants: (I1) what is kept of a configuration is all of it, so that a restart or a snapshot in the middle of a
+//! joint configuration goes on in it; (I2) who does not vote does not lead: a leader that applies its own removal steps
+//! down in the same call, since raft-rs ends the process if it goes on counting; (I3) raft-rs is given only
+//! configurations that it can take as they are, because it ends the process over others.
+
+use chronik_engine::ids::{RaftIndex, ReplicaId};
+use chronik_engine::wal::record::{EntryKind, GroupMeta, LogEntry};
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType};
+use raft::{Changer, INVALID_ID};
+
+use crate::entry::EntryMeta;
+use crate::error::{ConfChangeError, MembersError, ProposeError};
+use crate::group::RaftGroup;
+
+/// The most members that a group has, all lists together.
+const MEMBERS_MAX: usize = 64;
+
+/// The members of a group: one configuration, or two while one is left for the other.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Members {
+    /// Who votes; in a joint configuration in the incoming one.
+    pub voters: Vec<ReplicaId>,
+    /// Who gets the log and does not vote.
+    pub learners: Vec<ReplicaId>,
+    /// In a joint configuration, who votes in the one that is being left. Else empty.
+    pub voters_outgoing: Vec<ReplicaId>,
+    /// In a joint configuration, who votes in the outgoing one and is a learner afterwards. Else empty.
+    pub learners_next: Vec<ReplicaId>,
+    /// Whether the joint configuration is left by itself.
+    pub auto_leave: bool,
+}
+
+impl Members {
+    /// The members that a group's placement names.
+    #[must_use]
+    pub fn of(meta: &GroupMeta) -> Members {
+        Members {
+            voters: meta.voters.clone(),
+            learners: meta.learners.clone(),
+            voters_outgoing: meta.voters_outgoing.clone(),
+            learners_next: meta.learners_next.clone(),
+            auto_leave: meta.auto_leave,
+        }
+    }
+
+    /// Puts them in the place of those that a placement names.
+    pub fn put_into(self, meta: &mut GroupMeta) {
+        meta.voters = self.voters;
+        meta.learners = self.learners;
+        meta.voters_outgoing = self.voters_outgoing;
+        meta.learners_next = self.learners_next;
+        meta.auto_leave = self.auto_leave;
+    }
+
+    /// Raft-rs keeps sets; here all replicas name the members in the same order.
+    pub(crate) fn from_raft(state: &ConfState) -> Members {
+        let sorted = |ids: &[u64]| {
+            let mut replicas: Vec<_> = ids.iter().copied().map(ReplicaId).collect();
+            replicas.sort_unstable();
+            replicas
+        };
+        Members {
+            voters: sorted(state.get_voters()),
+            learners: sorted(state.get_learners()),
+            voters_outgoing: sorted(state.get_voters_outgoing()),
+            learners_next: sorted(state.get_learners_next()),
+            auto_leave: state.auto_leave,
+        }
+    }
+
+    pub(crate) fn to_raft(&self) -> ConfState {
+        let ids = |replicas: &[ReplicaId]| replicas.iter().map(|replica| replica.0).collect();
+        ConfState {
+            voters: ids(&self.voters),
+            learners: ids(&self.learners),
+            voters_outgoing: ids(&self.voters_outgoing),
+            learners_next: ids(&self.learners_next),
+            auto_leave: self.auto_leave,
+            ..ConfState::default()
+        }
+    }
+
+    /// Whether one configuration is being left for another.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        !self.voters_outgoing.is_empty()
+    }
+
+    /// Whether `replica` votes, in either configuration.
+    #[must_use]
+    pub fn votes(&self, replica: ReplicaId) -> bool {
+        self.voters.contains(&replica) || self.voters_outgoing.contains(&replica)
+    }
+
+    /// Whether `replica` is a member, in either configuration.
+    #[must_use]
+    pub fn contains(&self, replica: ReplicaId) -> bool {
+        // Who is to become a learner still votes in the outgoing configuration.
+        self.votes(replica) || self.learners.contains(&replica)
+    }
+
+    /// Refuses what raft-rs would not come to by any change (I3). No members at all are right for a replica that has
+    /// not heard of any yet.
+    pub(crate) fn check(&self) -> Result<(), MembersError> {
+        let lists = [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next];
+        let count = lists.iter().map(|list| list.len()).sum();
+        if count > MEMBERS_MAX {
+            return Err(MembersError::TooMany { count });
+        }
+        for list in lists {
+            for (at, replica) in list.iter().enumerate() {
+                if *replica == ReplicaId::NONE {
+                    return Err(MembersError::NoReplica);
+                }
+                if list[..at].contains(replica) {
+                    return Err(MembersError::Twice { replica: *replica });
+                }
+            }
+        }
+        if self.voters.is_empty() && count > 0 {
+            return Err(MembersError::NoVoter);
+        }
+        if let Some(replica) = self.learners.iter().find(|replica| self.votes(**replica)) {
+            return Err(MembersError::Twice { replica: *replica });
+        }
+        let leaves = |replica: &&ReplicaId| {
+            !self.voters_outgoing.contains(replica) || self.voters.contains(replica)
+        };
+        if let Some(replica) = self.learners_next.iter().find(leaves) {
+            return Err(MembersError::NotOutgoing { replica: *replica });
+        }
+        if self.auto_leave && !self.is_joint() {
+            return Err(MembersError::NotJoint);
+        }
+        Ok(())
+    }
+}
+
+impl RaftGroup {
+    /// Proposes to change who belongs to the group. One voter or learner at a time goes directly; several, or one with
+    /// a transition asked for, lead through a joint configuration, which is left by itself unless the transition is
+    /// explicit: then a change without changes leaves it.
+    ///
+    /// The order that keeps a group available: add a learner, let it catch up, then make voters and learners of all of
+    /// them in one joint change; remove who has become a learner last.
+    pub fn propose_conf_change(
+        &mut self,
+        change: &ConfChangeV2,
+    ) -> Result<RaftIndex, ProposeError> {
+        if !self.is_leader() {
+            return Err(ProposeError::NotLeader { leader: self.leader() });
+        }
+        let data = change
+            .write_to_bytes()
+            .map_err(|source| ProposeError::Raft { source: raft::Error::CodecError(source) })?;
+        if self.node.raft.has_pending_conf() {
+            // Raft-rs would append an empty entry in its place.
+            return Err(ProposeError::ConfChangePending);
+        }
+        // With none pending, this is the configuration that it will be applied to. Once committed, a change that
+        // cannot be applied would stop every replica.
+        let leaves = change.leave_joint();
+        if change.changes.is_empty() != leaves {
+            return Err(ProposeError::ConfChangeEmpty);
+        }
+        let mut changer = Changer::new(self.node.raft.prs());
+        let changed = if leaves {
+            changer.leave_joint()
+        } else if let Some(auto_leave) = change.enter_joint() {
+            changer.enter_joint(auto_leave, &change.changes)
+        } else {
+            changer.simple(&change.changes)
+        };
+        let (members, _) = changed.map_err(|source| ProposeError::ConfChangeInvalid { source })?;
+        let members = Members::from_raft(&members.to_conf_state());
+        members.check().map_err(|source| ProposeError::Members { source })?;
+        let meta = EntryMeta::without_offsets(EntryKind::ConfChange, self.end_offset());
+        self.propose_entry(Entry {
+            entry_type: EntryType::EntryConfChangeV2,
+            data: data.into(),
+            context: meta.to_context(),
+            ..Entry::default()
+        })
+    }
+
+    /// Applies a committed configuration change and returns the group's placement with the new configuration. To be
+    /// called with each such entry, before [`RaftGroup::advance_applied`] with its index.
+    pub fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<&GroupMeta, ConfChangeError> {
+        assert!(entry.kind == EntryKind::ConfChange, "{:?} at {}", entry.kind, entry.index);
+        let index = entry.index;
+        let mut change = ConfChangeV2::default();
+        change
+            .merge_from_bytes(&entry.payload)
+            .map_err(|source| ConfChangeError::Malformed { index, source })?;
+        let state = self
+            .node
+            .apply_conf_change(&change)
+            .map_err(|source| ConfChangeError::Raft { index, source })?;
+        Members::from_raft(&state).put_into(&mut self.meta);
+        if self.is_leader() && !self.node.raft.promotable() {
+            self.hand_over_and_step_down();
+        }
+        self.keep_election_timeout();
+        Ok(&self.meta)
+    }
+
+    /// Whether this replica is a member of the group, as far as it has applied the log. One that is not any more gets
+    /// no entries, and its owner may delete it; it may never learn of its removal, though, so that a catalog must say
+    /// so, too.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.has_member(self.replica())
+    }
+
+    /// The members of the group, as of the last applied entry.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        Members::of(&self.meta)
+    }
+
+    pub(crate) fn has_member(&self, replica: ReplicaId) -> bool {
+        self.node.raft.prs().get(replica.0).is_some()
+    }
+
+    pub(crate) fn is_voter(&self, replica: ReplicaId) -> bool {
+        self.node.raft.prs().conf().voters().contains(replica.0)
+    }
+
+    /// Lets the voter that has caught up most lead in place of this replica, which votes no more (I2). The others are
+    /// told before that the change is committed.
+    fn hand_over_and_step_down(&mut self) {
+        let raft = &mut self.node.raft;
+        raft.bcast_append();
+        let voters = raft.prs().conf().voters();
+        let heard = raft
+            .prs()
+            .iter()
+            .filter(|(id, progress)| voters.contains(**id) && progress.recent_active);
+        let next = heard.max_by_key(|(id, progress)| (progress.matched, **id)).map(|(id, _)| *id);
+        if let Some(next) = next {
+            raft.send_timeout_now(next);
+        }
+        let term = raft.term;
+        raft.become_follower(term, INVALID_ID);
+    }
+
+    /// As leader, leaves a joint configuration that is to be left by itself and that nobody leaves: raft-rs proposes
+    /// that when it applies the change that led there, and forgets it if leadership is lost in between. True if it did.
+    pub(crate) fn leave_joint_if_idle(&mut self) -> bool {
+        let raft = &self.node.raft;
+        let is_due = self.is_leader()
+            && *raft.prs().conf().auto_leave()
+            && !raft.has_pending_conf()
+            && raft.lead_transferee.is_none();
+        // Refused, it is due again with the next tick.
+        is_due && self.propose_conf_change(&ConfChangeV2::default()).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use raft::storage::MemStorage;
+    use raft::{Config, RawNode};
+    use slog::{Discard, Logger, o};
+
+    /// Raft-rs itself with this configuration; it ends the process over one that it cannot take.
+    fn restored(members: &Members) -> Members {
+        let store = MemStorage::new_with_conf_state(members.to_raft());
+        let config = Config { id: 1, ..Config::default() };
+        match RawNode::new(&config, store, &Logger::root(Discard, o!())) {
+            Ok(node) => Members::from_raft(&node.raft.prs().conf().to_conf_state()),
+            Err(_) => Members::default(),
+        }
+    }
+
+    fn ids() -> impl Strategy<Value = Vec<ReplicaId>> {
+        proptest::collection::vec(0_u64..6, 0..4)
+            .prop_map(|ids| ids.into_iter().map(ReplicaId).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn given_any_members_when_they_pass_the_check_then_raft_takes_them_as_they_are(
+            voters in ids(), learners in ids(), voters_outgoing in ids(), learners_next in ids(),
+            auto_leave in any::<bool>(),
+        ) {
+            let mut members =
+                Members { voters, learners, voters_outgoing, learners_next, auto_leave };
+            if members.check().is_ok() && !members.voters.is_empty() {
+                members.voters.sort_unstable();
+                members.learners.sort_unstable();
+                members.voters_outgoing.sort_unstable();
+                members.learners_next.sort_unstable();
+                prop_assert_eq!(restored(&members), members);
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Making and sending snapshots: a leader whose log does not reach back to where a peer's ends.
+//!
+//! Raft-rs asks for a snapshot when it wants to send one, and wants it at once. It is told that there is none yet, and
+//! the demand is noted; the owner of the group makes one of what its state machine has applied, which is committed and
+//! durable here, and gives it in. One snapshot is kept at a time, for all peers that wait, and only as long as one does.
+//!
+//! While a snapshot is on its way to a peer, raft-rs sends that peer nothing but heartbeats. The peer's own answer ends
+//! that. Where no answer comes, somebody must say that it failed, or the peer waits for ever: whoever sends it
+//! ([`RaftGroup::report_snapshot`]), and at the latest a clock in ticks.
+//!
+//! Invariants: (I1) a snapshot that is sent names its receiver as a member, reaches to where the log begins or beyond,
+//! and holds only what is applied here; (I2) each peer in raft-rs's state *snapshot* has a clock that runs.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use chronik_engine::ids::{Offset, RaftIndex, ReplicaId};
+use chronik_engine::wal::record::LogPosition;
+use raft::eraftpb::{Message, MessageType, Snapshot};
+use raft::{ProgressState, SnapshotStatus};
+
+use super::SnapshotParts;
+use crate::error::SnapshotError;
+use crate::group::RaftGroup;
+
+/// The snapshot that peers wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Demand {
+    kept: Option<Snapshot>,
+    /// Who waits for another than the kept one. Raft-rs asks through `&self`; borrowed within one call only.
+    waiting: RefCell<BTreeSet<u64>>,
+    /// Whether the owner is making one.
+    in_making: bool,
+}
+
+impl Demand {
+    /// The kept snapshot, if it is one for this peer of a log that starts after `log_start` (I1); else it is noted that
+    /// the peer waits.
+    pub(crate) fn take(
+        &self,
+        request_index: u64,
+        to: u64,
+        log_start: RaftIndex,
+    ) -> Option<Snapshot> {
+        let fits = |snapshot: &&Snapshot| {
+            let metadata = snapshot.get_metadata();
+            let state = metadata.get_conf_state();
+            let mut members =
+                state.voters.iter().chain(&state.learners).chain(&state.voters_outgoing);
+            metadata.index >= request_index
+                && metadata.index >= log_start.0
+                && members.any(|id| *id == to)
+        };
+        let fitting = self.kept.as_ref().filter(fits).cloned();
+        if fitting.is_none() {
+            self.waiting.borrow_mut().insert(to);
+        }
+        fitting
+    }
+
+    pub(crate) fn forget(&mut self) {
+        *self = Demand::default();
+    }
+
+    fn is_open(&self) -> bool {
+        !self.in_making && !self.waiting.borrow().is_empty()
+    }
+}
+
+impl RaftGroup {
+    /// Whether a peer waits for a snapshot that nobody makes: take [`RaftGroup::snapshot_parts`], complete them and
+    /// give them to [`RaftGroup::supply_snapshot`], or say that it cannot be done now.
+    #[must_use]
+    pub fn wants_snapshot(&self) -> bool {
+        self.is_leader() && self.node.store().demand().is_open()
+    }
+
+    /// A snapshot of what is applied, without what only the state machine knows: its `state` and `log_start_offset` as
+    /// of this call. It counts as being made from here on.
+    pub fn snapshot_parts(&mut self) -> SnapshotParts {
+        let index = self.applied();
+        let term = self.node.store().view().term_at(index);
+        assert!(term.is_some(), "{index} is applied, so it is in the log or just before it");
+        let position = LogPosition { index, term: term.unwrap_or_default() };
+        let epochs = self.node.store().view().epochs();
+        let epochs = epochs.iter().filter(|run| run.index <= index).copied().collect();
+        self.node.mut_store().demand_mut().in_making = true;
+        SnapshotParts {
+            position,
+            members: self.members(),
+            epochs,
+            applied_end_offset: self.applied_end_offset(),
+            log_start_offset: Offset(0),
+            state: Bytes::new(),
+        }
+    }
+
+    /// The snapshot that was asked for, made of [`RaftGroup::snapshot_parts`]. There may be messages to send afterwards.
+    /// False if nobody wants it any more, or if the log was cut beyond it meanwhile: then it is dropped.
+    ///
+    /// # Errors
+    /// If it is too large or not what [`RaftGroup::snapshot_parts`] gave. Peers will ask again.
+    pub fn supply_snapshot(&mut self, parts: &SnapshotParts) -> Result<bool, SnapshotError> {
+        self.node.mut_store().demand_mut().in_making = false;
+        let index = parts.position.index;
+        if !self.is_leader() || index < self.log_start().index {
+            return Ok(false);
+        }
+        assert!(index <= self.applied(), "{index} is not applied");
+        parts.check()?;
+        let replica = self.replica();
+        if !parts.members.votes(replica) {
+            // A leader that has just come to vote is asked again, with newer parts.
+            return Err(SnapshotError::NotAVoter { replica });
+        }
+        let snapshot = parts.to_raft()?;
+        let waiting = self.node.mut_store().demand_mut().waiting.take();
+        if waiting.is_empty() {
+            return Ok(false);
+        }
+        self.node.mut_store().demand_mut().kept = Some(snapshot);
+        for peer in waiting {
+            if self.has_member(ReplicaId(peer)) {
+                self.node.raft.send_append(peer);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The snapshot that was asked for cannot be made now. Peers will ask again, with the next heartbeat.
+    pub fn decline_snapshot(&mut self) {
+        let demand = self.node.mut_store().demand_mut();
+        demand.in_making = false;
+        demand.waiting.get_mut().clear();
+    }
+
+    /// What became of the snapshot that was sent to a peer. A failure lets it be sent anew; that all of it has left
+    /// lets the peer have all the time to install it, because its own answer says when it has.
+    pub fn report_snapshot(&mut self, to: ReplicaId, is_sent: bool) {
+        if is_sent {
+            if let Some(ticks) = self.snapshots_sent.get_mut(&to) {
+                *ticks = 0;
+            }
+            return;
+        }
+        if self.snapshots_sent.remove(&to).is_some() {
+            self.node.report_snapshot(to.0, SnapshotStatus::Failure);
+        }
+    }
+
+    /// Starts the clock of a snapshot that leaves (I2).
+    pub(crate) fn note_snapshots(&mut self, messages: &[Message]) {
+        let is_snapshot = |message: &&Message| message.get_msg_type() == MessageType::MsgSnapshot;
+        for message in messages.iter().filter(is_snapshot) {
+            self.snapshots_sent.insert(ReplicaId(message.to), 0);
+        }
+    }
+
+    /// A tick has passed: snapshots without an answer have failed after some time, and one that nobody waits for goes.
+    /// True if there may be something to send anew.
+    pub(crate) fn tick_snapshots(&mut self) -> bool {
+        if self.snapshots_sent.is_empty() && self.node.store().demand().kept.is_none() {
+            return false;
+        }
+        let prs = self.node.raft.prs();
+        let is_on_its_way = |peer: &ReplicaId| {
+            prs.get(peer.0).is_some_and(|progress| progress.state == ProgressState::Snapshot)
+        };
+        self.snapshots_sent.retain(|peer, ticks| {
+            *ticks += 1;
+            is_on_its_way(peer)
+        });
+        let ticks_max = self.config.snapshot_ticks_max;
+        let overdue = self.snapshots_sent.iter().filter(|(_, ticks)| **ticks >= ticks_max);
+        let overdue: Vec<_> = overdue.map(|(peer, _)| *peer).collect();
+        for peer in &overdue {
+            self.report_snapshot(*peer, false);
+        }
+        let demand = self.node.mut_store().demand_mut();
+        if self.snapshots_sent.is_empty() && demand.waiting.get_mut().is_empty() {
+            demand.kept = None;
+        }
+        !overdue.is_empty()
+    }
+
+    /// This replica does not lead any more: nobody waits for its snapshots.
+    pub(crate) fn forget_snapshots(&mut self) {
+        self.snapshots_sent = BTreeMap::new();
+        self.node.mut_store().demand_mut().forget();
+    }
+}

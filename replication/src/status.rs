@@ -1,0 +1,212 @@
+//! What a group knows of itself, and of its peers while it leads.
+//!
+//! It changes nothing.
+
+use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
+use chronik_engine::wal::record::{EpochStart, GroupMeta, LogPosition};
+use raft::{ProgressState, StateRole};
+
+use crate::entry::EntryMeta;
+use crate::group::{RaftGroup, Role};
+use crate::snapshot;
+
+/// How a leader sends entries to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicationState {
+    /// One message at a time, until it is known where the logs part.
+    Probe,
+    /// As fast as the peer takes them.
+    Replicate,
+    /// Not at all: a snapshot is on its way.
+    Snapshot,
+}
+
+impl From<ProgressState> for ReplicationState {
+    fn from(state: ProgressState) -> ReplicationState {
+        match state {
+            ProgressState::Probe => ReplicationState::Probe,
+            ProgressState::Replicate => ReplicationState::Replicate,
+            ProgressState::Snapshot => ReplicationState::Snapshot,
+        }
+    }
+}
+
+/// What a leader knows of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// The peer.
+    pub replica: ReplicaId,
+    /// The last entry that it is known to hold on its disk.
+    pub matched: RaftIndex,
+    /// The entry that it is sent next.
+    pub next: RaftIndex,
+    /// How it is sent entries.
+    pub state: ReplicationState,
+    /// Whether it was heard of within the last election timeout, as far as the quorum was checked since.
+    pub recent_active: bool,
+}
+
+/// What a group knows of itself.
+impl RaftGroup {
+    /// The group.
+    #[must_use]
+    pub fn group(&self) -> GroupId {
+        self.config.group
+    }
+
+    /// This replica.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        self.meta.replica
+    }
+
+    /// Placement, and the configuration as of the last applied entry.
+    #[must_use]
+    pub fn meta(&self) -> &GroupMeta {
+        &self.meta
+    }
+
+    /// What this replica does.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        Role::from(self.node.raft.state)
+    }
+
+    /// Whether it takes proposals.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// Whether it leads and has committed an entry of its own term: only then is its commit index up to date.
+    #[must_use]
+    pub fn is_established_leader(&self) -> bool {
+        self.is_leader() && self.node.raft.commit_to_current_term()
+    }
+
+    /// Who leads, as far as this replica knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<ReplicaId> {
+        let leader = ReplicaId(self.node.raft.leader_id);
+        (leader != ReplicaId::NONE).then_some(leader)
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        Term(self.node.raft.term)
+    }
+
+    /// Up to here entries are known to be committed. The last of them may not be durable here yet.
+    #[must_use]
+    pub fn commit_index(&self) -> RaftIndex {
+        RaftIndex(self.node.raft.raft_log.committed)
+    }
+
+    /// The last index that [`RaftGroup::advance_applied`] named.
+    #[must_use]
+    pub fn applied(&self) -> RaftIndex {
+        RaftIndex(self.node.raft.raft_log.applied)
+    }
+
+    /// The offset after the last batch that is applied.
+    #[must_use]
+    pub fn applied_end_offset(&self) -> Offset {
+        self.applied_end_offset
+    }
+
+    /// The last entry, durable or not.
+    #[must_use]
+    pub fn last_index(&self) -> RaftIndex {
+        RaftIndex(self.node.raft.raft_log.last_index())
+    }
+
+    /// The last entry that the disk holds.
+    #[must_use]
+    pub fn last_durable(&self) -> LogPosition {
+        self.durable.last()
+    }
+
+    /// Entries begin after this place.
+    #[must_use]
+    pub fn log_start(&self) -> LogPosition {
+        self.node.store().view().start()
+    }
+
+    /// Where each term of the log begins, entries on their way to the disk included once [`RaftGroup::ready`] has
+    /// given them out.
+    #[must_use]
+    pub fn epochs(&self) -> &[EpochStart] {
+        self.node.store().view().epochs()
+    }
+
+    /// The term of an entry of the log.
+    #[must_use]
+    pub fn term_at(&self, index: RaftIndex) -> Option<Term> {
+        // Of a snapshot that was accepted only its own place has a term, and what is after it.
+        let first_index = self.node.raft.raft_log.first_index();
+        if index.0 + 1 < first_index || index > self.last_index() {
+            return None;
+        }
+        self.node.raft.raft_log.term(index.0).ok().map(Term)
+    }
+
+    /// As leader, the last entry that each peer is known to hold on disk; itself where it is alone. A log that is cut
+    /// beyond this leaves a peer that needs a snapshot.
+    #[must_use]
+    pub fn slowest_match(&self) -> Option<RaftIndex> {
+        let matched = self.node.raft.prs().iter().map(|(_, progress)| progress.matched).min();
+        self.is_leader().then(|| RaftIndex(matched.unwrap_or(0)))
+    }
+
+    /// As leader, what it knows of each peer of the configuration, of both while one is left for the other; by id.
+    #[must_use]
+    pub fn progress(&self) -> Vec<PeerProgress> {
+        if !self.is_leader() {
+            return Vec::new();
+        }
+        let own = self.replica().0;
+        let peers = self.node.raft.prs().iter().filter(|(id, _)| **id != own);
+        let mut peers: Vec<_> = peers
+            .map(|(id, progress)| PeerProgress {
+                replica: ReplicaId(*id),
+                matched: RaftIndex(progress.matched),
+                next: RaftIndex(progress.next_idx),
+                state: progress.state.into(),
+                recent_active: progress.recent_active,
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.replica);
+        peers
+    }
+
+    /// The offset that the next batch gets, read off the end of the log.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        let end_offset = self.end_offset_at(self.last_index());
+        assert!(end_offset.is_some(), "the last entry is always in memory, or just before it");
+        end_offset.unwrap_or_default()
+    }
+
+    /// The offset after an entry that is not applied, or is the last one that is.
+    #[must_use]
+    pub(crate) fn end_offset_at(&self, index: RaftIndex) -> Option<Offset> {
+        let unstable = self.node.raft.raft_log.unstable();
+        let count = (index.0 + 1).saturating_sub(unstable.offset);
+        let count = usize::try_from(count).ok()?;
+        // Entries without a context take no offset: the one before them tells.
+        let told = unstable.entries.get(..count)?.iter().rev().find_map(EntryMeta::end_offset_of);
+        let accepted = self.node.raft.raft_log.unstable_snapshot().as_ref();
+        let accepted = accepted.filter(|snapshot| snapshot.get_metadata().index <= index.0);
+        told.or_else(|| accepted.and_then(snapshot::end_offset_of)).or_else(|| {
+            let index = index.min(RaftIndex(unstable.offset.saturating_sub(1)));
+            self.node.store().end_offset_at(index)
+        })
+    }
+
+    /// How many applied entries stay in memory: none where nobody could want them.
+    pub(crate) fn retained_entries(&self) -> u64 {
+        let alone = self.node.raft.prs().iter().len() <= 1;
+        if alone { 0 } else { self.config.retained_entries_max }
+    }
+}
