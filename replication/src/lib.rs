@@ -18,12 +18,14 @@
 //! | `entry` | raft-rs entries to log entries and back |
 //! | `recover` | what a group starts with after a restart |
 //! | `timeouts` | seeded election timeouts |
+//! | `formation` | how a cluster comes to be: blocking, before the cores start |
 //! | `wire` | what nodes say to each other, as bytes and back |
 //! | `peers` | the links to other nodes over a core's ring; feature `ring`, the only part that does I/O |
 //! | `error` | what can be refused |
 mod config;
 mod entry;
 mod error;
+pub mod formation;
 mod gate;
 mod group;
 mod log_store;
