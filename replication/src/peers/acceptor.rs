@@ -17,7 +17,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chronik_ring::Task;
 use chronik_ring::socket::{Listener, Socket, SocketOptions};
 
 use super::clock::{LogLimit, now, within};
@@ -26,6 +25,7 @@ use super::core::LOG_INTERVAL;
 use super::handshake;
 use super::link::{LinkEnd, receive_any};
 use super::receive::{FrameReader, Received};
+use super::tasks::Tasks;
 use crate::wire::{Frame, FrameKind, Hello, RefusedReason, WireError};
 
 /// After an accept failed for want of descriptors or memory.
@@ -91,14 +91,21 @@ struct Core<P> {
     socket_options: SocketOptions,
     buffer: RefCell<Box<[u8]>>,
     connections: Cell<usize>,
+    tasks: Rc<Tasks>,
     log: LogLimit,
 }
 
 /// The listener of the Raft port. Dropped, it closes; links that came of it stay.
 #[derive(Debug)]
 pub struct Acceptor {
-    task: Task<()>,
+    tasks: Rc<Tasks>,
     local_addr: SocketAddr,
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.tasks.close();
+    }
 }
 
 impl Acceptor {
@@ -113,16 +120,18 @@ impl Acceptor {
     ) -> io::Result<Acceptor> {
         let listener = Listener::bind_alone(address)?;
         let local_addr = listener.local_addr()?;
+        let tasks = Rc::new(Tasks::default());
         let core = Rc::new(Core {
             port,
             config,
             socket_options: socket_options(USER_TIMEOUT),
             buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
             connections: Cell::new(0),
+            tasks: Rc::clone(&tasks),
             log: LogLimit::new(LOG_INTERVAL),
         });
-        let task = chronik_ring::spawn(accept(core, listener));
-        Ok(Acceptor { task, local_addr })
+        tasks.spawn(accept(core, listener));
+        Ok(Acceptor { tasks, local_addr })
     }
 
     /// Where it listens: port 0 asks for a free one.
@@ -131,9 +140,11 @@ impl Acceptor {
         self.local_addr
     }
 
-    /// Stops listening.
+    /// Stops listening, and ends connections that are not links yet. Not cancel-safe.
     pub async fn close(self) {
-        self.task.cancel().await;
+        for task in self.tasks.close() {
+            task.cancel().await;
+        }
     }
 }
 
@@ -175,8 +186,7 @@ fn start<P: RaftPort>(core: &Rc<Core<P>>, socket: Socket) {
         return;
     }
     let place = Place::take(core);
-    // Ends by itself, in the time that its frames may take.
-    chronik_ring::spawn(async move {
+    core.tasks.spawn(async move {
         let core = &place.0;
         match serve(core, &socket).await {
             // The connection goes on elsewhere: nothing of it may be ended here.
@@ -190,8 +200,7 @@ fn start<P: RaftPort>(core: &Rc<Core<P>>, socket: Socket) {
             }
         }
         socket.end_writes();
-    })
-    .detach();
+    });
 }
 
 /// One of the connections that are counted.

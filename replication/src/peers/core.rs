@@ -25,6 +25,7 @@ use super::link::{self, Link, LinkEnd, Liveness};
 use super::outbox::{Addressee, Outbox};
 use super::receive::FrameReader;
 use super::stats::{Counters, add};
+use super::tasks::Tasks;
 use crate::wire::Seat;
 
 /// One buffer for all links of a core: a receive never waits while it holds it.
@@ -40,6 +41,7 @@ pub(super) struct Peer {
     link: RefCell<Option<Rc<Link>>>,
     /// The incarnation of the node that was there last.
     node_uuid: Cell<Option<Uuid>>,
+    log: LogLimit,
 }
 
 impl Peer {
@@ -91,11 +93,9 @@ pub(super) struct Core<H> {
     pub(super) read_buffer: RefCell<Box<[u8]>>,
     pub(super) nodes: RefCell<BTreeMap<NodeId, Rc<Node>>>,
     peers: RefCell<BTreeMap<Seat, Rc<Peer>>>,
-    tasks: RefCell<BTreeMap<u64, Task<()>>>,
-    next_task: Cell<u64>,
+    tasks: Rc<Tasks>,
     /// Connections of others that are not links yet.
     pub(super) adopting: Cell<usize>,
-    is_closed: Cell<bool>,
     lost: RefCell<BTreeSet<(Seat, Addressee)>>,
     /// Wakes the task that tells of lost messages.
     lost_waker: RefCell<Option<Waker>>,
@@ -112,10 +112,8 @@ impl<H: PeerHandler> Core<H> {
             read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
             nodes: RefCell::default(),
             peers: RefCell::default(),
-            tasks: RefCell::default(),
-            next_task: Cell::new(0),
+            tasks: Rc::default(),
             adopting: Cell::new(0),
-            is_closed: Cell::new(false),
             lost: RefCell::default(),
             lost_waker: RefCell::new(None),
             log: LogLimit::new(LOG_INTERVAL),
@@ -123,42 +121,36 @@ impl<H: PeerHandler> Core<H> {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.is_closed.get()
+        self.tasks.is_closed()
     }
 
     /// Runs a task until it ends or all is closed.
-    pub(super) fn spawn(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
-        if self.is_closed() {
-            return;
-        }
-        let id = self.next_task.replace(self.next_task.get() + 1);
-        let core = Rc::clone(self);
-        let task = chronik_ring::spawn(async move {
-            future.await;
-            if let Some(task) = core.tasks.borrow_mut().remove(&id) {
-                task.detach();
-            }
-        });
-        self.tasks.borrow_mut().insert(id, task);
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn(future);
     }
 
     /// Takes no more and gives back the tasks, to be cancelled. The handler hears nothing of it.
     pub(super) fn close(&self) -> Vec<Task<()>> {
-        self.is_closed.set(true);
+        let tasks = self.tasks.close();
         for peer in self.all_peers() {
             if let Some(link) = peer.link.take() {
                 link.shut();
             }
         }
-        std::mem::take(&mut *self.tasks.borrow_mut()).into_values().collect()
+        tasks
     }
 
     /// What is known of a seat; made if nothing is.
     pub(super) fn peer(&self, seat: Seat) -> Rc<Peer> {
         let mut peers = self.peers.borrow_mut();
         let peer = peers.entry(seat).or_insert_with(|| {
-            let (link, node_uuid) = (RefCell::new(None), Cell::new(None));
-            Rc::new(Peer { seat, counters: Counters::default(), link, node_uuid })
+            Rc::new(Peer {
+                seat,
+                counters: Counters::default(),
+                link: RefCell::new(None),
+                node_uuid: Cell::new(None),
+                log: LogLimit::new(LOG_INTERVAL),
+            })
         });
         Rc::clone(peer)
     }
@@ -280,7 +272,9 @@ impl<H: PeerHandler> Core<H> {
         let lost_messages = lost.len() as u64;
         add(&peer.counters.messages_dropped, lost_messages);
         let seat = peer.seat;
-        tracing::warn!(peer = %seat, lost_messages, "link lost: {end}");
+        if let Some(suppressed) = peer.log.allow(now()) {
+            tracing::warn!(peer = %seat, lost_messages, suppressed, "link lost: {end}");
+        }
         for (group, replica) in lost.into_iter().collect::<BTreeSet<_>>() {
             self.handler.on_dropped(seat, group, replica);
         }

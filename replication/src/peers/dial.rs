@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use chronik_engine::ids::ShardId;
 use chronik_ring::socket::{Socket, resolve};
 
-use super::clock::{Backoff, within};
-use super::clock::{LogLimit, now};
+use super::clock::{Backoff, LogLimit, now, within};
 use super::core::{Core, Node};
 use super::handler::PeerHandler;
 use super::handshake::{self, HandshakeError, Met};
@@ -20,6 +19,8 @@ use crate::wire::Seat;
 
 /// The shard that every node has.
 const FIRST_SHARD: ShardId = ShardId(0);
+/// No node has more; one that says so is not believed.
+const SHARDS_MAX: u16 = 1024;
 /// A peer that stays away is named this often.
 const AWAY_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -76,7 +77,7 @@ async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardI
     while is_wanted(node, shard) {
         match connect(core, node, seat, attempt).await {
             Ok((socket, met)) if is_wanted(node, shard) => {
-                node.shards.set(met.shards.max(1));
+                node.shards.set(met.shards.clamp(1, SHARDS_MAX));
                 core.dial_node(node);
                 let up_at = now();
                 core.run_link(seat, met.node_uuid, socket, met.reader).await;

@@ -110,8 +110,8 @@ impl Link {
         }
     }
 
-    /// Queues a message, or hands it back.
-    pub(super) fn send(&self, message: PeerMessage) -> Result<(), PeerMessage> {
+    /// Queues a message, or drops it and says whose it was.
+    pub(super) fn send(&self, message: PeerMessage) -> Result<(), Addressee> {
         self.outbox.borrow_mut().push_message(message)?;
         self.wake();
         Ok(())

@@ -17,7 +17,7 @@
 //! | `outbox` | what waits to be sent, as messages and as frames |
 //! | `receive` | cutting a byte stream into frames |
 //! | `calls` | calls that wait for their answers |
-//! | `stats`, `clock` | counters; time, jitter, restraint in the log |
+//! | `stats`, `clock`, `tasks` | counters; time, jitter, restraint in the log; tasks that end together |
 //!
 //! - I1: nothing here waits for a peer: what cannot be queued is dropped, and whoever sent it is told.
 //! - I2: nothing is promised: a message that was taken may be lost with its link. Raft sends it again.
@@ -38,6 +38,7 @@ mod outbox;
 mod proof;
 mod receive;
 mod stats;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -130,12 +131,12 @@ impl<H: PeerHandler> Peers<H> {
 
     /// Queues a message. If that cannot be, the handler hears of it.
     pub fn send(&self, to: Seat, message: PeerMessage) {
-        let refused = match self.link(to) {
-            Some(link) => link.send(message).err(),
-            None => Some(message),
+        let sent = match self.link(to) {
+            Some(link) => link.send(message),
+            None => Err(addressee(&message)),
         };
-        if let Some(message) = refused {
-            self.core.note_lost(to, addressee(&message));
+        if let Err(lost) = sent {
+            self.core.note_lost(to, lost);
         }
     }
 

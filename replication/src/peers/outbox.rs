@@ -4,7 +4,7 @@
 //! shares the bytes of its payloads with whoever gave them.
 //!
 //! - I1: Raft messages leave in the order in which they came. Signs of life, calls, replies and notices go ahead of them.
-//! - I2: the bytes that wait are bounded, those of frames under way included; a message too many is handed back. One
+//! - I2: the bytes that wait are bounded, those of frames under way included; a message too many is dropped. One
 //!   message is always taken, however large.
 //! - I3: until the last byte of a frame is with the kernel its messages are lost if the link is.
 
@@ -71,11 +71,11 @@ impl Outbox {
         }
     }
 
-    /// Queues a message, or hands it back (I2).
-    pub(super) fn push_message(&mut self, message: PeerMessage) -> Result<(), PeerMessage> {
+    /// Queues a message, or drops it and says whose it was (I2).
+    pub(super) fn push_message(&mut self, message: PeerMessage) -> Result<(), Addressee> {
         let cost = cost(&message);
         if self.message_bytes > 0 && self.message_bytes.saturating_add(cost) > self.bytes_max {
-            return Err(message);
+            return Err(addressee(&message));
         }
         self.message_bytes += cost;
         self.messages.push_back(message);
@@ -280,8 +280,9 @@ mod tests {
     fn given_messages_when_sent_in_any_steps_then_they_arrive_in_order_and_the_bound_is_free() {
         for step in [1usize, 100, 5000, usize::MAX] {
             let mut outbox = Outbox::new(1 << 20, 8 << 10);
+            let sizes = [0, 700, 1400, 2100, 2800].into_iter().cycle();
             let messages: Vec<_> =
-                (0..40).map(|at| append(at, at, 700 * (at as usize % 5))).collect();
+                (0..40).zip(sizes).map(|(at, payload)| append(at, at, payload)).collect();
             for message in &messages {
                 outbox.push_message(message.clone()).unwrap();
             }
@@ -306,10 +307,11 @@ mod tests {
     }
 
     #[test]
-    fn given_a_full_queue_when_a_message_comes_then_it_is_handed_back() {
+    fn given_a_full_queue_when_a_message_comes_then_it_is_dropped() {
         let mut outbox = Outbox::new(10_000, 4 << 10);
         outbox.push_message(append(1, 1, 50_000)).expect("one is always taken");
-        outbox.push_message(append(1, 2, 1)).expect_err("full");
+        let full = outbox.push_message(append(1, 2, 1));
+        assert_eq!(full, Err((GroupId(1), ReplicaId(2))));
         send_all(&mut outbox, 1 << 20);
         outbox.push_message(append(1, 2, 1)).expect("room again");
     }

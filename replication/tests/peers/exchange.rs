@@ -1,11 +1,18 @@
 //! What goes over links that work.
 
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chronik_engine::ids::{GroupId, NodeId, ReplicaId, Term};
-use chronik_replication::peers::CallError;
+use chronik_replication::peers::{Accepted, CallError, PeerNode, Peers, PeersConfig};
 use chronik_replication::wire::{CallRefused, LeaderNotice};
+use chronik_ring::Notifier;
+use glommio::{LocalExecutorBuilder, Placement};
+use uuid::Uuid;
 
 use crate::support::*;
 
@@ -157,5 +164,105 @@ fn given_a_call_without_answer_when_time_is_over_or_the_link_is_lost_then_the_ca
         for kept in there.kept.take() {
             kept.answer(Bytes::new());
         }
+    });
+}
+
+#[test]
+fn given_an_address_by_name_when_dialled_then_each_of_its_addresses_is_tried() {
+    on_a_core(|_| async {
+        let (one, two) = (TestNode::start(1), TestNode::start(2));
+        one.open(1, &[], |_| {});
+        two.open(1, &[(1, one.address)], |_| {});
+        // Where the name also stands for ::1, nobody listens there.
+        let raft_addr = format!("localhost:{}", two.address.port());
+        let by_name = PeerNode { node: NodeId(2), raft_addr };
+        one.seat(0).peers.set_nodes(vec![by_name]);
+        linked(&one, &two, 1).await;
+    });
+}
+
+/// A shard on another core than its node's Raft port.
+struct OtherCore {
+    moving: mpsc::Sender<Accepted>,
+    notifier: Notifier,
+    may_end: Arc<AtomicBool>,
+    ended: JoinHandle<Vec<u64>>,
+}
+
+impl OtherCore {
+    /// Node 2's shard 1, until it has heard so many messages and answered each.
+    fn start(messages: usize) -> OtherCore {
+        let notifier = Notifier::new().unwrap();
+        let (moving, moved) = mpsc::channel::<Accepted>();
+        let waking = notifier.clone();
+        let may_end = Arc::new(AtomicBool::new(false));
+        let ending = Arc::clone(&may_end);
+        let ended = std::thread::spawn(move || {
+            let executor =
+                LocalExecutorBuilder::new(Placement::Unbound).io_memory(1 << 20).make().unwrap();
+            executor.run(async move {
+                chronik_ring::run(waking, serve_other_core(moved, messages, ending)).await.unwrap()
+            })
+        });
+        OtherCore { moving, notifier, may_end, ended }
+    }
+}
+
+async fn serve_other_core(
+    moved: mpsc::Receiver<Accepted>,
+    messages: usize,
+    may_end: Arc<AtomicBool>,
+) -> Vec<u64> {
+    let config = PeersConfig::new(seat(2, 1), Uuid::from_u128(1002), CLUSTER, 2);
+    let seen = Rc::new(Recorder::default());
+    let peers = Peers::new(config, Rc::clone(&seen));
+    peers.set_nodes(peer_nodes(&[(1, "127.0.0.1:9".parse().unwrap())]));
+    let accepted = loop {
+        match moved.try_recv() {
+            Ok(accepted) => break accepted,
+            Err(_) => chronik_ring::notified().await,
+        }
+    };
+    peers.adopt(accepted);
+    eventually("all messages", || seen.messages.borrow().len() == messages).await;
+    let numbers = seen.numbers(seat(1, 0));
+    for number in &numbers {
+        peers.send(seat(1, 0), numbered(*number));
+    }
+    eventually("the end", || may_end.load(Ordering::SeqCst)).await;
+    numbers
+}
+
+#[test]
+fn given_a_shard_on_another_core_when_its_node_is_dialled_then_the_connection_moves_there() {
+    const MESSAGES: usize = 2000;
+    on_a_core(|_| async {
+        let (one, two) = (TestNode::start(1), TestNode::start(2));
+        let other = OtherCore::start(MESSAGES);
+        let (moving, notifier) = (other.moving, other.notifier);
+        *two.port.elsewhere.borrow_mut() = Some(Box::new(move |accepted| {
+            // Once it has ended, nobody takes what comes.
+            moving.send(accepted).ok();
+            notifier.notify();
+        }));
+        let nodes = [(1, one.address), (2, two.address)];
+        one.open(1, &nodes, |config| config.secret = None);
+        two.open(1, &nodes, |config| {
+            config.secret = None;
+            config.shards = 2;
+        });
+        let TestSeat { peers, seen } = one.seat(0);
+        eventually("up", || seen.ups(seat(2, 1)) == 1).await;
+        for number in 1..=MESSAGES as u64 {
+            peers.send(seat(2, 1), numbered(number));
+        }
+        let numbers: Vec<u64> = (1..=MESSAGES as u64).collect();
+        eventually("all answers", || seen.numbers(seat(2, 1)).len() == MESSAGES).await;
+        assert_eq!(seen.numbers(seat(2, 1)), numbers);
+        assert_eq!(seen.downs(seat(2, 1)), 0);
+        other.may_end.store(true, Ordering::SeqCst);
+        assert_eq!(finished(other.ended).await, numbers);
+        eventually("down with its core", || seen.downs(seat(2, 1)) >= 1).await;
+        assert_eq!(seen.downs(seat(2, 0)), 0);
     });
 }

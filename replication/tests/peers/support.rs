@@ -187,11 +187,15 @@ pub struct TestSeat {
     pub seen: Rc<Recorder>,
 }
 
+type Elsewhere = Box<dyn Fn(Accepted)>;
+
 /// The Raft port of a node: gives connections to its shards.
 #[derive(Default)]
 pub struct Port {
     pub seats: RefCell<Vec<TestSeat>>,
     pub hellos: RefCell<Vec<Instant>>,
+    /// Takes the connections of shards that are not here.
+    pub elsewhere: RefCell<Option<Elsewhere>>,
 }
 
 impl RaftPort for Port {
@@ -200,7 +204,10 @@ impl RaftPort for Port {
         let seat = self.seats.borrow().get(usize::from(accepted.hello().to.0)).cloned();
         match seat {
             Some(seat) => seat.peers.adopt(accepted),
-            None => accepted.refuse(RefusedReason::UnknownShard),
+            None => match &*self.elsewhere.borrow() {
+                Some(take) => take(accepted),
+                None => accepted.refuse(RefusedReason::UnknownShard),
+            },
         }
     }
 
