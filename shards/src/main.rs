@@ -42,7 +42,7 @@ fn run() -> Result<(), Failure> {
 /// Runs the shards until the process is told to stop. The data directory stays locked until then.
 fn serve(loaded: Loaded, prepared: &Prepared) -> Result<(), Failure> {
     let identity = &prepared.data_dir.identity;
-    let node = NodeInfo::new(loaded.config, identity);
+    let node = NodeInfo::new(loaded.config, identity, None);
     tracing::info!(
         node_id = node.config.node_id.0,
         shards = node.shards,

@@ -253,6 +253,10 @@ impl Catalog {
                 replicas.push(Placement { node, shard, replica: *replica });
             }
             assert!(replicas.len() == new.replicas.len(), "a replica of {group} has no place");
+            // The first one leads where it can: leaders go round, however the replicas were found.
+            let turn = group.0 % u64::try_from(replicas.len().max(1)).unwrap_or(1);
+            replicas.sort_unstable_by_key(|placement| placement.node);
+            replicas.rotate_left(usize::try_from(turn).unwrap_or(0));
             placed.push(Partition { group, replicas });
         }
         placed

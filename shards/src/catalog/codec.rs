@@ -13,13 +13,16 @@ use chronik_engine::ids::GroupId;
 use thiserror::Error;
 
 use super::{
-    Broker, BrokerConfigs, Catalog, CatalogCommand, ClusterId, Partition, Topic, TopicId,
-    TopicSettings, is_internal_topic,
+    Broker, BrokerConfigs, Catalog, CatalogCommand, ClusterId, CommandId, Partition, Topic,
+    TopicId, TopicSettings, is_internal_topic,
 };
 
 const VERSION: u8 = 1;
 /// Of a catalog whose brokers were given configurations; one without is written as before.
 const VERSION_WITH_BROKER_CONFIGS: u8 = 2;
+
+/// Of a command that has a name.
+const VERSION_NAMED: u8 = 2;
 
 /// Most memory that decoding one command may claim.
 const COMMAND_BYTES_MAX: usize = 16 << 20;
@@ -55,6 +58,31 @@ impl CatalogCommand {
     /// If the bytes are not a command of a version this program knows.
     pub fn decode(bytes: &[u8]) -> Result<CatalogCommand, CatalogCodecError> {
         Ok(framed::decode::<_, COMMAND_BYTES_MAX>(VERSION, bytes)?)
+    }
+
+    /// The command as an entry's payload, with its name if it has one.
+    ///
+    /// # Errors
+    /// As [`CatalogCommand::encode`].
+    pub fn encode_named(&self, id: Option<CommandId>) -> Result<Vec<u8>, CatalogCodecError> {
+        match id {
+            Some(id) => Ok(framed::encode(VERSION_NAMED, (id, self))?),
+            None => self.encode(),
+        }
+    }
+
+    /// The command in an entry's payload, and its name if it has one.
+    ///
+    /// # Errors
+    /// As [`CatalogCommand::decode`].
+    pub fn decode_named(
+        bytes: &[u8],
+    ) -> Result<(Option<CommandId>, CatalogCommand), CatalogCodecError> {
+        if bytes.first() != Some(&VERSION_NAMED) {
+            return CatalogCommand::decode(bytes).map(|command| (None, command));
+        }
+        let (id, command) = framed::decode::<_, COMMAND_BYTES_MAX>(VERSION_NAMED, bytes)?;
+        Ok((Some(id), command))
     }
 }
 

@@ -101,6 +101,11 @@ uuid_newtype!(
     ClusterId
 );
 
+uuid_newtype!(
+    /// Names a command that one node lets another propose: by it the first one finds its outcome in the log.
+    CommandId
+);
+
 /// Where one replica of a partition lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Placement {
@@ -218,6 +223,18 @@ impl Catalog {
     #[must_use]
     pub fn broker(&self, node: NodeId) -> Option<&Arc<Broker>> {
         self.brokers.get(&node)
+    }
+
+    /// Whether this catalog is new enough to know what became of a group: one that it does not name is deleted then.
+    #[must_use]
+    pub fn has_given_out(&self, group: GroupId) -> bool {
+        group < self.next_group()
+    }
+
+    /// The group that is given out next.
+    #[must_use]
+    pub fn next_group(&self) -> GroupId {
+        GroupId(self.next_group)
     }
 
     /// What brokers were given while they run.

@@ -15,14 +15,19 @@ pub struct Figures {
     pub commit_index_max: u64,
     /// Elections that this shard's replicas have won since the start.
     pub elections_won: u64,
+    /// Messages of other replicas that were refused.
+    pub messages_refused: u64,
 }
 
 impl ShardCore {
     /// The figures as of now. Looks at every group: for a scrape, not for a request.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let mut figures =
-            Figures { elections_won: self.shared.elections_won, ..Figures::default() };
+        let mut figures = Figures {
+            elections_won: self.shared.elections_won,
+            messages_refused: self.shared.messages_refused,
+            ..Figures::default()
+        };
         for group in self.groups.values().filter(|group| group.is_live()) {
             let raft = &group.raft;
             figures.groups += 1;

@@ -6,9 +6,10 @@
 //!   entries in flight together are the whole log.
 //! - I3: of a group that is being deleted nothing is applied any more; it stays until the deletion is durable, because
 //!   until then checkpoints must name it.
-//! - I4: a catalog is shown to the shard only by a leader that is ready. After a restart the commit index lags behind
-//!   what was acknowledged, and a shard that took an old catalog for the new one would delete the groups of topics that
-//!   the old one does not have yet.
+//! - I4: a catalog is shown to the shard only once it is known to be no older than the shard's start: by a leader that is
+//!   ready, or when a command that this shard proposed since has come back to it. After a restart the commit index lags
+//!   behind what was acknowledged, and a shard that took an old catalog for the new one would make groups again that
+//!   were deleted since.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use chronik_engine::wal::record::{EntryKind, GroupCheckpoint, GroupMeta, LogEntr
 use chronik_replication::{GroupConfig, RaftGroup, RecoveredLog};
 
 use super::log_start::PartitionCommand;
+use super::peers::{EarlyCampaign, GroupFetch};
 use super::producers::{ProducerBatch, Producers};
 use super::{
     Ack, Appended, CoreConfig, CoreError, PRODUCERS_PER_PARTITION_MAX, ProduceError, ProduceResult,
@@ -93,7 +95,11 @@ pub(super) struct Group {
     pub(super) unstaged_bytes: usize,
     pub(super) unstaged_entries: usize,
     /// Whether the shard has been shown the catalog as it is, but for what nobody sees of it.
-    is_announced: bool,
+    pub(super) is_announced: bool,
+    /// Whether the state machine is no older than the shard's start (I4).
+    is_current: bool,
+    /// Candidacies before the election timeout.
+    pub(super) early: Option<EarlyCampaign>,
     led: Option<Leadership>,
     life: Life,
 }
@@ -112,6 +118,8 @@ impl Group {
             unstaged_bytes: 0,
             unstaged_entries: 0,
             is_announced: false,
+            is_current: false,
+            early: None,
             led: None,
             life,
         }
@@ -204,14 +212,18 @@ impl Group {
     }
 
     pub(super) fn tick(&mut self, shared: &mut Shared) {
-        if self.is_live() && self.raft.tick() {
+        if !self.is_live() {
+            return;
+        }
+        if self.raft.tick() {
             self.observe_leadership(shared);
             self.pump(shared);
         }
+        self.campaign_early(shared);
     }
 
     /// To be called after everything that may change who leads, before anything is proposed.
-    fn observe_leadership(&mut self, shared: &mut Shared) {
+    pub(super) fn observe_leadership(&mut self, shared: &mut Shared) {
         let leads = self.raft.is_leader().then(|| self.raft.term());
         if leads == self.led.map(|led| led.term) {
             return;
@@ -223,6 +235,7 @@ impl Group {
         self.led = leads.map(|term| Leadership { term, first_index });
         if let Some(term) = leads {
             shared.elections_won += 1;
+            shared.effects.elected.push((self.id, term, self.raft.replica()));
             assert!(self.raft.term_at(first_index) == Some(term), "a term begins with an entry");
         }
     }
@@ -251,7 +264,7 @@ impl Group {
         if !self.is_live() {
             return;
         }
-        while self.raft.has_ready() {
+        while self.raft.has_ready() || self.give_snapshot() {
             let first = shared.out.records.len();
             let number = self.raft.ready(&mut shared.out);
             self.unstaged_bytes = 0;
@@ -263,7 +276,16 @@ impl Group {
             shared.out.role = None;
             shared.effects.messages.append(&mut shared.out.messages);
             self.observe_leadership(shared);
+            if let Some(snapshot) = shared.out.snapshot.take() {
+                self.install_snapshot(&snapshot, shared);
+            }
             self.apply_committed(shared);
+        }
+        if self.raft.has_fetches() {
+            self.raft.take_fetches(&mut shared.wanted);
+            let group = self.id;
+            let wanted = shared.wanted.drain(..).map(|fetch| GroupFetch { group, fetch });
+            shared.effects.fetches.extend(wanted);
         }
     }
 
@@ -329,8 +351,8 @@ impl Group {
             Machine::Partition(_) => return self.apply_log_start(entry, shared),
             Machine::Groups(_) => return self.apply_group_command(entry),
         };
-        let command = match CatalogCommand::decode(&entry.payload) {
-            Ok(command) => command,
+        let (id, command) = match CatalogCommand::decode_named(&entry.payload) {
+            Ok(named) => named,
             // Ours were encoded by propose, recovered ones were read before.
             Err(error) => unreachable!("group {}: entry {}: {error}", self.id, entry.index),
         };
@@ -341,14 +363,20 @@ impl Group {
         if taken_back || outcome.changes_image() {
             self.is_announced = false;
         }
+        if let Some(awaited) = id.and_then(|id| shared.awaited.remove(&id)) {
+            self.is_current = true;
+            self.is_announced = false;
+            shared.effects.replies.push((awaited.token, Ok(Ack::Command(outcome.clone()))));
+        }
         Ack::Command(outcome)
     }
 
     /// Shows the catalog to the shard once it is up to date (I4).
-    fn announce_catalog(&mut self, shared: &mut Shared) {
+    pub(super) fn announce_catalog(&mut self, shared: &mut Shared) {
+        self.is_current |= self.is_ready();
         if let Machine::Catalog(catalog) = &self.machine
             && !self.is_announced
-            && self.is_ready()
+            && self.is_current
         {
             shared.effects.catalog = Some(Arc::clone(catalog));
             self.is_announced = true;
@@ -412,7 +440,7 @@ impl Group {
 }
 
 impl Machine {
-    fn restore(
+    pub(super) fn restore(
         group: GroupId,
         meta: &GroupMeta,
         state: &[u8],
@@ -439,7 +467,7 @@ impl Machine {
             Machine::Partition(_) => PartitionCommand::decode(payload)
                 .map(drop)
                 .map_err(|source| CoreError::PartitionCommand { group, source }),
-            Machine::Catalog(_) => CatalogCommand::decode(payload)
+            Machine::Catalog(_) => CatalogCommand::decode_named(payload)
                 .map(drop)
                 .map_err(|source| CoreError::Catalog { group, source }),
             Machine::Groups(_) => GroupCommand::decode(payload)
@@ -448,7 +476,7 @@ impl Machine {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Machine::Partition(producers) => producers.encode(),
             Machine::Catalog(catalog) => match catalog.encode() {

@@ -13,6 +13,7 @@
 //! | `refusal` | batches for which the disk has no room |
 //! | `log_start` | where a partition's log starts, and what may go before it |
 //! | `segments` | what of a partition's log is in files of its own |
+//! | `peers` | what is heard from replicas on other nodes, and groups whose leader is gone |
 //! | `group_log` | the logs that hold the state of consumer groups |
 //! | `read` | what may be read, and from where |
 //! | [`producers`] | sequence numbers of idempotent producers |
@@ -31,11 +32,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use chronik_engine::ids::{GroupId, NodeId, Offset, RaftIndex, ShardId, Term};
+use chronik_engine::ids::{GroupId, NodeId, Offset, RaftIndex, ReplicaId, ShardId, Term};
 use chronik_engine::tail_cache::TailCache;
 use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{GroupCheckpoint, GroupMeta, WalRecord};
-use chronik_replication::{PeerMessage, ReadyOutput};
+use chronik_replication::{EntryFetch, PeerMessage, ReadyOutput};
 
 mod commit;
 mod error;
@@ -44,6 +45,7 @@ mod group;
 mod group_log;
 mod hash;
 mod log_start;
+mod peers;
 mod produce;
 pub mod producers;
 mod read;
@@ -55,13 +57,15 @@ pub use commit::PendingBlock;
 pub use error::{CoreError, FetchError, ProduceError};
 pub use figures::Figures;
 pub use log_start::{PartitionCommand, PartitionCommandError};
+pub use peers::GroupFetch;
 pub use read::{PartitionView, ReadPlan};
 pub use segments::NamedSegment;
 
 use self::commit::Unit;
 use self::group::Group;
+use self::peers::Awaited;
 use self::waiters::Waiters;
-use crate::catalog::{Catalog, CommandOutcome};
+use crate::catalog::{Catalog, CommandId, CommandOutcome};
 
 /// Producers that one partition remembers; beyond that the one that was silent longest is forgotten. A client with
 /// a forgotten producer goes on as an unknown one.
@@ -158,13 +162,17 @@ pub struct Effects {
     pub replies: Vec<(Token, ProduceResult)>,
     /// Fetches that should look again.
     pub wakes: Vec<WaiterId>,
-    /// The catalog, once this replica leads the META group and whenever something that readers see of it has changed
-    /// since.
+    /// The catalog, once this replica is known to have it as it was when the shard started or later, and whenever
+    /// something that readers see of it has changed since.
     pub catalog: Option<Arc<Catalog>>,
     /// Segments that nobody needs any more: their files may go.
     pub segments_gone: Vec<NamedSegment>,
     /// Messages for other replicas.
     pub messages: Vec<PeerMessage>,
+    /// Entries to be read from the log for followers; each asks for one [`ShardCore::entries_fetched`].
+    pub fetches: Vec<GroupFetch>,
+    /// Groups that this shard's replicas have begun to lead.
+    pub elected: Vec<(GroupId, Term, ReplicaId)>,
 }
 
 /// What groups share.
@@ -177,10 +185,15 @@ struct Shared {
     effects: Effects,
     in_flight_bytes: usize,
     elections_won: u64,
+    messages_refused: u64,
+    /// Commands that other nodes propose for this one.
+    awaited: BTreeMap<CommandId, Awaited>,
     /// Records that wait for a block, and where they come from.
     out: ReadyOutput,
     units: VecDeque<Unit>,
     unit_bytes: usize,
+    /// Empty but while a group is asked what its followers want.
+    wanted: Vec<EntryFetch>,
     /// An empty vector with capacity, for the next block.
     spare_records: Vec<WalRecord>,
 }
@@ -218,9 +231,12 @@ impl ShardCore {
                 effects: Effects::default(),
                 in_flight_bytes: 0,
                 elections_won: 0,
+                messages_refused: 0,
+                awaited: BTreeMap::new(),
                 out: ReadyOutput::default(),
                 units: VecDeque::new(),
                 unit_bytes: 0,
+                wanted: Vec::new(),
                 spare_records: Vec::new(),
             },
             groups: BTreeMap::new(),
@@ -242,14 +258,17 @@ impl ShardCore {
         Ok(core)
     }
 
-    /// Lets groups that have no other voter elect themselves, now and not after an election timeout.
+    /// Lets groups that have no other voter elect themselves, now and not after an election timeout; the others look for
+    /// a leader soon.
     pub fn start(&mut self) {
         for group in self.groups.values_mut() {
             group.campaign_if_alone(&mut self.shared);
+            group.campaign_in_turn();
         }
     }
 
-    /// Places a group here. If it is its only voter, this replica leads it at once.
+    /// Places a group here. If it is its only voter, this replica leads it at once; if it is the first of several, it
+    /// asks them for their votes at once.
     ///
     /// # Errors
     /// If the placement makes no sense.
@@ -261,6 +280,7 @@ impl ShardCore {
         let mut group = Group::create(&self.shared.config, id, meta)?;
         self.shared.stage(Unit::created(id), record);
         group.campaign_if_alone(&mut self.shared);
+        group.campaign_as_preferred(&mut self.shared);
         self.groups.insert(id, group);
         Ok(())
     }
@@ -291,6 +311,7 @@ impl ShardCore {
         for group in self.groups.values_mut() {
             group.tick(&mut self.shared);
         }
+        self.expire_awaited();
         self.expire_producers();
     }
 
@@ -361,6 +382,7 @@ impl ShardCore {
         for group in self.groups.values_mut() {
             group.drop_in_flight(&mut self.shared, ProduceError::ShuttingDown);
         }
+        self.abort_awaited();
         self.shared.waiters.drain(&mut self.shared.effects.wakes);
     }
 

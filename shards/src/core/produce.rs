@@ -10,7 +10,7 @@ use super::commit::{UNIT_BYTES_MAX, UNIT_ENTRIES_MAX};
 use super::group::{Group, InFlight, Machine, acked, log_append_time_ms, producer_batch};
 use super::producers::{ProducerBatch, Verdict};
 use super::{Appended, ProduceError, RequiredAcks, ShardCore, Shared, Token};
-use crate::catalog::CatalogCommand;
+use crate::catalog::{CatalogCommand, CommandId};
 
 impl ShardCore {
     /// Appends a batch to a partition in memory. On return its place against all other batches of the partition is
@@ -60,6 +60,16 @@ impl ShardCore {
         command: &CatalogCommand,
         token: Token,
     ) -> Result<(), ProduceError> {
+        self.propose_named(None, command, token)
+    }
+
+    /// The same, with a name by which the node that asks for it finds it in the log.
+    pub(super) fn propose_named(
+        &mut self,
+        id: Option<CommandId>,
+        command: &CatalogCommand,
+        token: Token,
+    ) -> Result<(), ProduceError> {
         self.check_open()?;
         let is_storage_full = self.is_storage_full;
         let meta = self.groups.get_mut(&GroupId::META).filter(|group| group.is_live());
@@ -70,7 +80,7 @@ impl ShardCore {
         if is_storage_full && !is_let_through_when_full(command) {
             return Err(ProduceError::StorageFull);
         }
-        let payload = match command.encode() {
+        let payload = match command.encode_named(id) {
             Ok(payload) => payload,
             Err(error) => unreachable!("encoding into memory does not fail: {error}"),
         };

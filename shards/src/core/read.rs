@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use chronik_engine::batch::leader_epoch;
-use chronik_engine::ids::{GroupId, Offset, Term};
+use chronik_engine::ids::{GroupId, Offset, ReplicaId, Term};
 use chronik_engine::tail_cache::CachedBatch;
 
 use super::group::{Group, Machine};
@@ -23,6 +23,10 @@ pub struct PartitionView {
     pub is_leader: bool,
     /// Whether it leads and its high watermark is up to date: whether it can be read.
     pub is_ready: bool,
+    /// Whether it is ready or follows a leader.
+    pub is_settled: bool,
+    /// Who leads, as far as this replica knows.
+    pub leader: Option<ReplicaId>,
     /// The current term.
     pub leader_epoch: Term,
     /// The first offset there is.
@@ -196,6 +200,8 @@ impl Group {
         PartitionView {
             is_leader: self.can_propose(),
             is_ready: self.is_ready(),
+            is_settled: self.is_settled(),
+            leader: self.known_leader(),
             leader_epoch: self.raft.term(),
             log_start_offset: self.log_start_offset,
             high_watermark: self.high_watermark(),

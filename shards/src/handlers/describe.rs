@@ -22,11 +22,12 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::error_code::fetch_error;
-use super::metadata::{OPERATIONS_UNKNOWN, broker_id, leader_epochs};
+use super::metadata::{OPERATIONS_UNKNOWN, broker_id};
 use super::routing::{Route, RouteError};
 use crate::catalog::{Topic, topic_name_problem};
 use crate::core::FetchError;
 use crate::core::producers::ProducerView;
+use crate::shell::cluster::leaders::{Leader, leaders_of};
 use crate::shell::shard::Shard;
 
 /// Which endpoints a client of DescribeCluster wants to hear of: those of the brokers.
@@ -109,9 +110,9 @@ pub async fn describe_topic_partitions(
         Described::Part(part) => Some(&*part.topic),
         Described::Error(..) => None,
     });
-    let epochs = leader_epochs(&shard, parts).await;
+    let leaders = leaders_of(&shard, parts).await;
     let topics = page.topics.into_iter().map(|described| match described {
-        Described::Part(part) => describe_part(&shard, &part, &epochs),
+        Described::Part(part) => describe_part(&part, &leaders),
         Described::Error(name, error) => DescribeTopicPartitionsResponseTopic::default()
             .with_error_code(error.code())
             .with_name(Some(name))
@@ -168,9 +169,8 @@ fn page(shard: &Shard, request: &DescribeTopicPartitionsRequest) -> Page {
 }
 
 fn describe_part(
-    shard: &Shard,
     part: &Part,
-    epochs: &BTreeMap<GroupId, i32>,
+    leaders: &BTreeMap<GroupId, Leader>,
 ) -> DescribeTopicPartitionsResponseTopic {
     let numbered = (0..).zip(&part.topic.partitions).skip(part.first).take(part.count);
     let partitions = numbered.map(|(number, partition)| {
@@ -183,10 +183,10 @@ fn describe_part(
             // Replicas that could be elected without being in sync: a quorum needs none.
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()));
-        match epochs.get(&partition.group) {
-            Some(epoch) => described
-                .with_leader_id(broker_id(shard.node.config.node_id.0))
-                .with_leader_epoch(*epoch),
+        match leaders.get(&partition.group) {
+            Some(leader) => {
+                described.with_leader_id(broker_id(leader.node.0)).with_leader_epoch(leader.epoch)
+            }
             None => described
                 .with_leader_id(BrokerId(-1))
                 .with_error_code(ResponseError::LeaderNotAvailable.code()),

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chronik_engine::ids::{GroupId, ShardId};
-use futures_util::future::join_all;
+use chronik_engine::ids::GroupId;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
@@ -17,7 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::topics::{self, TopicWanted};
 use crate::catalog::{Catalog, Topic, TopicId, topic_name_problem};
-use crate::shell::read::kafka_epoch;
+use crate::shell::cluster::leaders::{Leader, leaders_of};
 use crate::shell::shard::Shard;
 
 /// What Kafka answers for the operations that a client is authorised to: "not asked for".
@@ -44,8 +43,8 @@ pub async fn metadata(
         Found::Topic(topic) => Some(&**topic),
         Found::Error { .. } => None,
     });
-    let epochs = leader_epochs(&shard, topics).await;
-    let topics = found.into_iter().map(|found| describe(&shard, version, found, &epochs)).collect();
+    let leaders = leaders_of(&shard, topics).await;
+    let topics = found.into_iter().map(|found| describe(version, found, &leaders)).collect();
     let brokers = catalog
         .brokers()
         .map(|broker| {
@@ -155,41 +154,10 @@ async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
     }
 }
 
-/// The leader epochs of all partitions of these topics, asked of their shards.
-pub(super) async fn leader_epochs(
-    shard: &Rc<Shard>,
-    topics: impl Iterator<Item = &Topic>,
-) -> BTreeMap<GroupId, i32> {
-    let node = shard.node.config.node_id;
-    let mut by_shard: BTreeMap<ShardId, Vec<GroupId>> = BTreeMap::new();
-    for topic in topics {
-        for partition in &topic.partitions {
-            if let Some(placement) = partition.placement_on(node) {
-                by_shard.entry(placement.shard).or_default().push(partition.group);
-            }
-        }
-    }
-    let asked = by_shard.into_iter().map(|(target, groups)| {
-        shard.on(target, move |there| {
-            let epochs: Vec<(GroupId, i32)> = there.with_core(|core| {
-                groups
-                    .into_iter()
-                    .filter_map(|group| Some((group, core.partition(group)?)))
-                    .filter(|(_, view)| view.is_leader)
-                    .map(|(group, view)| (group, kafka_epoch(view.leader_epoch)))
-                    .collect()
-            });
-            async move { epochs }
-        })
-    });
-    join_all(asked).await.into_iter().filter_map(Result::ok).flatten().collect()
-}
-
 fn describe(
-    shard: &Shard,
     version: i16,
     found: Found,
-    epochs: &BTreeMap<GroupId, i32>,
+    leaders: &BTreeMap<GroupId, Leader>,
 ) -> MetadataResponseTopic {
     // A topic asked for by an id that is not known has no name, which can be said from version 12 on.
     let nameless = || (version < 12).then(StrBytes::default);
@@ -203,15 +171,14 @@ fn describe(
             .with_name(Some(StrBytes::from_string(topic.name.to_string()).into()))
             .with_topic_id(topic.id.0)
             .with_is_internal(topic.internal)
-            .with_partitions(describe_partitions(shard, &topic, epochs))
+            .with_partitions(describe_partitions(&topic, leaders))
             .with_topic_authorized_operations(OPERATIONS_UNKNOWN),
     }
 }
 
 fn describe_partitions(
-    shard: &Shard,
     topic: &Topic,
-    epochs: &BTreeMap<GroupId, i32>,
+    leaders: &BTreeMap<GroupId, Leader>,
 ) -> Vec<MetadataResponsePartition> {
     (0..)
         .zip(&topic.partitions)
@@ -222,10 +189,10 @@ fn describe_partitions(
                 .with_partition_index(number)
                 .with_replica_nodes(replicas.clone())
                 .with_isr_nodes(replicas);
-            match epochs.get(&partition.group) {
-                Some(epoch) => described
-                    .with_leader_id(broker_id(shard.node.config.node_id.0))
-                    .with_leader_epoch(*epoch),
+            match leaders.get(&partition.group) {
+                Some(leader) => described
+                    .with_leader_id(broker_id(leader.node.0))
+                    .with_leader_epoch(leader.epoch),
                 None => described
                     .with_leader_id(BrokerId(-1))
                     .with_leader_epoch(-1)

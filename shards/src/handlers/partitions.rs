@@ -85,7 +85,7 @@ fn wanted(shard: &Shard, asked: &CreatePartitionsTopic) -> Result<CatalogCommand
     let added = u32::try_from(added).unwrap_or(u32::MAX);
     Ok(CatalogCommand::CreatePartitions {
         name: topic.name.to_string(),
-        partitions: new_partitions(added),
+        partitions: new_partitions(added, replicas_of(topic)),
         total: asked.count.unsigned_abs(),
     })
 }
@@ -106,11 +106,26 @@ fn check_assignments(
         ));
     }
     let catalog = shard.catalog();
-    let replicas = topic.partitions.first().map_or(1, |partition| partition.replicas.len());
     for assignment in assignments {
-        check_replicas(&catalog, &assignment.broker_ids, Some(replicas))?;
+        check_replicas(&catalog, &assignment.broker_ids, Some(replicas_of(topic)))?;
     }
-    Ok(())
+    check_manual(&catalog)
+}
+
+fn replicas_of(topic: &Topic) -> usize {
+    topic.partitions.first().map_or(1, |partition| partition.replicas.len())
+}
+
+/// Where there are several brokers, the cluster places replicas by itself.
+///
+/// # Errors
+/// There are several.
+pub(super) fn check_manual(catalog: &Catalog) -> Result<(), Refusal> {
+    if catalog.brokers().len() <= 1 {
+        return Ok(());
+    }
+    let why = "Replicas cannot be placed by hand in this version; leave the assignment out.";
+    Err((ResponseError::InvalidReplicaAssignment, why.to_owned()))
 }
 
 /// Checks the brokers that one partition is to be on. `replicas` is how many the topic's other partitions have.

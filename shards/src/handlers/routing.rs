@@ -26,6 +26,9 @@ pub enum RouteError {
     /// There is no topic of this id.
     #[error("unknown topic id")]
     UnknownTopicId,
+    /// No replica of the partition is on this node.
+    #[error("no replica of the partition is on this node")]
+    NotHere,
 }
 
 impl RouteError {
@@ -35,6 +38,7 @@ impl RouteError {
         match self {
             RouteError::UnknownTopicOrPartition => ResponseError::UnknownTopicOrPartition,
             RouteError::UnknownTopicId => ResponseError::UnknownTopicId,
+            RouteError::NotHere => ResponseError::NotLeaderOrFollower,
         }
     }
 }
@@ -60,12 +64,11 @@ impl Route {
     /// Finds a partition of a topic.
     ///
     /// # Errors
-    /// [`RouteError::UnknownTopicOrPartition`] if the topic has no partition of this index.
+    /// [`RouteError::UnknownTopicOrPartition`] if the topic has no partition of this index, [`RouteError::NotHere`] if it
+    /// is on other nodes only.
     pub fn of(topic: &Topic, partition: i32, node: NodeId) -> Result<Route, RouteError> {
-        topic
-            .partition(partition)
-            .and_then(|found| Some((found.group, found.placement_on(node)?)))
-            .map(|(group, placement)| Route { shard: placement.shard, group })
-            .ok_or(RouteError::UnknownTopicOrPartition)
+        let found = topic.partition(partition).ok_or(RouteError::UnknownTopicOrPartition)?;
+        let placement = found.placement_on(node).ok_or(RouteError::NotHere)?;
+        Ok(Route { shard: placement.shard, group: found.group })
     }
 }

@@ -22,13 +22,13 @@ use uuid::Uuid;
 
 use super::configs::rules;
 use super::error_code::{catalog_error, produce_error};
-use super::partitions::check_replicas;
+use super::partitions::{check_manual, check_replicas};
 use crate::catalog::{
     CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, Topic, TopicId, TopicRef,
     config_definitions,
 };
 use crate::core::{Ack, ProduceError};
-use crate::shell::replies::ReplyTo;
+use crate::shell::cluster::{META_SHARD, NotProposed};
 use crate::shell::shard::Shard;
 
 /// Where Kafka says a topic's configuration comes from: set on the topic, or the default.
@@ -40,14 +40,16 @@ const SOURCE_DEFAULT: i8 = 5;
 const CHANGE_WAIT_MIN: Duration = Duration::from_secs(1);
 pub(super) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(120);
 
-/// The group `__meta` is on this shard.
-const META_SHARD: ShardId = ShardId(0);
+/// How often a node looks for the leader of the catalog, and how long it waits in between: longer than an election.
+const SUBMIT_TRIES: u32 = 240;
+const SUBMIT_RETRY: Duration = Duration::from_millis(50);
 
 /// A topic that somebody wants made.
 #[derive(Debug, Clone)]
 pub struct TopicWanted {
     name: String,
     partitions: Option<u32>,
+    replicas: Option<usize>,
     configs: BTreeMap<String, String>,
 }
 
@@ -55,7 +57,7 @@ impl TopicWanted {
     /// A topic with the node's default number of partitions and no configurations.
     #[must_use]
     pub fn with_defaults(name: String) -> TopicWanted {
-        TopicWanted { name, partitions: None, configs: BTreeMap::new() }
+        TopicWanted { name, partitions: None, replicas: None, configs: BTreeMap::new() }
     }
 }
 
@@ -161,19 +163,7 @@ fn wanted_topic(
             }
         },
     };
-    let replicas = match topic.assignments.first() {
-        Some(assignment) => assignment.broker_ids.len(),
-        None if topic.replication_factor == -1 => {
-            usize::from(shard.node.config.kafka.default_replication_factor)
-        }
-        None => usize::try_from(topic.replication_factor).unwrap_or(0),
-    };
-    if replicas != 1 {
-        return invalid(
-            ResponseError::InvalidReplicationFactor,
-            "this cluster has 1 broker: the replication factor must be 1",
-        );
-    }
+    let replicas = wanted_replicas(shard, topic)?;
     let mut configs = BTreeMap::new();
     for config in &topic.configs {
         let Some(value) = &config.value else {
@@ -184,7 +174,39 @@ fn wanted_topic(
             .map_err(|(error, why)| RefusedBecause::Config { error, why })?;
         configs.insert(config.name.to_string(), value.to_string());
     }
-    Ok(TopicWanted { name: topic.name.to_string(), partitions, configs })
+    Ok(TopicWanted { name: topic.name.to_string(), partitions, replicas, configs })
+}
+
+/// How many replicas a topic is to have, if the request says so.
+fn wanted_replicas(shard: &Shard, topic: &CreatableTopic) -> Result<Option<usize>, RefusedBecause> {
+    if let Some(assignment) = topic.assignments.first() {
+        return Ok(Some(assignment.broker_ids.len()));
+    }
+    if topic.replication_factor == -1 {
+        return Ok(None);
+    }
+    let error = ResponseError::InvalidReplicationFactor;
+    let brokers = shard.catalog().brokers().len();
+    match usize::try_from(topic.replication_factor) {
+        Ok(replicas) if replicas >= 1 && replicas <= brokers => Ok(Some(replicas)),
+        Ok(replicas) if replicas >= 1 => Err(RefusedBecause::Config {
+            error,
+            why: format!(
+                "Unable to replicate the partition {replicas} time(s): The target replication factor of {replicas} \
+                 cannot be reached because only {brokers} broker(s) are registered."
+            ),
+        }),
+        _ => Err(RefusedBecause::Invalid {
+            error,
+            why: "Replication factor must be larger than 0, or -1 to use the default value.",
+        }),
+    }
+}
+
+/// How many replicas a topic gets that says nothing of it: as set, as far as there are brokers.
+pub(super) fn default_replicas(shard: &Shard) -> usize {
+    let brokers = shard.catalog().brokers().len().max(1);
+    usize::from(shard.node.config.kafka.default_replication_factor).clamp(1, brokers)
 }
 
 /// Whoever says where the partitions go says how many there are, and nothing else does.
@@ -201,7 +223,7 @@ fn check_assignments(shard: &Shard, topic: &CreatableTopic) -> Result<(), Refuse
         check_replicas(&catalog, &assignment.broker_ids, Some(first.broker_ids.len()))
             .map_err(|(error, why)| RefusedBecause::Config { error, why })?;
     }
-    Ok(())
+    check_manual(&catalog).map_err(|(error, why)| RefusedBecause::Config { error, why })
 }
 
 fn assigned_partitions(topic: &CreatableTopic) -> Result<u32, RefusedBecause> {
@@ -313,7 +335,10 @@ fn new_topics(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<NewTopic> {
                 name: topic.name,
                 id: TopicId(Uuid::new_v4()),
                 internal: false,
-                partitions: new_partitions(count),
+                partitions: new_partitions(
+                    count,
+                    topic.replicas.unwrap_or_else(|| default_replicas(shard)),
+                ),
                 configs: topic.configs,
             }
         })
@@ -325,12 +350,13 @@ fn new_topics(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<NewTopic> {
     clippy::disallowed_methods,
     reason = "replica ids are random; the core gets them in the command"
 )]
-pub(super) fn new_partitions(count: u32) -> Vec<NewPartition> {
+pub(super) fn new_partitions(count: u32, replicas: usize) -> Vec<NewPartition> {
     let most = crate::catalog::TOPIC_PARTITIONS_MAX + 1;
     let count = usize::try_from(count).unwrap_or(most).min(most);
     let mut random = rand::rng();
+    let mut replica = || ReplicaId(random.random_range(1..=u64::MAX));
     (0..count)
-        .map(|_| NewPartition { replicas: vec![ReplicaId(random.random_range(1..=u64::MAX))] })
+        .map(|_| NewPartition { replicas: (0..replicas).map(|_| replica()).collect() })
         .collect()
 }
 
@@ -340,16 +366,21 @@ pub async fn change_catalog(
     shard: &Rc<Shard>,
     command: CatalogCommand,
 ) -> Result<CommandOutcome, ProduceError> {
-    let changed = shard.on(META_SHARD, move |meta| {
-        let (done, answer) = ReplyTo::channel(meta.id);
-        meta.propose_command(&command, done);
-        async move {
-            let ack = answer.await.map_err(|_| ProduceError::NotLeader)??;
-            _ = meta.catalog_shown().await;
-            match ack {
-                Ack::Command(outcome) => Ok(outcome),
-                Ack::Appended(_) | Ack::LogStart(_) | Ack::Groups => Err(ProduceError::NotLeader),
+    let changed = shard.on(META_SHARD, move |meta| async move {
+        let mut tries_left = SUBMIT_TRIES;
+        let result = loop {
+            match meta.submit_command(&command).await {
+                Ok(result) => break result,
+                Err(NotProposed) if tries_left == 0 => break Err(ProduceError::NotLeader),
+                Err(NotProposed) => chronik_ring::sleep(SUBMIT_RETRY).await,
             }
+            tries_left -= 1;
+        };
+        let ack = result?;
+        _ = meta.catalog_shown().await;
+        match ack {
+            Ack::Command(outcome) => Ok(outcome),
+            Ack::Appended(_) | Ack::LogStart(_) | Ack::Groups => Err(ProduceError::NotLeader),
         }
     });
     changed.await.unwrap_or(Err(ProduceError::Overloaded))
@@ -357,11 +388,12 @@ pub async fn change_catalog(
 
 fn created(topic: &Topic) -> CreatableTopicResult {
     let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+    let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
     CreatableTopicResult::default()
         .with_name(StrBytes::from_string(topic.name.to_string()).into())
         .with_topic_id(topic.id.0)
         .with_num_partitions(partitions)
-        .with_replication_factor(1)
+        .with_replication_factor(i16::try_from(replicas).unwrap_or(i16::MAX))
         .with_configs(Some(described_configs(topic)))
 }
 

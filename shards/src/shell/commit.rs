@@ -37,6 +37,10 @@ pub async fn commit_loop(shard: Rc<Shard>) {
             roll_ahead_of_time(&shard).await;
         }
         let block = shard.core.borrow_mut().take_block(BLOCK_BYTES_MAX);
+        if shard.links().is_some() {
+            // Followers get the entries while they are written here.
+            shard.after_core();
+        }
         let Some(block) = block else {
             if shard.stopping.get() {
                 break;
@@ -166,6 +170,7 @@ pub async fn tick_loop(shard: Rc<Shard>) {
         let now_ms = shard.clock.wall_ms();
         shard.change_core(|core| core.tick(now_ms));
         shard.tick_groups();
+        shard.tell_lost_messages();
         let idle_ns = shard.clock.now_ns().saturating_sub(shard.last_block_ns.get());
         if shard.mark_due.get() && idle_ns >= MARK_AFTER_NS {
             shard.want_mark.set(true);

@@ -2,6 +2,7 @@
 
 pub mod background;
 pub mod clock;
+pub mod cluster;
 pub mod commit;
 pub mod compaction;
 pub mod fatal;

@@ -2,7 +2,7 @@
 //!
 //! - I1: catalogs are published one at a time and only ever newer ones; changes that come meanwhile are published
 //!   together.
-//! - I2: first every shard makes the groups that the new catalog places on it and leads them; then every core shows the
+//! - I2: first every shard makes the groups that the new catalog places on it and they get leaders; then every core shows the
 //!   catalog to its clients; then the groups that it no longer names are deleted. So no client is sent to a partition
 //!   that is not there yet. A step begins when all shards have done the one before.
 //! - I3: the same way brings a node up: what a shard's log holds beside the catalog (a crash between two steps) is
@@ -18,11 +18,14 @@ use std::time::Duration;
 
 use chronik_engine::ids::{GroupId, ShardId};
 use chronik_ring::sleep;
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 
 use super::mesh::MeshRefused;
 use super::shard::Shard;
 use crate::catalog::Catalog;
+
+/// How long a publication waits for leaders of groups that have replicas on other nodes.
+const LEADER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Between two tries when a shard could not be reached.
 const RETRY: Duration = Duration::from_millis(100);
@@ -80,13 +83,16 @@ where
     done.await.into_iter().collect()
 }
 
-/// Makes the groups that the catalog places on this shard and waits until they lead.
+/// Makes the groups that the catalog places on this shard and waits until they are led. A group of several nodes is not
+/// waited for long: whether it can have a leader is not in this node's hands.
 async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) {
+    shard.learn_seats(&catalog);
     let unready: Vec<GroupId> = shard.change_core(|core| {
         let placed = catalog.placed_on(shard.node.config.node_id, shard.id);
         placed
             .filter_map(|(group, meta)| match core.partition(group) {
-                Some(partition) => (!partition.is_ready).then_some(group),
+                Some(partition) => (!partition.is_settled).then_some(group),
+                None if !shard.may_create(group) => None,
                 None => {
                     core.create_group(group, meta);
                     Some(group)
@@ -95,8 +101,13 @@ async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) {
             .collect()
     });
     if !unready.is_empty() {
+        let led = std::pin::pin!(shard.all_led(unready));
+        let patience = match shard.links() {
+            Some(_) => Either::Left(sleep(LEADER_PATIENCE)),
+            None => Either::Right(std::future::pending()),
+        };
         // An error is a shard that ends.
-        _ = shard.leads_all(unready).await;
+        _ = select(led, std::pin::pin!(patience)).await;
     }
 }
 
@@ -105,7 +116,7 @@ async fn show(shard: Rc<Shard>, catalog: Arc<Catalog>) {
     shard.publish_catalog(catalog);
 }
 
-/// Deletes the groups of this shard that the catalog does not name.
+/// Deletes the groups of this shard that the catalog knew and does not name any more.
 async fn delete_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) {
     shard.change_core(|core| {
         let named: BTreeSet<GroupId> = catalog
@@ -114,7 +125,8 @@ async fn delete_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) {
             .collect();
         let gone: Vec<GroupId> = core
             .group_ids()
-            .filter(|group| *group != GroupId::META && !named.contains(group))
+            .filter(|group| catalog.has_given_out(*group) && *group != GroupId::META)
+            .filter(|group| !named.contains(group))
             .collect();
         for group in gone {
             core.delete_group(group);

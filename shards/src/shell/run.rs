@@ -17,11 +17,13 @@ use chronik_engine::wal::record::GroupMeta;
 use chronik_engine::wal::{RecoveryReport, Wal, WalError, WalOptions};
 use chronik_net::NetError;
 use chronik_tiering::executor::Executor;
+use futures_util::future::{Either, select};
 use glommio::{LocalExecutorBuilder, Placement};
 use rand::Rng;
 
 use super::background::Background;
 use super::clock::Clock;
+use super::cluster::META_SHARD;
 use super::commit::{commit_loop, tick_loop};
 use super::compaction::compaction_loop;
 use super::mesh::{Mesh, run_jobs};
@@ -123,6 +125,15 @@ pub enum RunError {
         #[source]
         error: NetError,
     },
+    /// The Raft port could not be listened on.
+    #[error("raft_addr {address}: cannot be listened on: {error}")]
+    RaftPort {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the kernel says.
+        #[source]
+        error: std::io::Error,
+    },
     /// The node could not enter itself into the catalog.
     #[error("the node could not register in the catalog: {why}")]
     Register {
@@ -153,7 +164,7 @@ impl RunError {
             RunError::Wal { .. } | RunError::Core { .. } | RunError::Disk { .. } => {
                 exit_code::DATA_DIR
             }
-            RunError::Listen { .. } => exit_code::PORT_IN_USE,
+            RunError::Listen { .. } | RunError::RaftPort { .. } => exit_code::PORT_IN_USE,
             RunError::Executor { .. }
             | RunError::Ring { .. }
             | RunError::Mesh { .. }
@@ -321,20 +332,39 @@ async fn shard_main(start: ShardStart) -> Result<(), RunError> {
     let id = start.shard;
     let events = start.events.clone();
     let shard = open_shard(start).await?;
-    if id == ShardId(0) {
-        register_broker(&shard).await?;
+    if !arrive(&shard).await? {
+        _ = events.send(Event::Drained);
+        while let Order::Drain = shard.next_order().await {}
+        shard.stop().await;
+        return Ok(());
     }
-    shard.catalog_arrived().await;
     let listeners =
         Listeners::open(&shard).map_err(|error| RunError::Listen { shard: id, error })?;
     _ = events.send(Event::Serving);
     while let Order::Drain = shard.next_order().await {
+        shard.hand_over_leaderships().await;
         shard.begin_drain();
         listeners.drain(DRAIN).await;
         _ = events.send(Event::Drained);
     }
     shard.stop().await;
     Ok(())
+}
+
+/// Brings a shard to where it can serve. False if it is told to stop before: a node of a cluster without a majority
+/// may wait for long.
+async fn arrive(shard: &Rc<Shard>) -> Result<bool, RunError> {
+    let arrives = async {
+        if shard.id == META_SHARD {
+            register_broker(shard).await?;
+        }
+        shard.catalog_arrived().await;
+        Ok(())
+    };
+    match select(std::pin::pin!(arrives), std::pin::pin!(shard.next_order())).await {
+        Either::Left((arrived, _)) => arrived.map(|()| true),
+        Either::Right(_) => Ok(false),
+    }
 }
 
 /// Opens the log, wakes the core and starts the loops.
@@ -379,6 +409,7 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
         mesh: mesh.clone(),
     };
     let shard = Shard::new(parts);
+    shard.join_cluster()?;
     chronik_ring::spawn(run_jobs(Rc::clone(&shard), mesh)).detach();
     chronik_ring::spawn(commit_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(tick_loop(Rc::clone(&shard))).detach();
@@ -387,12 +418,13 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     chronik_ring::spawn(roll_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(tiering_loop(Rc::clone(&shard), strangers)).detach();
     chronik_ring::spawn(compaction_loop(Rc::clone(&shard))).detach();
-    shard.change_core(|core| {
-        if id == ShardId(0) && core.partition(GroupId::META).is_none() {
-            core.create_group(GroupId::META, new_single_voter());
-        }
-        core.start();
-    });
+    if id == META_SHARD {
+        shard.create_meta(new_single_voter);
+    }
+    shard.change_core(ShardCore::start);
+    if id == META_SHARD {
+        chronik_ring::spawn(Rc::clone(&shard).join_catalog()).detach();
+    }
     Ok(shard)
 }
 
@@ -449,7 +481,10 @@ fn new_single_voter() -> GroupMeta {
 /// Enters this node into the catalog and publishes it for the first time.
 async fn register_broker(shard: &Rc<Shard>) -> Result<(), RunError> {
     chronik_ring::spawn(publish_loop(Rc::clone(shard))).detach();
-    _ = shard.leads_all(vec![GroupId::META]).await;
+    if shard.links().is_none() {
+        _ = shard.all_led(vec![GroupId::META]).await;
+        shard.publish_again();
+    }
     let node = &shard.node;
     let command = CatalogCommand::RegisterBroker {
         cluster_id: ClusterId(node.cluster_uuid),
@@ -461,10 +496,15 @@ async fn register_broker(shard: &Rc<Shard>) -> Result<(), RunError> {
             shards: node.shards,
         },
     };
-    shard.publish_again();
-    match change_catalog(shard, command).await {
-        Ok(crate::catalog::CommandOutcome::BrokerRegistered) => Ok(()),
-        Ok(other) => Err(RunError::Register { why: format!("{other:?}") }),
-        Err(error) => Err(RunError::Register { why: error.to_string() }),
+    loop {
+        match change_catalog(shard, command.clone()).await {
+            Ok(crate::catalog::CommandOutcome::BrokerRegistered) => return Ok(()),
+            Ok(other) => return Err(RunError::Register { why: format!("{other:?}") }),
+            // There may be no majority yet: a node of a cluster waits for the others.
+            Err(error) if shard.links().is_some() && !shard.stopping.get() => {
+                tracing::warn!("this node is not in the catalog yet: {error}");
+            }
+            Err(error) => return Err(RunError::Register { why: error.to_string() }),
+        }
     }
 }

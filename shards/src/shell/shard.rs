@@ -6,7 +6,7 @@
 //!   block is left behind.
 //! - I3: the commit loop is the only one that writes; it never drops a write or a sync that it has begun.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
@@ -25,6 +25,7 @@ use rand::Rng;
 
 use super::background::Background;
 use super::clock::Clock;
+use super::cluster::{ClusterLinks, ClusterPlace};
 use super::groups::Coordinators;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
@@ -62,12 +63,14 @@ pub struct NodeInfo {
     pub advertised_port: u16,
     /// How many shards the node has.
     pub shards: u16,
+    /// The cluster that the node is in, unless it is alone.
+    pub cluster: Option<ClusterPlace>,
 }
 
 impl NodeInfo {
     /// From the settings and the identity of the data directory.
     #[must_use]
-    pub fn new(config: Config, identity: &Identity) -> NodeInfo {
+    pub fn new(config: Config, identity: &Identity, cluster: Option<ClusterPlace>) -> NodeInfo {
         let cluster_uuid = identity.cluster_uuid;
         NodeInfo {
             // Kafka's Uuid.toString: base64 for URLs, without padding.
@@ -76,6 +79,7 @@ impl NodeInfo {
             advertised_host: config.advertised_addr.host.clone(),
             advertised_port: config.advertised_addr.port,
             shards: identity.shards(),
+            cluster,
             config,
         }
     }
@@ -137,6 +141,8 @@ pub struct Shard {
     catalog_waits: RefCell<Vec<(u64, oneshot::Sender<()>)>>,
     catalog_generation_published: Cell<u64>,
     mesh: Mesh,
+    /// The ways to the other nodes.
+    pub(super) links: OnceCell<ClusterLinks>,
     /// The consumer groups that are coordinated here.
     pub(super) groups: RefCell<Coordinators>,
     net_stats: RefCell<Option<ReadNetStats>>,
@@ -149,7 +155,7 @@ impl std::fmt::Debug for Shard {
     }
 }
 
-/// Somebody who waits until all of these groups are led by this node, durably.
+/// Somebody who waits until all of these groups are led.
 struct LeadershipWait {
     groups: Vec<GroupId>,
     done: oneshot::Sender<()>,
@@ -235,6 +241,7 @@ impl Shard {
             catalog_waits: RefCell::default(),
             catalog_generation_published: Cell::new(0),
             mesh,
+            links: OnceCell::new(),
             groups: RefCell::default(),
             net_stats: RefCell::default(),
             adopt: RefCell::default(),
@@ -392,8 +399,8 @@ impl Shard {
         shown
     }
 
-    /// Resolves once this node leads all of `groups`. Cancel-safe.
-    pub(super) fn leads_all(&self, groups: Vec<GroupId>) -> oneshot::Receiver<()> {
+    /// Resolves once each of `groups` has a leader: this replica, ready to serve, or another. Cancel-safe.
+    pub(super) fn all_led(&self, groups: Vec<GroupId>) -> oneshot::Receiver<()> {
         let (done, led) = oneshot::channel();
         self.leadership_waits.borrow_mut().push(LeadershipWait { groups, done });
         self.check_leadership();
@@ -408,7 +415,7 @@ impl Shard {
         let core = self.core.borrow();
         for wait in waits.iter_mut() {
             // A group that is gone is not waited for.
-            wait.groups.retain(|group| core.partition(*group).is_some_and(|p| !p.is_ready));
+            wait.groups.retain(|group| core.partition(*group).is_some_and(|p| !p.is_settled));
         }
         for wait in waits.extract_if(.., |wait| wait.groups.is_empty()) {
             _ = wait.done.send(());
@@ -579,6 +586,7 @@ impl Shard {
         if !effects.segments_gone.is_empty() {
             self.segments.note_gone(effects.segments_gone);
         }
+        self.tell_peers(effects.messages, effects.elected, effects.fetches);
         self.check_leadership();
         if let Some(catalog) = effects.catalog {
             *self.catalog_newest.borrow_mut() = Some(catalog);

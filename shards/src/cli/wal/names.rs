@@ -40,8 +40,8 @@ impl Names {
             }
             Some(WalRecord::Checkpoint(checkpoint)) => self.note_meta(group, &checkpoint.meta),
             Some(WalRecord::Entry { entry, .. }) => {
-                if let Ok(CatalogCommand::CreateTopics { topics }) =
-                    CatalogCommand::decode(&entry.payload)
+                if let Ok((_, CatalogCommand::CreateTopics { topics })) =
+                    CatalogCommand::decode_named(&entry.payload)
                 {
                     self.topics.extend(topics.into_iter().map(|topic| (topic.id, topic.name)));
                 }

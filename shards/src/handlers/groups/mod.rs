@@ -111,6 +111,7 @@ async fn offsets_topic(shard: &Rc<Shard>) -> Result<Arc<Topic>, GroupError> {
         internal: true,
         partitions: super::topics::new_partitions(
             shard.node.config.group.offsets_topic_num_partitions,
+            super::topics::default_replicas(shard),
         ),
         configs: BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]),
     };

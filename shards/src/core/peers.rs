@@ -1,0 +1,336 @@
+//! What a shard's groups say to their replicas on other nodes and hear from them, and what becomes of groups whose
+//! leader's node is gone.
+//!
+//! - I1: a message for a group that is not here is dropped: its sender tries again, or learns of the deletion.
+//! - I2: who campaigns early does so by pre-votes only, which a voter grants only where it has lost the leader, too.
+
+use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId, Term};
+use chronik_engine::wal::record::LogEntry;
+use chronik_replication::{
+    ConfChangeV2, EntryFetch, Members, PeerMessage, PeerProgress, ProposeError, SnapshotInstall,
+};
+
+use super::group::{Group, Machine};
+use super::{ProduceError, ShardCore, Shared, Token};
+use crate::catalog::CommandId;
+
+/// Ticks between the candidacies of two replicas that lost the same leader, and between two tries of one.
+const CAMPAIGN_STAGGER_TICKS: u32 = 2;
+/// Tries of a replica that lost its leader; after them elections come by timeout.
+const CAMPAIGN_TRIES_LOST: u32 = 20;
+/// Tries of the preferred leader of a new group, whose other replicas are being made.
+const CAMPAIGN_TRIES_NEW: u32 = 100;
+/// Commands proposed on other nodes whose fate is waited for here.
+const AWAITED_COMMANDS_MAX: usize = 4096;
+/// After this a command that another node took counts as lost.
+const AWAITED_MS_MAX: i64 = 120_000;
+
+/// Entries that followers of a group need and that are not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupFetch {
+    /// The group.
+    pub group: GroupId,
+    /// What to read from the log.
+    pub fetch: EntryFetch,
+}
+
+/// Candidacies that do not wait for an election timeout.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EarlyCampaign {
+    /// The leader that was lost, or nobody.
+    lost: ReplicaId,
+    ticks_left: u32,
+    tries_left: u32,
+}
+
+/// Somebody who waits for a command that another node proposed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Awaited {
+    pub(super) token: Token,
+    expires_ms: i64,
+}
+
+impl ShardCore {
+    /// Takes messages of other replicas, those of one group in their order.
+    pub fn step(&mut self, messages: impl IntoIterator<Item = PeerMessage>) {
+        let mut stepped: Vec<GroupId> = Vec::new();
+        for PeerMessage { group: id, message } in messages {
+            let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else {
+                self.shared.messages_refused += 1;
+                continue;
+            };
+            if let Err(error) = group.raft.step(message) {
+                self.shared.messages_refused += 1;
+                tracing::debug!("group {id}: a message was refused: {error}");
+                continue;
+            }
+            group.observe_leadership(&mut self.shared);
+            if stepped.last() != Some(&id) {
+                stepped.push(id);
+            }
+        }
+        for id in stepped {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.pump(&mut self.shared);
+            }
+        }
+    }
+
+    /// The entries that a [`GroupFetch`] asked for: all, a first part, or none if they could not be read.
+    pub fn entries_fetched(&mut self, group: GroupId, from: RaftIndex, entries: Vec<LogEntry>) {
+        if let Some(group) = self.groups.get_mut(&group).filter(|group| group.is_live()) {
+            group.raft.on_entries_fetched(from, entries);
+            group.pump(&mut self.shared);
+        }
+    }
+
+    /// A node is gone, with the replicas that `is_lost` names: groups that one of them led look for another leader now,
+    /// one candidate after the other.
+    pub fn peers_lost(&mut self, is_lost: impl Fn(GroupId, ReplicaId) -> bool) {
+        for group in self.groups.values_mut().filter(|group| group.is_live()) {
+            let id = group.id;
+            group.peers_lost(|replica| is_lost(id, replica), &mut self.shared);
+        }
+    }
+
+    /// Hands every group that has another voter in reach to the one of them that is furthest; says whether this replica
+    /// still leads such a group. To be asked again until it does not, or the patience of a stop is over.
+    pub fn hand_over(&mut self) -> bool {
+        let mut leads = false;
+        for group in self.groups.values_mut().filter(|group| group.is_live()) {
+            leads |= group.hand_over(&mut self.shared);
+        }
+        leads
+    }
+
+    /// A message to another replica was lost for certain.
+    pub fn peer_unreachable(&mut self, group: GroupId, peer: ReplicaId) {
+        if let Some(group) = self.groups.get_mut(&group).filter(|group| group.is_live()) {
+            group.raft.report_unreachable(peer);
+            group.raft.report_snapshot(peer, false);
+        }
+    }
+
+    /// Proposes to change who belongs to a group that is led here.
+    ///
+    /// # Errors
+    /// If it is not led here, or another change is under way.
+    pub fn propose_members(
+        &mut self,
+        group: GroupId,
+        change: &ConfChangeV2,
+    ) -> Result<(), ProposeError> {
+        let found = self.groups.get_mut(&group).filter(|group| group.is_live());
+        let target = found.ok_or(ProposeError::NotLeader { leader: None })?;
+        target.raft.propose_conf_change(change)?;
+        self.after_proposal(group);
+        Ok(())
+    }
+
+    /// Who belongs to a group, and how far they are where it is led here; `None` if it is not here.
+    #[must_use]
+    pub fn members(&self, group: GroupId) -> Option<(Members, Vec<PeerProgress>)> {
+        let group = self.live(group)?;
+        Some((group.raft.members(), group.raft.progress()))
+    }
+
+    /// This shard's replica of a group; `None` if it has none.
+    #[must_use]
+    pub fn replica(&self, group: GroupId) -> Option<ReplicaId> {
+        self.live(group).map(|group| group.raft.replica())
+    }
+
+    /// The last entry of a group that is known to be committed; `None` if it is not here.
+    #[must_use]
+    pub fn commit_index(&self, group: GroupId) -> Option<RaftIndex> {
+        self.live(group).map(|group| group.raft.commit_index())
+    }
+
+    /// The groups that this shard's replicas lead, each with its term.
+    pub fn led_groups(&self) -> impl Iterator<Item = (GroupId, Term, ReplicaId)> {
+        let led = self.groups.values().filter(|group| group.is_live() && group.raft.is_leader());
+        led.map(|group| (group.id, group.raft.term(), group.raft.replica()))
+    }
+
+    /// Proposes a command of the catalog for another node, which waits for it by its name.
+    ///
+    /// # Errors
+    /// As [`ShardCore::propose_command`], or `None` where these bytes are not a command.
+    pub fn propose_forwarded(
+        &mut self,
+        payload: &[u8],
+        token: Token,
+    ) -> Result<(), Option<ProduceError>> {
+        let Ok((Some(id), command)) = crate::catalog::CatalogCommand::decode_named(payload) else {
+            return Err(None);
+        };
+        self.propose_named(Some(id), &command, token).map_err(Some)
+    }
+
+    /// Lets `token` wait for a command that another node proposes under this name: it is answered when this replica
+    /// applies it, or by [`ShardCore::forget_command`].
+    ///
+    /// # Errors
+    /// If too many wait, or the shard stops.
+    pub fn await_command(&mut self, id: CommandId, token: Token) -> Result<(), ProduceError> {
+        self.check_open()?;
+        if self.shared.awaited.len() >= AWAITED_COMMANDS_MAX {
+            return Err(ProduceError::Overloaded);
+        }
+        let expires_ms = self.shared.now_ms.saturating_add(AWAITED_MS_MAX);
+        self.shared.awaited.insert(id, Awaited { token, expires_ms });
+        Ok(())
+    }
+
+    /// The command was not taken, or it is not known what became of it.
+    pub fn forget_command(&mut self, id: CommandId, error: ProduceError) {
+        if let Some(awaited) = self.shared.awaited.remove(&id) {
+            self.shared.effects.replies.push((awaited.token, Err(error)));
+        }
+    }
+
+    pub(super) fn expire_awaited(&mut self) {
+        let now_ms = self.shared.now_ms;
+        let expired = self.shared.awaited.extract_if(.., |_, awaited| awaited.expires_ms < now_ms);
+        for (_, awaited) in expired {
+            self.shared.effects.replies.push((awaited.token, Err(ProduceError::NotLeader)));
+        }
+    }
+
+    pub(super) fn abort_awaited(&mut self) {
+        for (_, awaited) in std::mem::take(&mut self.shared.awaited) {
+            self.shared.effects.replies.push((awaited.token, Err(ProduceError::ShuttingDown)));
+        }
+    }
+}
+
+impl Group {
+    /// Lets the first replica of a new group lead it, without waiting for an election timeout.
+    pub(super) fn campaign_as_preferred(&mut self, shared: &mut Shared) {
+        let meta = self.raft.meta();
+        if meta.voters.first() == Some(&self.raft.replica()) && meta.voters.len() > 1 {
+            let tries_left = CAMPAIGN_TRIES_NEW;
+            self.early = Some(EarlyCampaign { lost: ReplicaId::NONE, ticks_left: 0, tries_left });
+            self.campaign_early(shared);
+        }
+    }
+
+    /// After a start, in a group of several: looks for a leader soon, one replica after the other. Where there is one
+    /// already, its followers refuse this.
+    pub(super) fn campaign_in_turn(&mut self) {
+        let meta = self.raft.meta();
+        let rank = meta.voters.iter().position(|voter| *voter == self.raft.replica());
+        if let Some(rank) = rank.filter(|_| meta.voters.len() > 1) {
+            let rank = u32::try_from(rank).unwrap_or(u32::MAX);
+            self.early = Some(EarlyCampaign {
+                lost: ReplicaId::NONE,
+                ticks_left: rank.saturating_mul(CAMPAIGN_STAGGER_TICKS),
+                tries_left: CAMPAIGN_TRIES_LOST,
+            });
+        }
+    }
+
+    fn peers_lost(&mut self, is_lost: impl Fn(ReplicaId) -> bool, shared: &mut Shared) {
+        let voters = self.raft.meta().voters.clone();
+        if self.raft.is_leader() {
+            for peer in voters.into_iter().filter(|peer| is_lost(*peer)) {
+                self.raft.report_unreachable(peer);
+            }
+            return;
+        }
+        let Some(lost) = self.raft.leader().filter(|leader| is_lost(*leader)) else { return };
+        self.raft.expire_leader_lease();
+        let mut left: Vec<ReplicaId> = voters.into_iter().filter(|peer| !is_lost(*peer)).collect();
+        left.sort_unstable();
+        let Some(rank) = left.iter().position(|peer| *peer == self.raft.replica()) else { return };
+        let rank = u32::try_from(rank).unwrap_or(u32::MAX);
+        self.early = Some(EarlyCampaign {
+            lost,
+            ticks_left: rank.saturating_mul(CAMPAIGN_STAGGER_TICKS),
+            tries_left: CAMPAIGN_TRIES_LOST,
+        });
+        self.campaign_early(shared);
+    }
+
+    /// Makes a snapshot if a peer needs one, and says whether there is something to send then.
+    pub(super) fn give_snapshot(&mut self) -> bool {
+        if !self.raft.wants_snapshot() {
+            return false;
+        }
+        if let Machine::Partition(_) = self.machine {
+            // Its records would not be in it.
+            self.raft.decline_snapshot();
+            tracing::debug!("group {}: a replica needs records that the log has no more", self.id);
+            return false;
+        }
+        let mut parts = self.raft.snapshot_parts();
+        parts.log_start_offset = self.log_start_offset;
+        parts.state = self.machine.encode().into();
+        match self.raft.supply_snapshot(&parts) {
+            Ok(is_wanted) => is_wanted && self.raft.has_ready(),
+            Err(error) => {
+                tracing::error!(
+                    "group {}: its state cannot be sent to a replica: {error}",
+                    self.id
+                );
+                self.raft.decline_snapshot();
+                false
+            }
+        }
+    }
+
+    /// Puts a snapshot, which is durable, in the place of the state machine.
+    pub(super) fn install_snapshot(&mut self, snapshot: &SnapshotInstall, shared: &mut Shared) {
+        assert!(self.in_flight.is_empty(), "who takes a snapshot does not lead");
+        let restored = Machine::restore(self.id, self.raft.meta(), &snapshot.state, shared.now_ms);
+        assert!(restored.is_ok(), "group {}: the leader's snapshot: {restored:?}", self.id);
+        if let Ok(machine) = restored {
+            self.machine = machine;
+        }
+        self.log_start_offset = snapshot.log_start_offset;
+        self.is_announced = false;
+        self.announce_catalog(shared);
+    }
+
+    fn hand_over(&mut self, shared: &mut Shared) -> bool {
+        let voters = &self.raft.meta().voters;
+        let in_reach = self.raft.progress().into_iter().filter(|peer| peer.recent_active);
+        let heirs = in_reach.filter(|peer| voters.contains(&peer.replica));
+        let Some(heir) = heirs.max_by_key(|peer| peer.matched) else { return false };
+        self.raft.transfer_leadership(heir.replica);
+        self.pump(shared);
+        true
+    }
+
+    /// To be called at each tick.
+    pub(super) fn campaign_early(&mut self, shared: &mut Shared) {
+        let Some(early) = &mut self.early else { return };
+        let lost = early.lost;
+        let has_leader = self.raft.leader().is_some_and(|leader| leader != lost);
+        if has_leader || early.tries_left == 0 {
+            self.early = None;
+            return;
+        }
+        if early.ticks_left > 0 {
+            early.ticks_left -= 1;
+            return;
+        }
+        early.ticks_left = CAMPAIGN_STAGGER_TICKS;
+        early.tries_left -= 1;
+        if self.raft.campaign() {
+            self.observe_leadership(shared);
+            self.pump(shared);
+        }
+    }
+
+    /// Whether this replica leads and is ready, or knows another one that leads.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_ready() || (!self.raft.is_leader() && self.known_leader().is_some())
+    }
+
+    /// Who leads, unless this replica has reason to believe that it does so no more.
+    pub(super) fn known_leader(&self) -> Option<ReplicaId> {
+        let lost = self.early.map(|early| early.lost);
+        self.raft.leader().filter(|leader| Some(*leader) != lost)
+    }
+}

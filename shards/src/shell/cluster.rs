@@ -1,0 +1,305 @@
+//! What a shard has to do with the other nodes of its cluster: the links to their shards, where replicas live, commands
+//! of the catalog that another node proposes, and who leads what on other nodes.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `forward` | commands of the catalog on their way to the node that leads it |
+//! | `join` | nodes that come later |
+//! | [`leaders`] | who leads which partition, on whatever node |
+//! | `start` | how a shard takes its place |
+//!
+//! - I1: nothing here is durable and nothing decides anything: what is lost on the way is sent again by Raft.
+//! - I2: a message goes to where the catalog says that its replica lives; where the catalog's own replicas live is said
+//!   by the cluster's formation and by themselves.
+
+mod forward;
+mod join;
+pub mod leaders;
+mod start;
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId, Term};
+use chronik_replication::PeerMessage;
+use chronik_replication::peers::{Acceptor, PeerHandler, Peers, Replier};
+use chronik_replication::wire::{Call, CallRefused, LeaderNotice, Seat};
+
+pub use self::forward::NotProposed;
+pub use self::start::ClusterPlace;
+use super::shard::Shard;
+use crate::catalog::Catalog;
+use crate::core::{GroupFetch, ShardCore};
+
+/// The shard that has the catalog's replica, on every node.
+pub const META_SHARD: ShardId = ShardId(0);
+
+/// How often, and how far apart, a node that stops asks others to lead in its place.
+const HAND_OVER_TRIES: u32 = 20;
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(50);
+
+/// A shard's ways to the other nodes. A node without a cluster has none.
+#[derive(Debug)]
+pub struct ClusterLinks {
+    peers: Peers<Handler>,
+    /// The Raft port, as long as the shard lives.
+    _port: Option<Acceptor>,
+    /// Where the replicas live that this shard's groups talk to (I2).
+    seats: RefCell<BTreeMap<ReplicaId, Seat>>,
+    /// The catalog's replicas, which no catalog names.
+    meta_seats: RefCell<BTreeMap<ReplicaId, Seat>>,
+    /// Messages that were lost for certain, to be told to Raft at the next tick.
+    lost: RefCell<BTreeSet<(GroupId, ReplicaId)>>,
+    /// The first group that was not there yet when this shard saw its first catalog.
+    first_new_group: OnceCell<GroupId>,
+    /// On the catalog's shard: who leads groups elsewhere.
+    leaders: RefCell<BTreeMap<GroupId, (Term, NodeId)>>,
+}
+
+/// Hears what comes over the links.
+#[derive(Debug)]
+pub struct Handler {
+    shard: Weak<Shard>,
+}
+
+impl ClusterLinks {
+    /// The links of a shard that knows where the catalog's replicas live.
+    #[must_use]
+    pub fn new(
+        peers: Peers<Handler>,
+        port: Option<Acceptor>,
+        meta_replicas: impl IntoIterator<Item = (NodeId, ReplicaId)>,
+    ) -> ClusterLinks {
+        let seat = |(node, replica)| (replica, Seat { node, shard: META_SHARD });
+        ClusterLinks {
+            peers,
+            _port: port,
+            seats: RefCell::default(),
+            meta_seats: RefCell::new(meta_replicas.into_iter().map(seat).collect()),
+            lost: RefCell::default(),
+            first_new_group: OnceCell::new(),
+            leaders: RefCell::default(),
+        }
+    }
+
+    /// The links themselves.
+    #[must_use]
+    pub fn peers(&self) -> &Peers<Handler> {
+        &self.peers
+    }
+
+    /// Whether a node can be heard now.
+    #[must_use]
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.peers.is_up(Seat { node, shard: META_SHARD })
+    }
+
+    fn seat_of(&self, group: GroupId, replica: ReplicaId) -> Option<Seat> {
+        let seats = if group == GroupId::META { &self.meta_seats } else { &self.seats };
+        seats.borrow().get(&replica).copied()
+    }
+
+    fn send(&self, messages: Vec<PeerMessage>) {
+        for message in messages {
+            if let Some(seat) = self.seat_of(message.group, ReplicaId(message.message.to)) {
+                self.peers.send(seat, message);
+            }
+        }
+    }
+
+    /// Tells every node's catalog shard who leads now.
+    fn notify(&self, notices: &[LeaderNotice]) {
+        for seat in self.peers.up_seats().into_iter().filter(|seat| seat.shard == META_SHARD) {
+            self.peers.notify(seat, notices.to_vec());
+        }
+    }
+
+    /// A replica of the catalog that was added since the cluster was formed makes itself known by its messages.
+    fn learn(&self, from: Seat, messages: &[PeerMessage]) {
+        for message in messages.iter().filter(|message| message.group == GroupId::META) {
+            self.note_meta_seat(ReplicaId(message.message.from), from);
+        }
+    }
+}
+
+impl Handler {
+    /// For a shard, which it does not keep alive.
+    #[must_use]
+    pub fn new(shard: &Rc<Shard>) -> Rc<Handler> {
+        Rc::new(Handler { shard: Rc::downgrade(shard) })
+    }
+
+    fn with_shard(&self, f: impl FnOnce(&Rc<Shard>, &ClusterLinks)) {
+        if let Some(shard) = self.shard.upgrade()
+            && let Some(links) = shard.links()
+        {
+            f(&shard, links);
+        }
+    }
+}
+
+impl PeerHandler for Handler {
+    fn on_messages(&self, from: Seat, messages: Vec<PeerMessage>) {
+        self.with_shard(|shard, links| {
+            links.learn(from, &messages);
+            shard.change_core(|core| core.step(messages));
+        });
+    }
+
+    fn on_notices(&self, _from: Seat, notices: Vec<LeaderNotice>) {
+        self.with_shard(|shard, links| links.note_leaders(&shard.catalog(), notices));
+    }
+
+    fn on_call(&self, from: Seat, call: Call, reply: Replier) {
+        self.with_shard(|shard, _| shard.take_call(from, &call, reply));
+    }
+
+    fn on_up(&self, seat: Seat) {
+        self.with_shard(|shard, links| {
+            tracing::info!(
+                shard = shard.id.0,
+                "node {} shard {} is there",
+                seat.node.0,
+                seat.shard.0
+            );
+            if seat.shard == META_SHARD {
+                let node = shard.node.config.node_id;
+                let notice = |(group, term, replica)| LeaderNotice { group, term, replica, node };
+                let notices = shard.with_core(|core| core.led_groups().map(notice).collect());
+                links.peers.notify(seat, notices);
+                links.introduce(shard, seat);
+            }
+        });
+    }
+
+    fn on_down(&self, seat: Seat) {
+        self.with_shard(|shard, links| {
+            tracing::warn!(
+                shard = shard.id.0,
+                "node {} shard {} is gone",
+                seat.node.0,
+                seat.shard.0
+            );
+            shard.change_core(|core| {
+                core.peers_lost(|group, replica| links.seat_of(group, replica) == Some(seat));
+            });
+        });
+    }
+
+    fn on_dropped(&self, _to: Seat, group: GroupId, replica: ReplicaId) {
+        // Told later: this may be called while the core is being asked for what to send.
+        self.with_shard(|_, links| _ = links.lost.borrow_mut().insert((group, replica)));
+    }
+}
+
+impl Shard {
+    fn take_call(self: &Rc<Self>, from: Seat, call: &Call, reply: Replier) {
+        match call.kind {
+            forward::CALL_PROPOSE if self.id == META_SHARD => {
+                self.take_forwarded(&call.body, reply)
+            }
+            join::CALL_JOIN if self.id == META_SHARD => self.take_in(from, &call.body, reply),
+            kind => reply.refuse(CallRefused::Invalid { text: format!("unknown call {kind}") }),
+        }
+    }
+
+    /// The ways to the other nodes, where there are any.
+    pub fn links(&self) -> Option<&ClusterLinks> {
+        self.links.get()
+    }
+
+    /// Opens the ways to the other nodes; once, before the core has anything to say.
+    pub(super) fn set_links(&self, links: ClusterLinks) {
+        let set = self.links.set(links);
+        assert!(set.is_ok(), "a shard gets its links once");
+    }
+
+    /// Sends what the core has for other nodes.
+    pub(super) fn tell_peers(
+        self: &Rc<Self>,
+        messages: Vec<PeerMessage>,
+        elected: Vec<(GroupId, Term, ReplicaId)>,
+        fetches: Vec<GroupFetch>,
+    ) {
+        let Some(links) = self.links() else { return };
+        links.send(messages);
+        if !elected.is_empty() {
+            let node = self.node.config.node_id;
+            let notice = |(group, term, replica)| LeaderNotice { group, term, replica, node };
+            let notices: Vec<LeaderNotice> = elected.into_iter().map(notice).collect();
+            links.notify(&notices);
+        }
+        for fetch in fetches {
+            chronik_ring::spawn(fetch_entries(Rc::clone(self), fetch)).detach();
+        }
+    }
+
+    /// Tells Raft of messages that were lost. To be called at each tick.
+    pub(super) fn tell_lost_messages(self: &Rc<Self>) {
+        let Some(links) = self.links() else { return };
+        let lost = std::mem::take(&mut *links.lost.borrow_mut());
+        if !lost.is_empty() {
+            self.change_core(|core| {
+                for (group, replica) in lost {
+                    core.peer_unreachable(group, replica);
+                }
+            });
+        }
+    }
+
+    /// Lets other nodes lead what this one leads, before it stops.
+    pub(super) async fn hand_over_leaderships(self: &Rc<Self>) {
+        if self.links().is_none() {
+            return;
+        }
+        for _ in 0..HAND_OVER_TRIES {
+            if !self.change_core(ShardCore::hand_over) {
+                return;
+            }
+            chronik_ring::sleep(HAND_OVER_PAUSE).await;
+        }
+        tracing::warn!(
+            shard = self.id.0,
+            "some partitions are led from here to the end: nobody took them over in time"
+        );
+    }
+
+    /// Whether a group that the catalog places here, and that the log does not have, may be made. Not where the node
+    /// joined its cluster later and the group may be older: then its replica here has lost its log with an earlier disk.
+    pub(super) fn may_create(&self, group: GroupId) -> bool {
+        let joined = self.node.cluster.as_ref().is_some_and(ClusterPlace::joined_later);
+        let first_new = self.links().and_then(|links| links.first_new_group.get());
+        !joined || first_new.is_some_and(|first_new| group >= *first_new)
+    }
+
+    /// Learns from a catalog where the replicas live that groups of this shard talk to.
+    pub(super) fn learn_seats(&self, catalog: &Catalog) {
+        let Some(links) = self.links() else { return };
+        links.first_new_group.get_or_init(|| catalog.next_group());
+        let node = self.node.config.node_id;
+        let mut seats = BTreeMap::new();
+        for partition in catalog.topics().flat_map(|topic| &topic.partitions) {
+            if partition.placement_on(node).is_none_or(|placement| placement.shard != self.id) {
+                continue;
+            }
+            for placement in partition.replicas.iter().filter(|placement| placement.node != node) {
+                let seat = Seat { node: placement.node, shard: placement.shard };
+                seats.insert(placement.replica, seat);
+            }
+        }
+        *links.seats.borrow_mut() = seats;
+    }
+}
+
+/// Reads entries of the log for followers that are behind.
+async fn fetch_entries(shard: Rc<Shard>, GroupFetch { group, fetch }: GroupFetch) {
+    let bytes_max = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX);
+    let read = shard.wal.read_entries(group, fetch.from, fetch.up_to, bytes_max).await;
+    let entries = read.unwrap_or_else(|error| {
+        tracing::warn!("{group}: entries from {} on for a follower: {error}", fetch.from);
+        Vec::new()
+    });
+    shard.change_core(|core| core.entries_fetched(group, fetch.from, entries));
+}

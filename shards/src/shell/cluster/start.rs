@@ -1,0 +1,133 @@
+//! How a shard takes its place in a cluster: its links, and on the catalog's shard the Raft port and the replica of the
+//! catalog.
+
+use std::future::Future;
+use std::rc::{Rc, Weak};
+
+use bytes::Bytes;
+use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId};
+use chronik_engine::wal::record::GroupMeta;
+use chronik_replication::formation::{FormedCluster, Membership};
+use chronik_replication::peers::{
+    Accepted, Acceptor, AcceptorConfig, PeerNode, Peers, PeersConfig, RaftPort,
+};
+use chronik_replication::wire::Seat;
+
+use super::{ClusterLinks, Handler, META_SHARD};
+use crate::shell::run::RunError;
+use crate::shell::shard::{Shard, random_seed};
+
+/// What a node knows of its cluster when it starts.
+#[derive(Debug)]
+pub struct ClusterPlace {
+    /// How the cluster began, and what this node is in it.
+    pub formed: FormedCluster,
+    /// The nodes of the list.
+    pub nodes: Vec<PeerNode>,
+    /// What all nodes must know, if anything.
+    pub secret: Option<Vec<u8>>,
+}
+
+impl ClusterPlace {
+    /// Whether the cluster was there before this node's disk.
+    #[must_use]
+    pub fn joined_later(&self) -> bool {
+        matches!(self.formed.formed.own, Membership::Joins { .. })
+    }
+
+    fn meta_replicas(&self) -> impl Iterator<Item = (NodeId, ReplicaId)> {
+        let members = &self.formed.formed.formation.members;
+        members.iter().map(|member| (member.node, member.replica))
+    }
+
+    /// The replica of the catalog that this node begins with.
+    fn meta_group(&self) -> GroupMeta {
+        let (replica, voters) = match &self.formed.formed.own {
+            Membership::Member { replica } => {
+                (*replica, self.meta_replicas().map(|(_, replica)| replica).collect())
+            }
+            // It learns from the leader who the others are.
+            Membership::Joins { replica } => (*replica, Vec::new()),
+        };
+        GroupMeta { replica, voters, ..GroupMeta::default() }
+    }
+}
+
+/// The Raft port of a node, on the catalog's shard.
+#[derive(Debug)]
+struct Port {
+    shard: Weak<Shard>,
+}
+
+impl RaftPort for Port {
+    fn on_hello(&self, accepted: Accepted) {
+        if let Some(shard) = self.shard.upgrade() {
+            let to = accepted.hello().to;
+            shard.hand_over_link(to, accepted);
+        }
+    }
+
+    fn on_discovery(&self, body: Bytes) -> impl Future<Output = Option<Bytes>> {
+        let answer = self.shard.upgrade().and_then(|shard| {
+            let place = shard.node.cluster.as_ref()?;
+            Some(Bytes::from(place.formed.answerer.answer(&body)))
+        });
+        async move { answer }
+    }
+}
+
+impl Shard {
+    /// Opens the links of a shard of a cluster, and on the catalog's shard the Raft port.
+    ///
+    /// # Errors
+    /// If the port cannot be listened on.
+    pub(in crate::shell) fn join_cluster(self: &Rc<Self>) -> Result<(), RunError> {
+        let Some(place) = &self.node.cluster else { return Ok(()) };
+        let seat = Seat { node: self.node.config.node_id, shard: self.id };
+        let node_uuid = place.formed.node_uuid.as_uuid();
+        let config = PeersConfig {
+            secret: place.secret.as_deref().map(Rc::from),
+            seed: random_seed(),
+            ..PeersConfig::new(seat, node_uuid, self.node.cluster_uuid, self.node.shards)
+        };
+        let peers = Peers::new(config, Handler::new(self));
+        peers.set_nodes(place.nodes.clone());
+        let port = if self.id == META_SHARD { Some(self.open_raft_port()?) } else { None };
+        self.set_links(ClusterLinks::new(peers, port, place.meta_replicas()));
+        Ok(())
+    }
+
+    fn open_raft_port(self: &Rc<Self>) -> Result<Acceptor, RunError> {
+        let address = self.node.config.raft_addr;
+        let port = Rc::new(Port { shard: Rc::downgrade(self) });
+        Acceptor::listen(address, AcceptorConfig::default(), port)
+            .map_err(|error| RunError::RaftPort { address, error })
+    }
+
+    /// Gives a connection of a peer to the shard that it is for.
+    fn hand_over_link(self: &Rc<Self>, to: ShardId, accepted: Accepted) {
+        let adopt = move |shard: &Rc<Shard>| {
+            if let Some(links) = shard.links() {
+                links.peers().adopt(accepted);
+            }
+        };
+        if self.post(to, adopt).is_err() {
+            tracing::debug!(
+                "a connection for shard {} was dropped: its inbox is full or closed",
+                to.0
+            );
+        }
+    }
+
+    /// Makes the replica of the catalog that this node has in its cluster, where its log has none yet.
+    pub(in crate::shell) fn create_meta(self: &Rc<Self>, alone: impl FnOnce() -> GroupMeta) {
+        if self.with_core(|core| core.partition(GroupId::META)).is_some() {
+            return;
+        }
+        let meta = match &self.node.cluster {
+            Some(place) => place.meta_group(),
+            None => alone(),
+        };
+        self.change_core(|core| core.create_group(GroupId::META, meta));
+    }
+}
