@@ -30,6 +30,8 @@ use crate::wire::Seat;
 
 /// One buffer for all links of a core: a receive never waits while it holds it.
 const READ_BUFFER_BYTES: usize = 256 << 10;
+/// The shard that every node has.
+pub(super) const FIRST_SHARD: ShardId = ShardId(0);
 /// Of what goes on and on, one line in this time.
 pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -210,6 +212,11 @@ impl<H: PeerHandler> Core<H> {
         }
     }
 
+    /// Where a whole node comes or goes, so do links by the hundred: the log hears it from one.
+    pub(super) fn speaks_for_node(&self, peer: Seat) -> bool {
+        self.config.seat.shard == FIRST_SHARD && peer.shard == FIRST_SHARD
+    }
+
     /// Looks after the liveness of all links. Twice in the interval, so that silence is noticed soon after its bound.
     pub(super) async fn tick(self: Rc<Self>) {
         let bounds = Liveness {
@@ -255,7 +262,8 @@ impl<H: PeerHandler> Core<H> {
             Some(before) if before != node_uuid => {
                 tracing::warn!(peer = %seat, %before, %node_uuid, "another data directory answers for this node");
             }
-            _ => tracing::info!(peer = %seat, "linked"),
+            _ if self.speaks_for_node(seat) => tracing::info!(peer = %seat, "linked"),
+            _ => tracing::debug!(peer = %seat, "linked"),
         }
         add(&peer.counters.connects, 1);
         *peer.link.borrow_mut() = Some(Rc::clone(link));
@@ -272,7 +280,9 @@ impl<H: PeerHandler> Core<H> {
         let lost_messages = lost.len() as u64;
         add(&peer.counters.messages_dropped, lost_messages);
         let seat = peer.seat;
-        if let Some(suppressed) = peer.log.allow(now()) {
+        if !self.speaks_for_node(seat) && !end.is_peculiar() {
+            tracing::debug!(peer = %seat, lost_messages, "link lost: {end}");
+        } else if let Some(suppressed) = peer.log.allow(now()) {
             tracing::warn!(peer = %seat, lost_messages, suppressed, "link lost: {end}");
         }
         for (group, replica) in lost.into_iter().collect::<BTreeSet<_>>() {

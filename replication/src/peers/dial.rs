@@ -12,13 +12,11 @@ use chronik_engine::ids::ShardId;
 use chronik_ring::socket::{Socket, resolve};
 
 use super::clock::{Backoff, LogLimit, now, within};
-use super::core::{Core, Node};
+use super::core::{Core, FIRST_SHARD, Node};
 use super::handler::PeerHandler;
 use super::handshake::{self, HandshakeError, Met};
 use crate::wire::Seat;
 
-/// The shard that every node has.
-const FIRST_SHARD: ShardId = ShardId(0);
 /// No node has more; one that says so is not believed.
 const SHARDS_MAX: u16 = 1024;
 /// A peer that stays away is named this often.
@@ -70,7 +68,8 @@ impl<H: PeerHandler> Core<H> {
 async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardId) {
     let seat = Seat { node: node.id, shard };
     let config = &core.config;
-    let mut backoff = Backoff::new(config.backoff_min, config.backoff_max, seed(config.seed, seat));
+    let seed = config.seed ^ number(config.seat) ^ number(seat).rotate_left(16);
+    let mut backoff = Backoff::new(config.backoff_min, config.backoff_max, seed);
     let away_log = LogLimit::new(AWAY_LOG_INTERVAL);
     let mut away_since = now();
     let mut attempt = 0;
@@ -92,7 +91,7 @@ async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardI
                 if error.is_refusal() {
                     backoff.raise();
                 }
-                log_failure(node, seat, &error, &away_log, away_since);
+                log_failure(core, node, seat, &error, &away_log, away_since);
             }
         }
         attempt += 1;
@@ -104,12 +103,13 @@ fn is_wanted(node: &Node, shard: ShardId) -> bool {
     !node.is_removed.get() && shard.0 < node.shards.get()
 }
 
-/// Every seat begins its jitter elsewhere.
-fn seed(seed: u64, seat: Seat) -> u64 {
-    seed ^ (u64::from(seat.node.0) << 16 | u64::from(seat.shard.0))
+/// So that every pair of seats begins its jitter elsewhere.
+fn number(seat: Seat) -> u64 {
+    u64::from(seat.node.0) << 32 | u64::from(seat.shard.0)
 }
 
-fn log_failure(
+fn log_failure<H: PeerHandler>(
+    core: &Core<H>,
     node: &Node,
     seat: Seat,
     error: &DialError,
@@ -117,9 +117,14 @@ fn log_failure(
     away_since: Instant,
 ) {
     let now = now();
-    let limit = if error.is_refusal() { &node.log } else { away_log };
+    let away_s = now.saturating_duration_since(away_since).as_secs();
+    let (is_refusal, speaks) = (error.is_refusal(), core.speaks_for_node(seat));
+    if !is_refusal && !speaks {
+        tracing::debug!(peer = %seat, away_s, "no link: {error}");
+        return;
+    }
+    let limit = if is_refusal && speaks { &node.log } else { away_log };
     if let Some(suppressed) = limit.allow(now) {
-        let away_s = now.saturating_duration_since(away_since).as_secs();
         tracing::warn!(peer = %seat, away_s, suppressed, "no link: {error}");
     }
 }

@@ -57,6 +57,23 @@ pub(super) enum LinkEnd {
     Refused(RefusedReason),
 }
 
+impl LinkEnd {
+    /// Whether it says something of this link, and not of the peer's whole node.
+    pub(super) fn is_peculiar(&self) -> bool {
+        match self {
+            LinkEnd::PeerClosed
+            | LinkEnd::Socket(_)
+            | LinkEnd::Silent { .. }
+            | LinkEnd::Replaced
+            | LinkEnd::Removed => false,
+            LinkEnd::Stalled { .. }
+            | LinkEnd::Wire(_)
+            | LinkEnd::Unexpected { .. }
+            | LinkEnd::Refused(_) => true,
+        }
+    }
+}
+
 /// A connection in use.
 pub(super) struct Link {
     socket: Socket,
