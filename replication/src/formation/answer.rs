@@ -6,7 +6,7 @@
 use chronik_engine::ids::NodeId;
 
 use super::decree::Formation;
-use super::forming::Durable;
+use super::durable::Durable;
 use super::ids::NodeUuid;
 use super::list::NodeList;
 use super::protocol::{Envelope, Refusal, Reply, Request, Status};

@@ -15,56 +15,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chronik_engine::ids::{NodeId, ReplicaId};
+use chronik_engine::ids::NodeId;
 
-use super::decree::{Acceptor, Ballot, Formation, Participant, Phase, Round, Vote, draw_replica};
+use super::decree::{Formation, Participant, Round, draw_replica};
+use super::durable::{Durable, Formed, Membership};
 use super::error::Impossible;
-use super::ids::NodeUuid;
 use super::list::NodeList;
-use super::peer::{Contact, Peer, PeerProblem};
+use super::peer::{Peer, PeerProblem};
 use super::protocol::{Envelope, Refusal, Reply, Request, Status};
+
+mod answering;
+mod proposing;
+
+use proposing::vote_request;
 
 /// Where random numbers come from.
 pub type Draw = Box<dyn FnMut() -> u64 + Send>;
-
-/// What a node is in its cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub enum Membership {
-    /// One of the first voters of `__meta`, as this replica.
-    Member { replica: ReplicaId },
-    /// Not among them: it asks to be taken in, as this replica, which is new.
-    Joins { replica: ReplicaId },
-}
-
-/// The end of formation.
-#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub struct Formed {
-    /// How the cluster began.
-    pub formation: Formation,
-    /// What this node is in it.
-    pub own: Membership,
-}
-
-/// What must survive a crash.
-#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub struct Durable {
-    /// Whose it is.
-    pub node: NodeId,
-    /// The disk that it is on.
-    pub node_uuid: NodeUuid,
-    /// What the node has promised and accepted.
-    pub acceptor: Acceptor,
-    /// The cluster, once it is known.
-    pub formed: Option<Formed>,
-}
-
-impl Durable {
-    /// Of a disk that is empty.
-    #[must_use]
-    pub fn empty(node: NodeId, node_uuid: NodeUuid) -> Durable {
-        Durable { node, node_uuid, acceptor: Acceptor::default(), formed: None }
-    }
-}
 
 /// How long things may take, in milliseconds.
 #[derive(Debug, Clone, Copy)]
@@ -94,10 +60,6 @@ impl Timing {
         }
     }
 }
-
-/// The longest pause between two rounds of one proposer, as a power of two of [`PAUSE_MS`].
-const PAUSES_MAX: u32 = 5;
-const PAUSE_MS: u64 = 30;
 
 /// A node on its way into a cluster.
 pub struct Forming {
@@ -337,230 +299,6 @@ impl Forming {
         self.advance_round(now_ms);
     }
 
-    /// A peer asks.
-    pub fn on_request(&mut self, request: Envelope<Request>, now_ms: u64) -> Envelope<Reply> {
-        let (sender, exchange) = (request.sender(), request.exchange);
-        let reply = match self.refusal(&request, now_ms) {
-            Some(reply) => reply,
-            None => self.answer(sender, request.message, now_ms),
-        };
-        self.envelope(sender.node, exchange, reply)
-    }
-
-    fn refusal(&mut self, request: &Envelope<Request>, now_ms: u64) -> Option<Reply> {
-        if request.list != self.list.fingerprint() {
-            let list = self.list.nodes().to_vec();
-            return Some(Reply::Refused(Refusal::ListDiffers { list }));
-        }
-        if request.to != self.durable.node {
-            return Some(Reply::Refused(Refusal::WrongAddress));
-        }
-        let Some(peer) = self.peers.get_mut(&request.from) else {
-            // The lists are the same, so the sender has our own id.
-            let node_uuid = self.durable.node_uuid;
-            return Some(Reply::Refused(Refusal::IdInUse { node_uuid }));
-        };
-        if self.durable.formed.is_some() {
-            // Whoever it is: that there is a cluster is true for both.
-            return None;
-        }
-        match peer.on_contact(request.from_uuid, now_ms) {
-            Contact::Peer => None,
-            Contact::Unclear => Some(Reply::NotYet),
-            Contact::Impostor { listed } => {
-                Some(Reply::Refused(Refusal::IdInUse { node_uuid: listed }))
-            }
-        }
-    }
-
-    fn answer(&mut self, sender: Participant, request: Request, now_ms: u64) -> Reply {
-        if let Request::Chosen { formation } = &request {
-            if !formation.is_plausible(&self.list) {
-                return Reply::Refused(Refusal::Malformed);
-            }
-            // Not on the word of a message that may be of long ago: who says so must answer at its address.
-            let peer = self.peers.get(&sender.node);
-            let is_heard = peer.is_some_and(|peer| peer.is_heard(sender.node_uuid));
-            if !is_heard && self.durable.formed.is_none() {
-                return Reply::NotYet;
-            }
-            self.adopt(formation.clone());
-        }
-        if let Some(formed) = &self.durable.formed {
-            return Reply::Status(Status::Formed { formation: formed.formation.clone() });
-        }
-        match request {
-            Request::Probe | Request::Chosen { .. } => self.unformed(),
-            Request::Prepare { ballot, participants } => {
-                if let Some(reply) = self.before_vote(sender, ballot, &participants) {
-                    return reply;
-                }
-                let vote = self.durable.acceptor.on_prepare(ballot, &participants);
-                self.after_vote(vote, now_ms, |accepted| Reply::Promise { ballot, accepted })
-            }
-            Request::Accept { ballot, participants, formation } => {
-                if !formation.is_plausible(&self.list) {
-                    return Reply::Refused(Refusal::Malformed);
-                }
-                if let Some(reply) = self.before_vote(sender, ballot, &participants) {
-                    return reply;
-                }
-                let vote = self.durable.acceptor.on_accept(ballot, &participants, &formation);
-                self.after_vote(vote, now_ms, |()| Reply::Accepted { ballot })
-            }
-        }
-    }
-
-    fn unformed(&self) -> Reply {
-        Reply::Status(Status::Unformed { promised: self.durable.acceptor.promised() })
-    }
-
-    /// Why it does not vote in this ballot, if it does not.
-    fn before_vote(
-        &self,
-        sender: Participant,
-        ballot: Ballot,
-        participants: &[Participant],
-    ) -> Option<Reply> {
-        let is_of_sender = ballot.node == sender.node && ballot.node_uuid == sender.node_uuid;
-        if !is_of_sender || participants.iter().any(|one| !self.list.contains(one.node)) {
-            return Some(Reply::Refused(Refusal::Malformed));
-        }
-        if !participants.contains(&self.myself()) {
-            // It counts on a disk that is gone; the reply's envelope says which one there is.
-            return Some(self.unformed());
-        }
-        self.looks_around.then_some(Reply::NotYet)
-    }
-
-    /// Leaves the field to who asked, for a while, and puts the vote into words.
-    fn after_vote<T>(
-        &mut self,
-        vote: Vote<T>,
-        now_ms: u64,
-        granted: impl FnOnce(T) -> Reply,
-    ) -> Reply {
-        match vote {
-            Vote::Granted(vote) => {
-                self.is_unsaved = true;
-                self.next_round_at_ms =
-                    self.next_round_at_ms.max(now_ms + self.timing.take_over_ms);
-                granted(vote)
-            }
-            Vote::Outbid { promised } => Reply::Outbid { promised },
-            Vote::Replaced { node, known } => Reply::Replaced { node, known },
-        }
-    }
-
-    /// Time has passed.
-    pub fn tick(&mut self, now_ms: u64) {
-        if self.durable.formed.is_some() {
-            return;
-        }
-        self.looks_around = self.looks_around && !self.has_tried_all();
-        self.advance_round(now_ms);
-        if let Some((_, begun_ms)) = self.round
-            && now_ms.saturating_sub(begun_ms) >= self.timing.round_ms
-        {
-            self.abandon_round(now_ms);
-        }
-        self.consider_round(now_ms);
-    }
-
-    /// Begins a round if it is this node's turn.
-    fn consider_round(&mut self, now_ms: u64) {
-        let own = self.myself();
-        let counted: BTreeMap<NodeId, NodeUuid> = self
-            .peers
-            .iter()
-            .filter_map(|(&node, peer)| Some((node, peer.healthy(now_ms, self.timing.health_ms)?)))
-            .chain([(own.node, own.node_uuid)])
-            .filter(|&(node, node_uuid)| {
-                self.durable.acceptor.counts(Participant { node, node_uuid })
-            })
-            .collect();
-        if counted.len() < self.list.majority() || !counted.contains_key(&own.node) {
-            self.majority_since_ms = None;
-            return;
-        }
-        let waited_ms = now_ms - *self.majority_since_ms.get_or_insert(now_ms);
-        let lower = counted.range(..own.node).count() as u64;
-        let turn_ms = match lower {
-            0 if counted.len() == self.list.nodes().len() => 0,
-            lower => self.timing.grace_ms + lower * self.timing.take_over_ms,
-        };
-        let is_due = waited_ms >= turn_ms && now_ms >= self.next_round_at_ms;
-        if is_due && self.round.is_none() && !self.looks_around {
-            self.begin_round(counted, now_ms);
-        }
-    }
-
-    fn begin_round(&mut self, participants: BTreeMap<NodeId, NodeUuid>, now_ms: u64) {
-        let own = self.myself();
-        let promised = self.durable.acceptor.promised().map_or(0, |ballot| ballot.round);
-        let ballot = Ballot {
-            round: promised.max(self.round_seen).saturating_add(1),
-            node: own.node,
-            node_uuid: own.node_uuid,
-        };
-        for node in participants.keys() {
-            if let Some(peer) = self.peers.get_mut(node) {
-                peer.ask_now(now_ms);
-            }
-        }
-        let mut round = Round::new(ballot, participants, self.list.majority());
-        let vote = self.durable.acceptor.on_prepare(ballot, &round.participants());
-        self.is_unsaved = true;
-        let Vote::Granted(accepted) = vote else {
-            // The participants were asked for above, and the ballot is above what is promised.
-            return self.abandon_round(now_ms);
-        };
-        round.on_promise(own, ballot, accepted);
-        self.round = Some((round, now_ms));
-        self.advance_round(now_ms);
-    }
-
-    /// Goes on with the round as far as its votes allow.
-    fn advance_round(&mut self, now_ms: u64) {
-        let own = self.myself();
-        let Some((round, begun_ms)) = &mut self.round else { return };
-        let graceful = now_ms.saturating_sub(*begun_ms) < self.timing.grace_ms;
-        if *round.phase() == Phase::Preparing && round.is_promised(graceful) {
-            let formation = round.begin_accepting(&mut *self.draw);
-            let participants = round.participants();
-            for participant in &participants {
-                if let Some(peer) = self.peers.get_mut(&participant.node) {
-                    peer.ask_now(now_ms);
-                }
-            }
-            let ballot = round.ballot();
-            let vote = self.durable.acceptor.on_accept(ballot, &participants, &formation);
-            self.is_unsaved = true;
-            if vote != Vote::Granted(()) {
-                // Something higher was promised to another proposer since.
-                return self.abandon_round(now_ms);
-            }
-            round.on_accepted(own, ballot);
-        }
-        if let Some((round, _)) = &self.round
-            && let Some(formation) = round.chosen()
-        {
-            let formation = formation.clone();
-            self.untold = round.participants().iter().map(|one| one.node).collect();
-            self.untold.remove(&own.node);
-            self.adopt(formation);
-        }
-    }
-
-    /// Gives up the round; the next one comes after a pause that differs between nodes.
-    fn abandon_round(&mut self, now_ms: u64) {
-        self.round = None;
-        self.rounds = self.rounds.saturating_add(1);
-        let span_ms = PAUSE_MS << self.rounds.min(PAUSES_MAX);
-        let pause_ms = PAUSE_MS + (self.draw)() % span_ms;
-        self.next_round_at_ms = self.next_round_at_ms.max(now_ms + pause_ms);
-    }
-
     /// The cluster is known (I3, I4).
     fn adopt(&mut self, formation: Formation) {
         if !formation.is_plausible(&self.list) {
@@ -594,16 +332,6 @@ impl Forming {
         let agreeing = self.list.nodes().len() - differing.len();
         if agreeing < self.list.majority() {
             self.impossible = Some(Impossible::ListsDiffer { peers: differing });
-        }
-    }
-}
-
-fn vote_request(round: &Round) -> Request {
-    let (ballot, participants) = (round.ballot(), round.participants());
-    match round.phase() {
-        Phase::Preparing => Request::Prepare { ballot, participants },
-        Phase::Accepting { formation, .. } => {
-            Request::Accept { ballot, participants, formation: formation.clone() }
         }
     }
 }

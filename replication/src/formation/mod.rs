@@ -24,18 +24,22 @@
 //! |---|---|
 //! | `decree` | the vote: acceptor and round of one decree |
 //! | `forming` | a node on its way, sans I/O: whom it asks, what it answers, when it proposes |
+//! | `durable` | what a node must not forget |
 //! | `peer` | what a node knows of one peer |
 //! | `list` | the static list, its majority, and how lists differ |
 //! | `protocol` | messages |
 //! | `seal` | the secret on messages |
 //! | `store` | the file |
 //! | `net`, `run` | sockets and threads around it |
+//! | `check` | whether the peers of a node that restarts are of its cluster |
 //! | `report` | what a waiting node says |
 //! | `answer` | what a node of a formed cluster says |
 //! | `error` | why there is no cluster |
 
 mod answer;
+mod check;
 mod decree;
+mod durable;
 mod error;
 mod forming;
 mod ids;
@@ -52,8 +56,9 @@ mod tests;
 
 pub use answer::FormedAnswerer;
 pub use decree::{Ballot, Formation, Member};
+pub use durable::{Formed, Membership};
 pub use error::{FormError, Impossible, StoreError, StoreFault};
-pub use forming::{Draw, Formed, Membership};
+pub use forming::Draw;
 pub use ids::{ClusterUuid, NodeUuid};
 pub use list::{ListDifference, ListError, ListedNode, NODES_MAX, NodeList};
 pub use peer::PeerProblem;

@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 use chronik_engine::ids::NodeId;
 
 use super::answer::{FormedAnswerer, unreadable};
+use super::check::check_peers;
+use super::durable::{Durable, Formed};
 use super::error::FormError;
-use super::forming::{Draw, Durable, Formed, Forming, Timing};
+use super::forming::{Draw, Forming, Timing};
 use super::ids::NodeUuid;
 use super::list::{ListedNode, NodeList};
 use super::net::{Ask, Event, ask_peer, listen, now};
@@ -94,6 +96,7 @@ pub fn form(mut config: FormConfig, cancel: &AtomicBool) -> Result<FormedCluster
     };
     let seal = config.seal.clone();
     let durable = if durable.formed.is_some() {
+        check_peers(&list, &seal, &durable, &mut config.draw)?;
         durable
     } else {
         Runner::start(config, list.clone(), store, durable)?.run(cancel)?
@@ -286,7 +289,7 @@ impl Runner {
     }
 }
 
-fn spawn(run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, FormError> {
+pub(super) fn spawn(run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, FormError> {
     let thread = std::thread::Builder::new().name("chronik-form".to_owned());
     thread.spawn(run).map_err(|source| FormError::Thread { source })
 }

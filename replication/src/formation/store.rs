@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use chronik_engine::framed::{self, FramedError};
 use chronik_engine::ids::NodeId;
 
+use super::durable::Durable;
 use super::error::{StoreError, StoreFault};
-use super::forming::Durable;
 
 const FILE: &str = "formation.bin";
 const TEMPORARY_FILE: &str = "formation.bin.tmp";
@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::formation::decree::{Ballot, Formation, Member, Participant};
-    use crate::formation::forming::{Formed, Membership};
+    use crate::formation::durable::{Formed, Membership};
     use crate::formation::ids::{ClusterUuid, NodeUuid};
 
     fn durable() -> Durable {

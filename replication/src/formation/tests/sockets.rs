@@ -14,7 +14,8 @@ use chronik_engine::ids::NodeId;
 use uuid::Uuid;
 
 use crate::formation::decree::{Ballot, Participant};
-use crate::formation::forming::{Durable, Forming, Timing};
+use crate::formation::durable::Durable;
+use crate::formation::forming::{Forming, Timing};
 use crate::formation::net::{Ask, Event, ask_peer, now};
 use crate::formation::peer::PeerProblem;
 use crate::formation::protocol::{Envelope, Reply, Request};
@@ -418,4 +419,24 @@ fn given_missing_peers_when_time_passes_then_one_sentence_says_who_for_how_long_
         "waiting for a cluster: 1 of 3 nodes are here, 2 are needed to form one; node 2 (b:2) has been missing for \
          40.0 s: connection refused; node 3 (c:3) has been missing for 40.0 s: it takes connections, but does not answer"
     );
+}
+
+#[test]
+fn given_a_node_of_one_cluster_when_it_restarts_among_nodes_of_another_then_the_error_names_both() {
+    let nodes = Nodes::new(3);
+    let running: Vec<Running> = (1..=2).map(|id| nodes.start(id)).collect();
+    let first: Vec<FormedCluster> = running.into_iter().map(Running::formed).collect();
+    // Node 1 keeps its data; the others begin anew.
+    let kept = nodes.directory.path().join("kept");
+    std::fs::rename(nodes.data_dir(1), &kept).unwrap();
+    std::fs::remove_dir_all(nodes.data_dir(2)).unwrap();
+    let running: Vec<Running> = [2, 3].map(|id| nodes.start(id)).into();
+    let mut second: Vec<FormedCluster> = running.into_iter().map(Running::formed).collect();
+    let (one, other) = (cluster(&first[0]), cluster(&second[0]));
+    serve(nodes.address(2), second.remove(0).answerer);
+    let mut config = nodes.config(1);
+    config.data_dir = kept;
+    let refused = start(config).outcome().unwrap_err();
+    let expected = Impossible::TwoClusters { own: one, other };
+    assert!(matches!(&refused, FormError::Impossible(found) if *found == expected), "{refused}");
 }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use chronik_engine::ids::{NodeId, ReplicaId};
 
 use crate::formation::decree::{Ballot, Formation, Participant};
-use crate::formation::forming::{Draw, Durable, Forming, Membership, Timing};
+use crate::formation::durable::{Durable, Membership};
+use crate::formation::forming::{Draw, Forming, Timing};
 use crate::formation::ids::NodeUuid;
 use crate::formation::list::{ListedNode, NodeList};
 use crate::formation::peer::PeerProblem;
