@@ -69,6 +69,8 @@ pub struct RaftGroup {
     /// The last entry that was handed out to be applied.
     pub(crate) given: RaftIndex,
     pub(crate) applied_end_offset: Offset,
+    /// The leader asks this replica to take over, which has to apply something before.
+    handover: Option<Message>,
     /// For how many ticks a snapshot is on its way to a peer.
     pub(crate) snapshots_sent: BTreeMap<ReplicaId, usize>,
     timeouts: ElectionTimeouts,
@@ -121,6 +123,7 @@ impl RaftGroup {
             installed: None,
             given: applied,
             applied_end_offset: recovered.applied_end_offset,
+            handover: None,
             snapshots_sent: BTreeMap::new(),
         };
         group.draw_election_timeout();
@@ -224,12 +227,29 @@ impl RaftGroup {
     /// Takes a message of a peer. An error means that it was dropped.
     pub fn step(&mut self, message: Message) -> Result<(), StepError> {
         gate::check(self, &message)?;
-        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.awaits_install() {
-            return Ok(()); // as anybody does who cannot be elected
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.has_applied_all() {
+            // Raft-rs would forget it: it may not campaign with a change of the members that is not applied.
+            self.handover = Some(message);
+            return Ok(());
         }
         let stepped = self.node.step(message).map_err(|source| StepError::Raft { source });
         self.keep_election_timeout();
         stepped
+    }
+
+    /// Takes over from a leader that has asked for it while there was something to apply before.
+    pub(crate) fn take_over_if_asked(&mut self) {
+        if self.handover.is_none() || !self.has_applied_all() {
+            return;
+        }
+        if let Some(message) = self.handover.take() {
+            // Refused if another leads by now.
+            drop(self.step(message));
+        }
+    }
+
+    fn has_applied_all(&self) -> bool {
+        !self.awaits_install() && self.applied() == self.commit_index()
     }
 
     /// Hands leadership to a voter that has caught up, else once it has, for one election timeout at most. No

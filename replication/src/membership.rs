@@ -148,6 +148,10 @@ impl RaftGroup {
     /// a transition asked for, lead through a joint configuration, which is left by itself unless the transition is
     /// explicit: then a change without changes leaves it.
     ///
+    /// A replica that is to be added begins with the members of about that time, itself among the learners. Its log may
+    /// begin long before that; what it makes of the changes in there does not matter until it comes to the one that
+    /// adds it, and from there on it is right, because a replica id is given out once.
+    ///
     /// The order that keeps a group available: add a learner, let it catch up, then make voters and learners of all of
     /// them in one joint change; remove who has become a learner last.
     pub fn propose_conf_change(
@@ -211,9 +215,10 @@ impl RaftGroup {
         Ok(&self.meta)
     }
 
-    /// Whether this replica is a member of the group, as far as it has applied the log. One that is not any more gets
-    /// no entries, and its owner may delete it; it may never learn of its removal, though, so that a catalog must say
-    /// so, too.
+    /// Whether this replica is a member of the group, as far as it has applied the log. One that was and is not any
+    /// more gets no entries, and its owner may delete it once the others have a leader: until then they may need its
+    /// vote, since they may not know yet that its removal is committed. It may never learn of that itself, so that a
+    /// catalog must say so, too.
     #[must_use]
     pub fn is_member(&self) -> bool {
         self.has_member(self.replica())

@@ -10,7 +10,9 @@
 //!      before it has written its vote, and after a crash it would lead the same term a second time.
 //! (I2) outputs become durable in the order in which they were given out; one that has nothing to write is durable
 //!      together with the one before it.
-//! (I3) entries and the hard state that goes with them are one output, the hard state last.
+//! (I3) entries and the hard state that goes with them are one output, the hard state last, and durable as one. The
+//!      commit index that comes with an entry must not be lost without it: a replica that has a change of the members
+//!      in its log, and does not know that the one before is committed, would vote in a configuration long gone.
 //! (I4) a hard state of which only the commit is new is not worth a write: it goes with the next records. Until then a
 //!      restart may know a lower commit, never a commit beyond its entries; [`crate::RaftGroup::new`] raises it to
 //!      what was applied.
@@ -188,6 +190,7 @@ impl RaftGroup {
         }
         let retained = self.retained_entries();
         self.node.mut_store().drop_applied(index, retained);
+        self.take_over_if_asked();
     }
 
     /// Puts new entries into the log in memory and their records into `out`.

@@ -9,27 +9,98 @@
 
 mod support;
 
+use chronik_replication::ConfChangeType;
 use proptest::prelude::*;
 use support::Cluster;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Tick { replica: usize, ticks: usize },
-    Campaign { replica: usize },
-    Propose { replica: usize, count: u32 },
-    Drain { replica: usize },
-    Persist { replica: usize },
-    Apply { replica: usize, count: usize },
-    Settle { replica: usize },
-    Checkpoint { replica: usize },
-    Crash { replica: usize, records: usize },
-    Deliver { pick: usize },
-    DeliverMany { count: usize },
-    Duplicate { pick: usize },
-    Drop { pick: usize },
-    Cut { replica: usize },
-    Transfer { replica: usize, to: usize },
-    Compact { replica: usize },
+    Tick {
+        replica: usize,
+        ticks: usize,
+    },
+    Campaign {
+        replica: usize,
+    },
+    Propose {
+        replica: usize,
+        count: u32,
+    },
+    Drain {
+        replica: usize,
+    },
+    Persist {
+        replica: usize,
+    },
+    Apply {
+        replica: usize,
+        count: usize,
+    },
+    Settle {
+        replica: usize,
+    },
+    Checkpoint {
+        replica: usize,
+    },
+    Crash {
+        replica: usize,
+        records: usize,
+    },
+    Deliver {
+        pick: usize,
+    },
+    DeliverMany {
+        count: usize,
+    },
+    Duplicate {
+        pick: usize,
+    },
+    Drop {
+        pick: usize,
+    },
+    Cut {
+        replica: usize,
+    },
+    Transfer {
+        replica: usize,
+        to: usize,
+    },
+    Compact {
+        replica: usize,
+    },
+    /// As far as its own checkpoint allows: others may need a snapshot then.
+    CompactAll {
+        replica: usize,
+    },
+    BeginSnapshot {
+        replica: usize,
+    },
+    SupplySnapshot {
+        replica: usize,
+    },
+    /// The snapshot to `to` is said to be lost, which may be wrong.
+    SnapshotLost {
+        replica: usize,
+        to: usize,
+    },
+    Change {
+        replica: usize,
+        change: Change,
+    },
+    ExpireLease {
+        replica: usize,
+    },
+    /// A tick for everybody, and all arrives.
+    Pass {
+        ticks: usize,
+    },
+}
+
+/// What becomes of each replica, and whether the joint configuration is left by itself.
+#[derive(Debug, Clone)]
+struct Change {
+    changes: Vec<(usize, usize)>,
+    is_explicit: bool,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -52,6 +123,26 @@ fn op() -> impl Strategy<Value = Op> {
         1 => replica.clone().prop_map(|replica| Op::Cut { replica }),
         1 => (replica.clone(), replica.clone()).prop_map(|(replica, to)| Op::Transfer { replica, to }),
         1 => replica.prop_map(|replica| Op::Compact { replica }),
+    ]
+}
+
+/// As [`op`], with snapshots and changes of the members between.
+fn op_of_a_moving_group() -> impl Strategy<Value = Op> {
+    let replica = 0_usize..16;
+    let changes = proptest::collection::vec((0_usize..3, 0_usize..16), 0..5);
+    let change = (changes, proptest::bool::weighted(0.2))
+        .prop_map(|(changes, is_explicit)| Change { changes, is_explicit });
+    prop_oneof![
+        30 => op(),
+        2 => replica.clone().prop_map(|replica| Op::Checkpoint { replica }),
+        3 => replica.clone().prop_map(|replica| Op::CompactAll { replica }),
+        2 => replica.clone().prop_map(|replica| Op::BeginSnapshot { replica }),
+        2 => replica.clone().prop_map(|replica| Op::SupplySnapshot { replica }),
+        1 => (replica.clone(), replica.clone())
+            .prop_map(|(replica, to)| Op::SnapshotLost { replica, to }),
+        3 => (replica.clone(), change).prop_map(|(replica, change)| Op::Change { replica, change }),
+        1 => replica.prop_map(|replica| Op::ExpireLease { replica }),
+        2 => (1_usize..80).prop_map(|ticks| Op::Pass { ticks }),
     ]
 }
 
@@ -87,10 +178,14 @@ fn run(cluster: &mut Cluster, op: Op) {
         Op::Settle { replica } => cluster.settle(id(replica)),
         Op::Checkpoint { replica } => cluster.replica(id(replica)).checkpoint(),
         Op::Crash { replica, records } => {
-            if cluster.replica(id(replica)).group.is_some() {
-                cluster.replica(id(replica)).crash(records);
+            let is_moving = cluster.configurations.len() > 1;
+            let replica = cluster.replica(id(replica));
+            match replica.group.is_some() {
+                true if is_moving => replica.crash_between(records),
+                true => replica.crash(records),
+                false => {}
             }
-            cluster.replica(id(replica)).start();
+            replica.start();
         }
         Op::Deliver { pick: at } => {
             if let Some(at) = pick(at, cluster.network.len()) {
@@ -124,6 +219,71 @@ fn run(cluster: &mut Cluster, op: Op) {
             }
         }
         Op::Compact { replica } => cluster.compact_applied(id(replica)),
+        Op::CompactAll { replica } => cluster.compact_all(id(replica)),
+        Op::BeginSnapshot { replica } => cluster.replica(id(replica)).begin_snapshot(),
+        Op::SupplySnapshot { replica } => cluster.replica(id(replica)).supply_snapshot(),
+        Op::SnapshotLost { replica, to } => {
+            if let Some(group) = &mut cluster.replica(id(replica)).group {
+                group.report_snapshot(support::replica(id(to)), false);
+            }
+        }
+        Op::Change { replica, change } => propose_change(cluster, id(replica), &change),
+        Op::ExpireLease { replica } => {
+            if let Some(group) = &mut cluster.replica(id(replica)).group {
+                group.expire_leader_lease();
+            }
+        }
+        Op::Pass { ticks } => cluster.pass(ticks),
+    }
+}
+
+/// Proposes a change that the group may refuse. A replica that has left does not come back: it would need a new id.
+fn propose_change(cluster: &mut Cluster, id: u64, change: &Change) {
+    if !cluster.replica(id).is_leader() {
+        return;
+    }
+    let count = cluster.replicas.len();
+    let members = cluster.replica(id).members();
+    let last = cluster.configurations.values().next_back().cloned().unwrap_or_default();
+    let was_member =
+        |at: u64| cluster.configurations.values().any(|m| m.contains(support::replica(at)));
+    let mut list = Vec::new();
+    for (kind, at) in &change.changes {
+        let at = (at % count + 1) as u64;
+        let has_left = was_member(at) && !last.contains(support::replica(at));
+        if list.iter().any(|(_, known)| *known == at) || has_left {
+            continue;
+        }
+        list.push((
+            [ConfChangeType::AddNode, ConfChangeType::AddLearnerNode, ConfChangeType::RemoveNode]
+                [*kind],
+            at,
+        ));
+    }
+    if list.is_empty() && !members.is_joint() {
+        return;
+    }
+    let proposed = match change.is_explicit && !list.is_empty() {
+        true => support::explicit(&list),
+        false => support::changes(&list),
+    };
+    // Refused while another is pending, and where nobody would vote any more.
+    drop(cluster.group(id).propose_conf_change(&proposed));
+}
+
+/// Nobody leaves an explicit joint configuration but who led there.
+fn leave_joint(cluster: &mut Cluster) {
+    for _ in 0..400 {
+        cluster.pass(10);
+        let leader = (1..=cluster.replicas.len() as u64).find(|id| {
+            let replica = cluster.replica(*id);
+            replica.members().is_joint() && replica.is_leader()
+        });
+        if let Some(id) = leader {
+            drop(cluster.group(id).propose_conf_change(&support::changes(&[])));
+        } else if cluster.leader().is_some() {
+            return;
+        }
     }
 }
 
@@ -133,6 +293,24 @@ fn config() -> ProptestConfig {
         failure_persistence: None,
         max_shrink_iters: 4_000,
         ..ProptestConfig::default()
+    }
+}
+
+/// Three voters and three blank replicas that may be added.
+fn moving() -> Cluster {
+    let mut cluster = Cluster::new(3);
+    (0..3).for_each(|_| drop(cluster.add_blank()));
+    cluster.supplies_snapshots = false;
+    cluster
+}
+
+fn restart_all(cluster: &mut Cluster) {
+    cluster.supplies_snapshots = true;
+    for replica in &mut cluster.replicas {
+        if replica.group.is_none() {
+            replica.start();
+        }
+        replica.supply_snapshot();
     }
 }
 
@@ -170,6 +348,46 @@ proptest! {
             run(&mut cluster, op);
         }
         cluster.heal();
+    }
+
+    #[test]
+    fn given_members_that_come_and_go_and_logs_that_are_cut_when_anything_happens_then_nothing_is_lost(
+        ops in proptest::collection::vec(op_of_a_moving_group(), 1..500)
+    ) {
+        let mut cluster = moving();
+        for op in ops {
+            run(&mut cluster, op);
+        }
+        restart_all(&mut cluster);
+        leave_joint(&mut cluster);
+        cluster.heal();
+    }
+
+    #[test]
+    fn given_a_lone_voter_and_blank_replicas_when_they_join_and_leave_then_nothing_is_lost(
+        ops in proptest::collection::vec(op_of_a_moving_group(), 1..300)
+    ) {
+        let mut cluster = Cluster::new(1);
+        (0..3).for_each(|_| drop(cluster.add_blank()));
+        for op in ops {
+            run(&mut cluster, op);
+        }
+        restart_all(&mut cluster);
+        leave_joint(&mut cluster);
+        cluster.heal();
+    }
+
+    #[test]
+    fn given_the_same_moving_schedule_when_run_twice_then_all_messages_are_the_same(
+        ops in proptest::collection::vec(op_of_a_moving_group(), 1..300)
+    ) {
+        let mut first = moving();
+        let mut second = moving();
+        for op in ops {
+            run(&mut first, op.clone());
+            run(&mut second, op);
+            prop_assert_eq!(&first.network, &second.network);
+        }
     }
 
     #[test]

@@ -76,13 +76,29 @@ impl Replica {
         self.group.as_mut().unwrap()
     }
 
-    /// The first `records` of what was on its way to the disk are found there, and nothing else.
+    /// The first `records` of what was on its way to the disk are found there, and nothing else. With changes of the
+    /// members this asks for too much: the commit index that comes with an entry must not be lost without the entry, or
+    /// a replica votes in a configuration that two later ones have followed.
     pub fn crash(&mut self, records: usize) {
-        self.group = None;
-        let flying: Vec<_> = self.in_flight.drain(..).flat_map(|(_, records)| records).collect();
-        for record in flying.iter().take(records) {
+        let flying = self.in_flight.iter().flat_map(|(_, records)| records);
+        for record in flying.take(records) {
             self.disk.write(record);
         }
+        self.forget();
+    }
+
+    /// The first `outputs` of what was on its way to the disk are found there, each as a whole: a block holds all of an
+    /// output.
+    pub fn crash_between(&mut self, outputs: usize) {
+        for record in self.in_flight.iter().take(outputs).flat_map(|(_, records)| records) {
+            self.disk.write(record);
+        }
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.group = None;
+        self.in_flight.clear();
         self.committed.clear();
         self.parts = None;
         self.proposed.clear();
