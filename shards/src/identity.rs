@@ -8,6 +8,8 @@
 //! - I1 An identity file is never overwritten, and none is made where shards exist already.
 //! - I2 The file appears whole or not at all: temporary file, sync, rename, sync of the directory.
 //! - I3 Nothing in the directory is read or written without the lock; it is held until the process ends.
+//! - I4 The identity of a node of a cluster is made after the cluster, whose formation lies beside it: a directory with
+//!   the one and not the other belongs to a single node, or to none yet.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -26,6 +28,7 @@ pub const FORMAT_VERSION: u32 = 1;
 const IDENTITY_FILE: &str = "identity.toml";
 const IDENTITY_TEMPORARY_FILE: &str = "identity.toml.tmp";
 const LOCK_FILE: &str = "lock";
+const FORMATION_FILE: &str = "formation.bin";
 const SHARDS_DIR: &str = "shards";
 const CHECKSUM_KEY: &str = "checksum = ";
 
@@ -80,6 +83,26 @@ pub enum IdentityError {
         path.display(), path.join(IDENTITY_FILE).display()
     )]
     ShardsWithoutIdentity { path: PathBuf },
+    #[error(
+        "data directory {}: was made by a single node (cluster {cluster_uuid}); leave cluster.nodes out to run that node, or \
+         give this node of a cluster an empty data_dir", path.display()
+    )]
+    SingleNode { path: PathBuf, cluster_uuid: Uuid },
+    #[error(
+        "data directory {}: belongs to a node of a cluster, but cluster.nodes is missing; list the nodes as before, or \
+         give this single node an empty data_dir", path.display()
+    )]
+    ClusterNode { path: PathBuf },
+    #[error(
+        "data directory {}: belongs to cluster {found}, but the nodes of cluster.nodes are cluster {wanted}; correct \
+         data_dir or cluster.nodes", path.display()
+    )]
+    OtherCluster { path: PathBuf, found: Uuid, wanted: Uuid },
+    #[error(
+        "data directory {}: {} says that it is {found}, {} that it is {wanted}; they are of different directories: \
+         restore both from one backup, or use an empty directory", path.display(), IDENTITY_FILE, FORMATION_FILE
+    )]
+    MixedFiles { path: PathBuf, found: Uuid, wanted: Uuid },
 }
 
 struct Holder(Option<u32>);
@@ -125,11 +148,17 @@ impl Identity {
     /// A new node of a new cluster.
     #[must_use]
     pub fn generate(node_id: NodeId, shards: u16) -> Self {
+        Identity::of_cluster(node_id, Uuid::new_v4(), Uuid::new_v4(), shards)
+    }
+
+    /// A new node of this cluster.
+    #[must_use]
+    pub fn of_cluster(node_id: NodeId, node_uuid: Uuid, cluster_uuid: Uuid, shards: u16) -> Self {
         assert!(shards > 0, "a node has at least one shard");
         Identity {
             node_id,
-            node_uuid: Uuid::new_v4(),
-            cluster_uuid: Uuid::new_v4(),
+            node_uuid,
+            cluster_uuid,
             shard_uuids: (0..shards).map(|_| Uuid::new_v4()).collect(),
         }
     }
@@ -228,39 +257,128 @@ pub struct DataDir {
     _lock: File,
 }
 
+/// A data directory that is locked, and whose identity is read, but not made yet if there is none.
+#[derive(Debug)]
+pub struct LockedDir {
+    pub path: PathBuf,
+    /// None as long as the directory is new.
+    pub identity: Option<Identity>,
+    lock: File,
+}
+
+impl LockedDir {
+    /// Makes the directory if need be, locks it, and reads its identity.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or is not this node's.
+    pub fn open(path: &Path, node_id: NodeId) -> Result<Self, IdentityError> {
+        make_directory(path)?;
+        let lock = lock_directory(path)?;
+        let file = path.join(IDENTITY_FILE);
+        let identity = match fs::read_to_string(&file) {
+            Ok(text) => Some(Identity::from_text(&text, &file)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(source) => return Err(IdentityError::File { path: file, source }),
+        };
+        if let Some(found) = identity.as_ref().map(|identity| identity.node_id)
+            && found != node_id
+        {
+            let path = path.to_path_buf();
+            return Err(IdentityError::OtherNode { path, found, wanted: node_id });
+        }
+        if identity.is_none() && path.join(SHARDS_DIR).exists() {
+            return Err(IdentityError::ShardsWithoutIdentity { path: path.to_path_buf() });
+        }
+        Ok(LockedDir { path: path.to_path_buf(), identity, lock })
+    }
+
+    /// Whether the directory fits a node of a cluster, or a single node (I4).
+    ///
+    /// # Errors
+    /// It is of the other kind.
+    pub fn check_kind(&self, is_cluster: bool) -> Result<(), IdentityError> {
+        let path = || self.path.clone();
+        let has_formation = self.path.join(FORMATION_FILE).exists();
+        match &self.identity {
+            Some(identity) if is_cluster && !has_formation => {
+                let cluster_uuid = identity.cluster_uuid;
+                Err(IdentityError::SingleNode { path: path(), cluster_uuid })
+            }
+            _ if !is_cluster && has_formation => Err(IdentityError::ClusterNode { path: path() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on with the identity that there is, or makes this one.
+    ///
+    /// # Errors
+    /// The identity cannot be written.
+    pub fn into_data_dir(self, new: impl FnOnce() -> Identity) -> Result<DataDir, IdentityError> {
+        let LockedDir { path, identity, lock } = self;
+        let created = identity.is_none();
+        let identity = match identity {
+            Some(identity) => identity,
+            None => {
+                let identity = new();
+                write_new(&path, &identity.to_text()).map_err(|source| IdentityError::File {
+                    path: path.join(IDENTITY_FILE),
+                    source,
+                })?;
+                identity
+            }
+        };
+        Ok(DataDir { path, identity, created, _lock: lock })
+    }
+
+    /// The same for a node of a cluster, which both the identity and the formation must name.
+    ///
+    /// # Errors
+    /// They name different ones, or the identity cannot be written.
+    pub fn into_cluster_dir(
+        self,
+        node_uuid: Uuid,
+        cluster_uuid: Uuid,
+        new: impl FnOnce() -> Identity,
+    ) -> Result<DataDir, IdentityError> {
+        if let Some(identity) = &self.identity {
+            let path = self.path.clone();
+            if identity.cluster_uuid != cluster_uuid {
+                let (found, wanted) = (identity.cluster_uuid, cluster_uuid);
+                return Err(IdentityError::OtherCluster { path, found, wanted });
+            }
+            if identity.node_uuid != node_uuid {
+                let (found, wanted) = (identity.node_uuid, node_uuid);
+                return Err(IdentityError::MixedFiles { path, found, wanted });
+            }
+        }
+        self.into_data_dir(new)
+    }
+}
+
 impl DataDir {
-    /// Opens the directory, makes it if need be, locks it, and reads its identity or gives it one.
+    /// Opens the directory of a single node, makes it if need be, locks it, and reads its identity or gives it one.
     ///
     /// `shards` is the number to make it with. A directory that exists keeps its own number.
     ///
     /// # Errors
     /// The directory cannot be used, or is not this node's.
     pub fn open(path: &Path, node_id: NodeId, shards: u16) -> Result<Self, IdentityError> {
-        make_directory(path)?;
-        let lock = lock_directory(path)?;
-        let file = path.join(IDENTITY_FILE);
-        let existing = match fs::read_to_string(&file) {
-            Ok(text) => Some(Identity::from_text(&text, &file)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(source) => return Err(IdentityError::File { path: file, source }),
-        };
-        let created = existing.is_none();
-        let identity = match existing {
-            Some(identity) => identity,
-            None => create_identity(path, node_id, shards)?,
-        };
-        if identity.node_id != node_id {
-            let (path, found) = (path.to_path_buf(), identity.node_id);
-            return Err(IdentityError::OtherNode { path, found, wanted: node_id });
-        }
-        if identity.shards() != shards {
+        let locked = LockedDir::open(path, node_id)?;
+        locked.check_kind(false)?;
+        let opened = locked.into_data_dir(|| Identity::generate(node_id, shards))?;
+        opened.note_shards(shards);
+        Ok(opened)
+    }
+
+    /// Says so where the directory has another number of shards than a new one would get.
+    pub fn note_shards(&self, wanted: u16) {
+        if self.identity.shards() != wanted {
             tracing::info!(
-                "the data directory {} was made with {} shards and keeps them ({shards} wanted)",
-                path.display(),
-                identity.shards()
+                "the data directory {} was made with {} shards and keeps them ({wanted} wanted)",
+                self.path.display(),
+                self.identity.shards()
             );
         }
-        Ok(DataDir { path: path.to_path_buf(), identity, created, _lock: lock })
     }
 }
 
@@ -309,17 +427,6 @@ pub fn lock_directory(path: &Path) -> Result<File, IdentityError> {
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(file),
         Err(source) => Err(IdentityError::File { path: file_path, source }),
     }
-}
-
-fn create_identity(path: &Path, node_id: NodeId, shards: u16) -> Result<Identity, IdentityError> {
-    if path.join(SHARDS_DIR).exists() {
-        return Err(IdentityError::ShardsWithoutIdentity { path: path.to_path_buf() });
-    }
-    let identity = Identity::generate(node_id, shards);
-    let file = path.join(IDENTITY_FILE);
-    write_new(path, &identity.to_text())
-        .map_err(|source| IdentityError::File { path: file, source })?;
-    Ok(identity)
 }
 
 /// Writes the identity file (I1, I2).

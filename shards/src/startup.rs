@@ -3,7 +3,9 @@
 //! Every check fails with one sentence that says what is missing, where, and what to set; glommio would answer the
 //! same with a panic. Checks that need no fixing give a warning and go on.
 //!
-//! Never done here: reading settings, opening the WAL, starting threads.
+//! A node of a cluster finds the others here, too, since it has no identity before.
+//!
+//! Never done here: reading settings, opening the WAL, starting shards.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -15,11 +17,13 @@ use thiserror::Error;
 
 use crate::cli::Failure;
 use crate::config::Config;
-use crate::identity::DataDir;
+use crate::identity::{DataDir, Identity, LockedDir};
 
+mod cluster;
 mod disk;
 pub mod limits;
 
+pub use cluster::ClusterStart;
 pub use disk::check_data_dir;
 pub use limits::{IoMemoryPlan, plan_io_memory};
 
@@ -123,6 +127,11 @@ pub enum StartupError {
     },
     #[error("the cores this process may run on cannot be read (sched_getaffinity)")]
     CoresUnknown,
+    #[error("signals cannot be waited for: {source}")]
+    Signals {
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl StartupError {
@@ -144,7 +153,8 @@ impl StartupError {
             | StartupError::IoUringForbidden { .. }
             | StartupError::IoUringFailed { .. }
             | StartupError::MemlockTooLow { .. }
-            | StartupError::CoresUnknown => exit_code::ENVIRONMENT,
+            | StartupError::CoresUnknown
+            | StartupError::Signals { .. } => exit_code::ENVIRONMENT,
         }
     }
 }
@@ -327,28 +337,42 @@ pub fn environment(shards: u16) -> Result<Environment, StartupError> {
     Ok(Environment { io_memory_bytes: plan.io_memory_bytes, cpus: place_shards(&cores, shards) })
 }
 
-/// A machine and a data directory that are fit for serving.
+/// A machine and a data directory that are fit for serving, and the cluster that they serve in.
 #[derive(Debug)]
 pub struct Prepared {
     pub data_dir: DataDir,
     pub environment: Environment,
+    /// None on a single node.
+    pub cluster: Option<ClusterStart>,
 }
 
-/// Does all checks and takes the data directory, in the order in which a mistake costs the least.
+/// Does all checks, takes the data directory and finds the cluster, in the order in which a mistake costs the least.
 ///
 /// # Errors
 /// The first check that fails.
 pub fn prepare(config: &Config) -> Result<Prepared, Failure> {
     check_kernel()?;
     raise_open_files();
+    let is_cluster = config.cluster.nodes.len() > 1;
     let shards = shards_wanted(config.shards)?;
-    // The Raft port is not listened on by a single node.
     await_port("kafka_addr", config.kafka_addr)?;
     await_port("admin_addr", config.admin_addr)?;
-    let data_dir = DataDir::open(&config.data_dir, config.node_id, shards)?;
-    check_data_dir(&data_dir.path)?;
-    let environment = environment(data_dir.identity.shards())?;
-    Ok(Prepared { data_dir, environment })
+    // The Raft port is not listened on by a single node.
+    if is_cluster {
+        await_port("raft_addr", config.raft_addr)?;
+    }
+    let locked = LockedDir::open(&config.data_dir, config.node_id)?;
+    locked.check_kind(is_cluster)?;
+    check_data_dir(&locked.path)?;
+    let environment = environment(locked.identity.as_ref().map_or(shards, Identity::shards))?;
+    let (data_dir, cluster) = if is_cluster {
+        let (data_dir, cluster) = cluster::enter(config, locked, shards)?;
+        (data_dir, Some(cluster))
+    } else {
+        (locked.into_data_dir(|| Identity::generate(config.node_id, shards))?, None)
+    };
+    data_dir.note_shards(shards);
+    Ok(Prepared { data_dir, environment, cluster })
 }
 
 #[cfg(test)]

@@ -91,7 +91,8 @@ fn given_flags_of_a_cluster_when_started_then_the_error_says_what_is_missing() {
     ] {
         let (code, _, err) = run(&mut chronik(arguments));
         assert_eq!(code, 2, "{arguments:?}");
-        assert!(err.contains("clustering is not available in this version"), "{err}");
+        assert!(err.contains("not available in this version"), "{err}");
+        assert!(err.contains("cluster.nodes"), "{err}");
     }
 }
 

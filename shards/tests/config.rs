@@ -267,23 +267,78 @@ fn given_several_mistakes_when_loaded_then_all_are_reported_at_once() {
     assert_eq!(problems.len(), 4, "{problems:#?}");
 }
 
+fn listed(id: u32, kafka: &str, raft: &str) -> String {
+    format!("{{ id = {id}, kafka_addr = \"{kafka}\", raft_addr = \"{raft}\" }}")
+}
+
+fn cluster_file(nodes: &[String]) -> String {
+    format!("[cluster]\nnodes = [{}]\n", nodes.join(", "))
+}
+
 #[test]
-fn given_cluster_lists_when_loaded_then_only_one_that_names_this_node_alone_passes() {
-    let node = |id: u32, port: u16| {
-        format!(
-            "{{ id = {id}, kafka_addr = \"127.0.0.1:{port}\", raft_addr = \"127.0.0.1:{}\" }}",
-            port + 100
-        )
+fn given_one_list_of_nodes_when_loaded_on_each_then_its_addresses_are_those_of_the_node() {
+    let nodes = [(1, 9092), (2, 9093), (3, 9094)].map(|(id, port)| {
+        listed(id, &format!("127.0.0.1:{port}"), &format!("localhost:{}", port + 100))
+    });
+    let file = cluster_file(&nodes);
+    for (id, port) in [("1", 9092), ("2", 9093), ("3", 9094)] {
+        let config = given().file(&file).variable("CHRONIK_NODE_ID", id).config();
+        assert_eq!(config.cluster.nodes.len(), 3);
+        assert_eq!(config.kafka_addr, address(&format!("127.0.0.1:{port}")));
+        assert_eq!(config.kafka_port, port);
+        assert_eq!(config.advertised_addr.to_string(), format!("127.0.0.1:{port}"));
+        assert_eq!(config.raft_addr, address(&format!("127.0.0.1:{}", port + 100)));
+        assert_eq!(config.admin_addr, address(&format!("127.0.0.1:{}", port + 200)));
+        assert_eq!(config.kafka.default_replication_factor, 3);
+        assert_eq!(config.cluster.probe_interval_ms, 2000);
+    }
+}
+
+#[test]
+fn given_addresses_of_a_node_of_a_list_when_loaded_then_those_given_count_more() {
+    let nodes =
+        [listed(1, "broker1:9092", "broker1:9192"), listed(2, "broker2:9092", "broker2:9192")];
+    let file = format!("{}secret = \"s\"\n", cluster_file(&nodes));
+    let config = given()
+        .file(&file)
+        .variable("CHRONIK_KAFKA_ADDR", "0.0.0.0:9092")
+        .variable("CHRONIK_RAFT_ADDR", "0.0.0.0:9192")
+        .config();
+    assert_eq!(config.kafka_addr, address("0.0.0.0:9092"));
+    assert_eq!(config.raft_addr, address("0.0.0.0:9192"));
+    assert_eq!(config.advertised_addr.to_string(), "broker1:9092");
+    let problems = given().file(&file).problems();
+    let named = |key: &str, listed: &str| {
+        format!("gives node 1 the name {listed} for `{key}`, so it is not known where to listen")
     };
-    let list = |nodes: &[String]| format!("[cluster]\nnodes = [{}]", nodes.join(", "));
-    assert_eq!(given().file(&list(&[node(1, 9092)])).config().cluster.nodes.len(), 1);
+    assert!(problems[0].contains(&named("kafka_addr", "broker1:9092")), "{problems:?}");
+    assert!(problems[1].contains(&named("raft_addr", "broker1:9192")), "{problems:?}");
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    let addresses = [listed(1, "10.0.0.1:9092", "10.0.0.1:9192"), listed(2, "b:1", "b:2")];
+    let file = format!("{}secret = \"s\"\n", cluster_file(&addresses));
+    let config = given().file(&file).config();
+    assert_eq!(config.kafka_addr, address("10.0.0.1:9092"));
+    assert_eq!(config.raft_addr, address("10.0.0.1:9192"));
+    assert!(config.admin_addr.ip().is_loopback());
+}
+
+#[test]
+fn given_lists_of_nodes_that_cannot_be_when_loaded_then_each_fault_has_its_words() {
+    let node = |id: u32, port: u16| {
+        listed(id, &format!("127.0.0.1:{port}"), &format!("127.0.0.1:{}", port + 100))
+    };
+    let list = |nodes: &[String]| cluster_file(nodes);
+    let alone = given().file(&list(&[node(1, 9093)])).config();
+    assert_eq!((alone.cluster.nodes.len(), alone.kafka_port), (1, 9093));
+    let many: Vec<String> =
+        (1..=65).map(|id| node(id, 10_000 + u16::try_from(id).unwrap())).collect();
     let cases = [
-        (list(&[node(1, 9092), node(2, 9093)]), "clustering is not available in this version"),
+        (list(&many), "lists 65 nodes; at most 64 can be one cluster"),
         (list(&[node(2, 9092)]), "does not list this node (node_id = 1)"),
         (list(&[node(1, 9092), node(1, 9093)]), "lists node 1 twice"),
         (list(&[node(1, 9092), node(2, 9092)]), "uses the address 127.0.0.1:9092 twice"),
         (
-            list(&[node(1, 9093)]),
+            format!("advertised_addr = \"127.0.0.1:9092\"\n{}", list(&[node(1, 9093)])),
             "clients reach node 1 at 127.0.0.1:9093, but advertised_addr is 127.0.0.1:9092",
         ),
         ("[cluster]\nnodes = [{ id = 1 }]".to_owned(), "node entry 1 has no `kafka_addr`"),
@@ -291,16 +346,52 @@ fn given_cluster_lists_when_loaded_then_only_one_that_names_this_node_alone_pass
             "[cluster]\nnodes = [{ id = 1, kafka = \"a:1\" }]".to_owned(),
             "node entry 1 has an unknown field `kafka`",
         ),
-        (
-            "[cluster]\nnodes = [{ id = 1, kafka_addr = \"a\", raft_addr = \"a:1\" }]".to_owned(),
-            "must name its port, as in a:9092",
-        ),
+        (list(&[listed(1, "a", "a:1")]), "must name its port, as in a:9092"),
         ("[cluster]\nnodes = \"a,b\"".to_owned(), "must be a list of tables"),
+        ("[cluster]\nnode = []".to_owned(), "did you mean `cluster.nodes`?"),
     ];
     for (file, expected) in cases {
         let problems = given().file(&file).problems();
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{file}\n{problems:#?}");
     }
+}
+
+#[test]
+fn given_raft_addresses_beyond_this_machine_when_there_is_no_secret_then_it_is_demanded() {
+    let local = listed(1, "127.0.0.1:9092", "127.0.0.1:9192");
+    for remote in ["10.0.0.2:9192", "broker2:9192", "[2001:db8::1]:9192"] {
+        let nodes = cluster_file(&[local.clone(), listed(2, "127.0.0.1:9093", remote)]);
+        let problems = given().file(&nodes).problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let expected = format!("node 2 talks to other nodes at {remote}");
+        assert!(problems[0].starts_with(&expected), "{problems:?}");
+        assert!(problems[0].contains("CHRONIK_CLUSTER_SECRET"), "{problems:?}");
+        given().file(&nodes).variable("CHRONIK_CLUSTER_SECRET", "s").config();
+    }
+    let nodes = cluster_file(&[local, listed(2, "127.0.0.1:9093", "[::1]:9193")]);
+    given().file(&nodes).config();
+    let open = given().file(&nodes).variable("CHRONIK_RAFT_ADDR", "0.0.0.0:9192").problems();
+    assert!(open[0].starts_with("node 1 talks to other nodes at 0.0.0.0:9192"), "{open:?}");
+}
+
+#[test]
+fn given_a_secret_when_anything_is_printed_then_it_is_not_in_it() {
+    let file = format!(
+        "{}secret = \"hunter2\"\n",
+        cluster_file(&[listed(1, "127.0.0.1:9092", "127.0.0.1:9192")])
+    );
+    let loaded = given().file(&file).load().unwrap();
+    assert_eq!(loaded.config.cluster.secret.as_ref().unwrap().as_bytes(), b"hunter2");
+    let text = render_effective(&loaded.effective);
+    assert!(text.contains("secret = \"***\""), "{text}");
+    for printed in [text, format!("{:?}", loaded.config), format!("{:?}", loaded.effective)] {
+        assert!(!printed.contains("hunter2"), "{printed}");
+    }
+    let wrong = given().file("[cluster]\nsecret = 12345678\n").problems();
+    assert_eq!(wrong, ["chronik.toml:2: `cluster.secret` = ***: must be text, not an integer"]);
+    let pasted = given().variable("CHRONIK_CLUSTER_SECRET", "***").problems();
+    assert!(pasted[0].contains("give the secret itself"), "{pasted:?}");
+    assert_eq!(given().variable("CHRONIK_CLUSTER_SECRET", "").config().cluster.secret, None);
 }
 
 #[test]

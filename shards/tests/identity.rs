@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use chronik_engine::ids::NodeId;
-use chronik_shards::identity::{DataDir, Identity, IdentityError};
+use chronik_shards::identity::{DataDir, Identity, IdentityError, LockedDir};
+use uuid::Uuid;
 
 fn open(path: &Path, node_id: u32, shards: u16) -> Result<DataDir, IdentityError> {
     DataDir::open(path, NodeId(node_id), shards)
@@ -154,4 +155,56 @@ fn given_a_file_in_place_of_the_directory_when_opened_then_it_is_refused() {
     let path = directory.path().join("file");
     fs::write(&path, "").unwrap();
     assert!(matches!(open(&path, 1, 1).unwrap_err(), IdentityError::NotADirectory { .. }));
+}
+
+/// A data directory that a node of a cluster has made.
+fn of_cluster(path: &Path, node_uuid: Uuid, cluster_uuid: Uuid) -> Result<DataDir, IdentityError> {
+    fs::write(path.join("formation.bin"), "what formation keeps").unwrap();
+    let locked = LockedDir::open(path, NodeId(1))?;
+    locked.check_kind(true)?;
+    let new = || Identity::of_cluster(NodeId(1), node_uuid, cluster_uuid, 2);
+    locked.into_cluster_dir(node_uuid, cluster_uuid, new)
+}
+
+#[test]
+fn given_a_node_of_a_cluster_when_opened_twice_then_its_identity_is_the_clusters() {
+    let directory = tempfile::tempdir().unwrap();
+    let (node_uuid, cluster_uuid) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    for created in [true, false] {
+        let opened = of_cluster(directory.path(), node_uuid, cluster_uuid).unwrap();
+        assert_eq!(opened.created, created);
+        assert_eq!(opened.identity.node_uuid, node_uuid);
+        assert_eq!(opened.identity.cluster_uuid, cluster_uuid);
+    }
+}
+
+#[test]
+fn given_a_directory_of_another_cluster_when_opened_then_the_error_names_both() {
+    let directory = tempfile::tempdir().unwrap();
+    let (node_uuid, cluster_uuid) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    drop(of_cluster(directory.path(), node_uuid, cluster_uuid).unwrap());
+    let other = Uuid::from_u128(3);
+    let refused = of_cluster(directory.path(), node_uuid, other).unwrap_err();
+    assert!(matches!(refused, IdentityError::OtherCluster { .. }));
+    let text = refused.to_string();
+    assert!(
+        text.contains(&cluster_uuid.to_string()) && text.contains(&other.to_string()),
+        "{text}"
+    );
+    let refused = of_cluster(directory.path(), other, cluster_uuid).unwrap_err();
+    assert!(matches!(refused, IdentityError::MixedFiles { .. }), "{refused}");
+}
+
+#[test]
+fn given_directories_of_single_nodes_and_of_clusters_when_mixed_up_then_each_is_refused() {
+    let single = tempfile::tempdir().unwrap();
+    drop(open(single.path(), 1, 1).unwrap());
+    let locked = LockedDir::open(single.path(), NodeId(1)).unwrap();
+    assert!(matches!(locked.check_kind(true), Err(IdentityError::SingleNode { .. })));
+    drop(locked);
+    open(single.path(), 1, 1).unwrap();
+    let cluster = tempfile::tempdir().unwrap();
+    drop(of_cluster(cluster.path(), Uuid::from_u128(1), Uuid::from_u128(2)).unwrap());
+    let refused = open(cluster.path(), 1, 1).unwrap_err();
+    assert!(matches!(refused, IdentityError::ClusterNode { .. }), "{refused}");
 }

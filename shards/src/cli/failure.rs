@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use chronik_engine::wal::WalError;
+use chronik_replication::formation::FormError;
 use thiserror::Error;
 
 use super::latency::LatencyError;
@@ -25,6 +26,8 @@ pub enum Failure {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
+    Form(#[from] FormError),
+    #[error(transparent)]
     Latency(#[from] LatencyError),
     #[error(transparent)]
     Wal(#[from] WalToolError),
@@ -45,6 +48,7 @@ impl Failure {
             Failure::Config(_) | Failure::Logging(_) => exit_code::CONFIG,
             Failure::Startup(error) => error.exit_code(),
             Failure::Identity(_) => exit_code::DATA_DIR,
+            Failure::Form(error) => form_exit_code(error),
             Failure::Wal(error) => error.exit_code(),
             Failure::Run(RunError::Wal { error, .. }) => wal_exit_code(error),
             Failure::Run(RunError::Core { .. }) => exit_code::WAL_DAMAGED,
@@ -77,6 +81,17 @@ impl Failure {
             );
         }
         story
+    }
+}
+
+fn form_exit_code(error: &FormError) -> i32 {
+    match error {
+        FormError::List(_) | FormError::Impossible(_) => exit_code::CONFIG,
+        FormError::Store(_) => exit_code::DATA_DIR,
+        FormError::Listen { .. } => exit_code::PORT_IN_USE,
+        FormError::Thread { .. } => exit_code::ENVIRONMENT,
+        // It was asked to stop, and did.
+        FormError::Cancelled => 0,
     }
 }
 

@@ -40,13 +40,21 @@ pub enum ConfigError {
     DefaultPortBeyondRange { key: &'static str, kafka_port: u16, distance: u16 },
     #[error("`{first}` and `{second}` are both port {port}; give each its own")]
     PortUsedTwice { first: &'static str, second: &'static str, port: u16 },
+    #[error("cluster.nodes lists {nodes} nodes; at most {nodes_max} can be one cluster")]
+    TooManyNodes { nodes: usize, nodes_max: usize },
     #[error(
-        "cluster.nodes lists {nodes} nodes, but clustering is not available in this version; \
-         leave cluster.nodes out to run a single node"
+        "cluster.nodes gives node {node_id} the name {listed} for `{key}`, so it is not known where to listen; set \
+         `{key}`, for instance to 0.0.0.0:{}",
+        listed.port
     )]
-    ClusteringNotAvailable { nodes: usize },
+    ListenAddressMissing { key: &'static str, node_id: NodeId, listed: HostPort },
     #[error(
-        "flag --{flag}: clustering is not available in this version; leave it out to run a single node"
+        "node {node_id} talks to other nodes at {address}, which other machines may reach, but there is no \
+         cluster.secret; set the same on every node (CHRONIK_CLUSTER_SECRET), or use loopback addresses"
+    )]
+    SecretMissing { node_id: NodeId, address: HostPort },
+    #[error(
+        "flag --{flag}: not available in this version; leave it out, and list the nodes of a cluster in cluster.nodes"
     )]
     ClusterFlagNotAvailable { flag: &'static str },
     #[error(
@@ -121,6 +129,8 @@ pub enum ValueProblem {
     NotABoolean,
     #[error("must not be empty")]
     Empty,
+    #[error("this is what is shown in the place of the secret; give the secret itself")]
+    SecretHidden,
     #[error(
         "must be an IP address and a port, such as 127.0.0.1:9092, 0.0.0.0:9092 or [::1]:9092; \
          the name that clients use belongs into advertised_addr"

@@ -14,7 +14,6 @@ const PLANNED: &[(&str, &str)] = &[
     ("acl", "authorization"),
     ("quota", "quotas"),
     ("quotas", "quotas"),
-    ("cluster", "clustering"),
 ];
 
 /// What `key` (dotted, or with underscores as in a variable's name) will one day belong to.

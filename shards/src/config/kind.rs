@@ -24,6 +24,11 @@ pub(super) trait SettingType: Sized {
     fn number(&self) -> Option<i128> {
         None
     }
+
+    /// What was written, for an error message.
+    fn written(raw: &Raw) -> String {
+        written(raw)
+    }
 }
 
 macro_rules! integer {
@@ -144,7 +149,17 @@ impl HostPort {
     /// Whether the host is an address that means "every interface".
     #[must_use]
     pub fn is_unspecified(&self) -> bool {
-        self.host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+        self.address().is_some_and(|address| address.ip().is_unspecified())
+    }
+
+    /// The same as an address, if the host is one. Names are for DNS, but for the one that means the same everywhere.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        let host = match self.host.as_str() {
+            "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            host => host.parse(),
+        };
+        host.ok().map(|host| SocketAddr::new(host, self.port))
     }
 }
 
@@ -202,6 +217,51 @@ fn host_name(text: &str) -> Result<String, ValueProblem> {
         && text.len() <= 253
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
     if plausible { Ok(text.to_owned()) } else { Err(ValueProblem::NotAHostPort) }
+}
+
+/// Something that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+/// What is shown in the place of a secret.
+const HIDDEN: &str = "***";
+
+impl Secret {
+    /// The secret itself.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl SettingType for Option<Secret> {
+    const NAME: &'static str = "text";
+
+    /// Empty text is none, so that the reference can be a file.
+    fn from_raw(raw: &Raw) -> Result<Self, ValueProblem> {
+        if matches!(raw, Raw::Untyped(text) | Raw::Text(text) if text.trim().is_empty()) {
+            return Ok(None);
+        }
+        let text = text_of(raw, "text")?;
+        if text == HIDDEN {
+            return Err(ValueProblem::SecretHidden);
+        }
+        Ok(Some(Secret(text.into_bytes())))
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(if self.is_some() { HIDDEN } else { "" })
+    }
+
+    fn written(_raw: &Raw) -> String {
+        HIDDEN.to_owned()
+    }
 }
 
 /// A node in the list that forms a cluster.

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use chronik_replication::formation::NODES_MAX;
+
 use super::error::{ConfigError, ConfigErrors, ConfigWarning, ValueProblem};
 use super::given::{Given, Inputs, Source, collect};
-use super::kind::{HostPort, SettingType, written};
-use super::settings::{ADMIN_PORT_DISTANCE, Config, RAFT_PORT_DISTANCE};
+use super::kind::{ClusterNode, HostPort, SettingType};
+use super::settings::{ADMIN_PORT_DISTANCE, Config, LOOPBACK, RAFT_PORT_DISTANCE, beside};
 
 /// The values a numeric setting may have, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +97,7 @@ impl Loader {
             Some(Given { raw, source }) => match checked::<T>(&info, T::from_raw(&raw)) {
                 Ok(value) => (value, source),
                 Err(problem) => {
-                    let value = written(&raw);
+                    let value = T::written(&raw);
                     let place = source.clone();
                     self.errors.push(ConfigError::BadValue {
                         place,
@@ -125,7 +127,43 @@ impl Loader {
         }
     }
 
+    /// What the list of nodes says of this node holds where nothing else is given, so that all nodes can have one file.
+    fn take_addresses_from_list(&mut self, config: &mut Config) {
+        let own = config.cluster.nodes.iter().find(|node| node.id == config.node_id);
+        let Some(ClusterNode { id, kafka_addr, raft_addr }) = own.cloned() else { return };
+        let is_cluster = config.cluster.nodes.len() > 1;
+        let listen = |loader: &mut Loader, key: &'static str, listed: &HostPort| {
+            if loader.source(key) != Source::Default {
+                return None;
+            }
+            let address = listed.address();
+            let is_needed = key == "kafka_addr" || is_cluster;
+            if address.is_none() && is_needed {
+                let listed = listed.clone();
+                let missing = ConfigError::ListenAddressMissing { key, node_id: id, listed };
+                loader.errors.push(missing);
+            }
+            address
+        };
+        if let Some(address) = listen(self, "kafka_addr", &kafka_addr) {
+            config.kafka_addr = address;
+            if self.source("kafka_port") == Source::Default {
+                config.kafka_port = address.port();
+                self.replace("kafka_port", &config.kafka_port);
+            }
+        }
+        if let Some(address) = listen(self, "raft_addr", &raft_addr) {
+            config.raft_addr = address;
+            self.replace("raft_addr", &config.raft_addr);
+        }
+        if self.source("admin_addr") == Source::Default {
+            config.admin_addr = beside(LOOPBACK, config.kafka_port, ADMIN_PORT_DISTANCE);
+            self.replace("admin_addr", &config.admin_addr);
+        }
+    }
+
     fn complete_addresses(&mut self, config: &mut Config) {
+        self.take_addresses_from_list(config);
         config.kafka_addr.set_port(config.kafka_port);
         self.replace("kafka_addr", &config.kafka_addr);
         if config.advertised_addr.port == 0 {
@@ -133,7 +171,11 @@ impl Loader {
             self.replace("advertised_addr", &config.advertised_addr);
         }
         if self.source("advertised_addr") == Source::Default {
-            config.advertised_addr = HostPort::from(config.kafka_addr);
+            let own = config.cluster.nodes.iter().find(|node| node.id == config.node_id);
+            config.advertised_addr = match own {
+                Some(own) => own.kafka_addr.clone(),
+                None => HostPort::from(config.kafka_addr),
+            };
             self.replace("advertised_addr", &config.advertised_addr);
         }
     }
@@ -200,6 +242,10 @@ impl Loader {
 
     fn check_cluster(&mut self, config: &Config) {
         let nodes = &config.cluster.nodes;
+        if nodes.len() > NODES_MAX {
+            let (nodes, nodes_max) = (nodes.len(), NODES_MAX);
+            self.errors.push(ConfigError::TooManyNodes { nodes, nodes_max });
+        }
         for (at, node) in nodes.iter().enumerate() {
             let before = &nodes[..at];
             if before.iter().any(|other| other.id == node.id) {
@@ -223,14 +269,28 @@ impl Loader {
             }
             return;
         };
-        if nodes.len() > 1 {
-            self.errors.push(ConfigError::ClusteringNotAvailable { nodes: nodes.len() });
-        } else if own.kafka_addr != config.advertised_addr {
+        if own.kafka_addr != config.advertised_addr {
             self.errors.push(ConfigError::NodeAddressDiffers {
                 node_id: own.id,
                 listed: own.kafka_addr.clone(),
                 advertised: config.advertised_addr.clone(),
             });
+        }
+        self.check_secret(config);
+    }
+
+    /// Whoever reaches the Raft port of a node can write its log, so without a secret nobody else may.
+    fn check_secret(&mut self, config: &Config) {
+        if config.cluster.secret.is_some() || config.cluster.nodes.len() < 2 {
+            return;
+        }
+        let own = (config.node_id, HostPort::from(config.raft_addr));
+        let listed = config.cluster.nodes.iter().map(|node| (node.id, node.raft_addr.clone()));
+        let open = listed.chain([own]).find(|(_, address)| {
+            !address.address().is_some_and(|address| address.ip().is_loopback())
+        });
+        if let Some((node_id, address)) = open {
+            self.errors.push(ConfigError::SecretMissing { node_id, address });
         }
     }
 }

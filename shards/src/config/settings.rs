@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use chronik_engine::ids::NodeId;
 
-use super::kind::{ClusterNode, HostPort, SettingType};
+use super::kind::{ClusterNode, HostPort, Secret, SettingType};
 use super::loader::{Loader, Range, SettingInfo};
 
 /// The Raft port's distance from the Kafka port, unless `raft_addr` is given.
@@ -111,14 +111,15 @@ settings! {
         node_id: NodeId [0, 2_147_483_647] = NodeId(1);
         /// The directory that holds everything this node stores. One broker uses it at a time.
         data_dir: PathBuf = PathBuf::from("./data");
-        /// Where Kafka clients connect. Without authentication, so the default is this machine only.
+        /// Where Kafka clients connect. Without authentication, so the default is this machine only, or in a cluster the
+        /// kafka_addr that cluster.nodes has for this node.
         kafka_addr: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9092));
         /// The port within kafka_addr, for when only the port is to change.
         kafka_port: u16 [1, 65_535] = kafka_addr.port();
         /// The address that clients are told to connect to; without a port, the Kafka port. Default: kafka_addr.
         advertised_addr: HostPort = HostPort::from(kafka_addr);
-        /// Where other nodes will connect; nothing listens there as long as there is one node. Default: the Kafka port +
-        /// 100 on the address of kafka_addr.
+        /// Where other nodes connect; nothing listens there as long as there is one node. Default: the raft_addr that
+        /// cluster.nodes has for this node, else the Kafka port + 100 on the address of kafka_addr.
         raft_addr: SocketAddr = beside(kafka_addr.ip(), kafka_port, RAFT_PORT_DISTANCE);
         /// Where /metrics, /health and /debug are served, without authentication. Default: the Kafka port + 200 on
         /// this machine only.
@@ -156,6 +157,11 @@ settings! {
     cluster: ClusterConfig {
         /// Each node's id, the address its clients use and the address other nodes use.
         nodes: Vec<ClusterNode> = Vec::new();
+        /// What the nodes of a cluster know and nobody else, the same on every node. Without it nodes talk to each other on
+        /// this machine only.
+        secret: Option<Secret> = None;
+        /// How often a node that waits for its cluster looks whether the others are there.
+        probe_interval_ms: u64 [100, 60_000] = 2000;
     }
 
     /// What Kafka clients see; named as in Kafka, with underscores for dots.
@@ -228,10 +234,10 @@ settings! {
     }
 }
 
-const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(super) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The address `distance` ports above the Kafka port; port 0 where there is none, which the check refuses.
-fn beside(address: IpAddr, kafka_port: u16, distance: u16) -> SocketAddr {
+pub(super) fn beside(address: IpAddr, kafka_port: u16, distance: u16) -> SocketAddr {
     SocketAddr::new(address, kafka_port.checked_add(distance).unwrap_or(0))
 }
 
