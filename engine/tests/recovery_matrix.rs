@@ -53,7 +53,20 @@ fn workload() -> Vec<Step> {
     // A block of several parts, in a file that is made for it.
     steps.push(Step::Append(vec![p.batch(1, 2, 9, 1_300_000), p.batch(3, 1, 1, 400)]));
     steps.push(Step::Append(vec![p.batch(1, 2, 1, 64), p.vote(3, 2, 0)]));
+    // Snapshots: of a group that was behind, twice in one block, and of one that nobody had heard of.
+    steps.push(Step::Append(vec![p.create(5), p.noop(5, 1), p.batch(5, 1, 3, 200), p.noop(2, 3)]));
+    steps.push(Step::Append(vec![
+        p.install(5, 4, 30, 700),
+        p.batch(5, 4, 2, 300),
+        p.vote(5, 4, 0),
+    ]));
+    let twice = vec![p.install(5, 4, 1, 90), p.noop(5, 4), p.install(5, 6, 9, 5_000), p.noop(5, 6)];
+    steps.push(Step::Append(twice));
+    steps.push(Step::Append(vec![p.batch(5, 6, 1, 100), p.install(6, 2, 12, 10), p.vote(6, 2, 0)]));
     steps.push(Step::FinishSealed);
+    // One that takes a file of its own, over a log that lies in older files.
+    steps.push(Step::Append(vec![p.install(5, 7, 5, 200_000), p.batch(5, 7, 2, 60)]));
+    steps.push(Step::Append(vec![p.delete(6), p.noop(5, 7), p.install(5, 8, 1, 400)]));
     steps.push(Step::Append(vec![p.delete(3), p.create(4), p.vote(4, 5, 400), p.noop(4, 5)]));
     steps.push(Step::Applied(1, 8));
     steps.push(Step::Applied(2, 5));
@@ -63,7 +76,9 @@ fn workload() -> Vec<Step> {
     }
     steps.push(Step::FinishSealed);
     steps.push(Step::Reclaim(RaftIndex(6)));
-    steps.push(Step::Append(vec![p.truncate_after(4, 3), p.batch(4, 6, 1, 90), p.noop(2, 3)]));
+    let mut last = vec![p.truncate_after(4, 3), p.batch(4, 6, 1, 90), p.noop(2, 3)];
+    last.extend([p.install(2, 4, 3, 200), p.vote(2, 4, 202)]);
+    steps.push(Step::Append(last));
     steps.push(Step::Mark);
     steps.push(Step::Close);
     steps

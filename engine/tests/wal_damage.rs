@@ -118,6 +118,31 @@ fn given_damage_when_repaired_then_the_log_is_contiguous_and_offsets_stay() {
     assert_eq!(verified.damage, []);
 }
 
+#[test]
+fn given_damage_before_a_snapshot_when_repaired_then_nothing_that_it_replaced_is_missed() {
+    let disk = SimDisk::new(1);
+    let (mut p, positions) = ten_blocks(&disk);
+    block_on(async {
+        let (wal, _, _) = Wal::open(disk.clone(), options()).await.unwrap();
+        wal.append(&[p.install(1, 5, 30, 900), p.batch(1, 5, 2, 300)]).await.unwrap();
+        wal.append(&[p.batch(1, 5, 2, 300), p.vote(1, 5, 0)]).await.unwrap();
+    });
+    let damaged = positions[9]..positions[9] + 4096;
+    disk.corrupt(Path::new(FIRST), damaged, Corruption::Garbage).unwrap();
+    assert!(matches!(open(&disk), Err(WalError::Damaged { .. })));
+    let report = block_on(repair(&disk, Path::new(DIR), true, |_| ())).unwrap();
+    assert!(report.repaired);
+    assert_eq!(report.regions[0].lost, [], "the snapshot took the place of all of it");
+    block_on(async {
+        let (wal, groups, _) = Wal::open(disk.clone(), options()).await.unwrap();
+        check_recovered(&p.model, &groups).unwrap();
+        check_readable(&wal, &p.model).await;
+    });
+    let inspection = block_on(inspect(&disk, Path::new(DIR), |_| ())).unwrap();
+    assert_eq!(inspection.blocks().map(|block| block.snapshots).sum::<u32>(), 1);
+    assert!(inspection.files[0].to_string().contains(", 1 snapshots"));
+}
+
 /// Several sealed files and an active one.
 fn several_files(disk: &SimDisk) -> Proposer {
     let mut p = Proposer::default();

@@ -9,14 +9,15 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use chronik_engine::disk_sim::{SimDisk, block_on};
 use chronik_engine::ids::{BlockSeq, FileSeq, GroupId, Offset, RaftIndex};
+use chronik_engine::limits::GROUP_STATE_BYTES_MAX;
 use chronik_engine::log_index::{FileIndex, LogIndex};
 use chronik_engine::wal::Wal;
 use chronik_engine::wal::block::{
     BATCH_HEAD_BYTES, Block, BlockKind, BlockPlace, BlockPlan, Descriptor, FLAG_LAST_CHECKPOINT,
-    SlotKind,
+    PlanError, SlotKind,
 };
 use chronik_engine::wal::footer;
-use chronik_engine::wal::record::WalRecord;
+use chronik_engine::wal::record::{GroupCheckpoint, GroupMeta, WalRecord};
 use common::{Proposer, SHARD, append, check_readable, check_recovered, options, patched};
 use proptest::prelude::*;
 
@@ -87,6 +88,36 @@ fn given_a_checkpoint_when_encoded_then_it_is_the_golden_one() {
     let records: Vec<_> = p.model.checkpoints().into_iter().map(WalRecord::Checkpoint).collect();
     let bytes = encode(&records, BlockKind::Checkpoint, FLAG_LAST_CHECKPOINT);
     golden("block_checkpoint.bin", &bytes);
+}
+
+#[test]
+fn given_a_snapshot_among_the_data_when_encoded_then_it_is_the_golden_one() {
+    let (mut p, _) = all_kinds();
+    let records = [p.install(1, 9, 40, 33), p.noop(1, 9), p.batch(1, 9, 2, 61), p.vote(1, 9, 0)];
+    golden("block_snapshot.bin", &encode(&records, BlockKind::Data, 0));
+}
+
+#[test]
+fn given_a_checkpoint_that_is_too_long_to_be_read_again_when_planned_then_it_is_refused() {
+    let created = GroupCheckpoint::created(GroupId(1), GroupMeta::default());
+    let longest = GROUP_STATE_BYTES_MAX * 2;
+    for (state_bytes, fits) in [(longest - 4096, true), (longest + 1, false)] {
+        let state = vec![0; state_bytes];
+        let records = [WalRecord::Checkpoint(GroupCheckpoint { state, ..created.clone() })];
+        let plan = BlockPlan::new(&records);
+        match plan {
+            Ok(plan) => {
+                assert!(fits);
+                let payload = Bytes::from(plan.encoded_payload());
+                let row = Descriptor::of(&records[0]);
+                assert_eq!(row.record(&payload).as_ref(), records.first());
+            }
+            Err(error) => {
+                assert!(!fits);
+                assert!(matches!(error, PlanError::CheckpointTooLong { .. }), "{error}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -199,6 +230,7 @@ enum Act {
     NewTerm { group: u64 },
     LogStart { group: u64 },
     Recreate { group: u64 },
+    Install { group: u64, ahead: u64, len: usize },
     Block,
     Seal,
     Reopen,
@@ -213,7 +245,9 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (group.clone(), 0u64..5).prop_map(|(group, back)| Act::Truncate { group, back }),
         1 => group.clone().prop_map(|group| Act::NewTerm { group }),
         1 => group.clone().prop_map(|group| Act::LogStart { group }),
-        1 => group.prop_map(|group| Act::Recreate { group }),
+        1 => group.clone().prop_map(|group| Act::Recreate { group }),
+        1 => (group, 1u64..20, 0usize..9_000)
+            .prop_map(|(group, ahead, len)| Act::Install { group, ahead, len }),
         6 => Just(Act::Block),
         1 => Just(Act::Seal),
         1 => Just(Act::Reopen),
@@ -266,6 +300,11 @@ async fn run(acts: &[Act]) {
             Act::Recreate { group } => {
                 let records = [p.delete(*group), p.create(*group)];
                 block.extend(records);
+            }
+            Act::Install { group, ahead, len } => {
+                let term = &mut terms[usize::try_from(*group).unwrap()];
+                *term += 1;
+                block.push(p.install(*group, *term, *ahead, *len));
             }
             Act::Block | Act::Seal | Act::Reopen => {
                 if !block.is_empty() {

@@ -24,12 +24,12 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::descriptor::{CHECKPOINT_BYTES_MAX, encode_bincode, encoded_len, put, u32_at, u64_at};
 pub use super::descriptor::{Descriptor, SlotKind};
-use super::descriptor::{encode_bincode, encoded_len, put, u32_at, u64_at};
-use super::record::{EntryKind, LogEntry, WalRecord};
+use super::record::{EntryKind, GroupCheckpoint, LogEntry, WalRecord};
 use super::to_usize;
 use crate::disk::DISK_ALIGN;
-use crate::ids::{BlockSeq, FileSeq};
+use crate::ids::{BlockSeq, FileSeq, GroupId};
 
 /// The first four bytes of every block.
 pub const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"CHWB");
@@ -334,6 +334,16 @@ pub enum PlanError {
         /// Its length.
         length: u64,
     },
+    /// The checkpoint of a group is longer than what can be read again.
+    #[error(
+        "the checkpoint of group {group} takes {bytes} bytes, of at most {CHECKPOINT_BYTES_MAX}"
+    )]
+    CheckpointTooLong {
+        /// The group.
+        group: GroupId,
+        /// Its length.
+        bytes: u64,
+    },
     /// A checkpoint or a group's metadata cannot be encoded.
     #[error("a record cannot be encoded")]
     Encode {
@@ -352,7 +362,10 @@ impl<'a> BlockPlan<'a> {
             length += match record {
                 WalRecord::Entry { entry, .. } => entry.payload.len() as u64,
                 WalRecord::GroupCreated { meta, .. } => push_encoded(&mut encoded, meta)?,
-                WalRecord::Checkpoint(checkpoint) => push_encoded(&mut encoded, checkpoint)?,
+                WalRecord::Checkpoint(checkpoint) => {
+                    checked_checkpoint(checkpoint)?;
+                    push_encoded(&mut encoded, checkpoint)?
+                }
                 WalRecord::HardState { .. }
                 | WalRecord::TruncateAfter { .. }
                 | WalRecord::LogStart { .. }
@@ -501,7 +514,7 @@ pub(super) fn split_checkpoints(
         let WalRecord::Checkpoint(checkpoint) = record else {
             unreachable!("a file begins with checkpoints, not with {record:?}");
         };
-        let payload = encoded_len(checkpoint).map_err(|source| PlanError::Encode { source })?;
+        let payload = checked_checkpoint(checkpoint)?;
         let row = DESCRIPTOR_BYTES as u64 + payload;
         if at > from && padded(length + row)? > bytes_max {
             blocks.push((&records[from..at], padded(length)?));
@@ -511,6 +524,15 @@ pub(super) fn split_checkpoints(
     }
     blocks.push((&records[from..], padded(length)?));
     Ok(blocks)
+}
+
+/// How long the encoding of a checkpoint is, if it is not too long.
+fn checked_checkpoint(checkpoint: &GroupCheckpoint) -> Result<u64, PlanError> {
+    let bytes = encoded_len(checkpoint).map_err(|source| PlanError::Encode { source })?;
+    if bytes > CHECKPOINT_BYTES_MAX {
+        return Err(PlanError::CheckpointTooLong { group: checkpoint.group, bytes });
+    }
+    Ok(bytes)
 }
 
 /// What a block of this length takes in the file.
@@ -660,8 +682,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::ids::GroupId;
-    use crate::wal::record::{GroupCheckpoint, GroupMeta};
+    use crate::wal::record::GroupMeta;
     use proptest::prelude::*;
 
     fn checkpoint(group: u64, state_bytes: usize) -> WalRecord {

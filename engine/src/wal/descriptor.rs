@@ -25,6 +25,7 @@ use super::record::{
     EntryKind, GroupCheckpoint, GroupMeta, HardState, LogEntry, LogPosition, WalRecord,
 };
 use crate::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
+use crate::limits::GROUP_STATE_BYTES_MAX;
 
 const _: () = assert!(slot::SPAN + 8 == DESCRIPTOR_BYTES);
 
@@ -306,9 +307,15 @@ impl Descriptor {
     }
 }
 
-/// The most bytes that decoding one bincode payload may reserve: twice the greatest checkpoint of one group, so that a
-/// payload with a right CRC and a wrong count cannot ask for all memory.
+/// The most bytes that decoding one bincode payload may reserve, so that a payload with a right CRC and a wrong count
+/// cannot ask for all memory.
 const BINCODE_BYTES_MAX: usize = 256 << 20;
+
+/// The most bytes of an encoded checkpoint. What is longer might not be read again, so it is not written.
+pub(super) const CHECKPOINT_BYTES_MAX: u64 = (BINCODE_BYTES_MAX / 2) as u64;
+
+// The rest is for the terms of a log, which take more room in memory than encoded.
+const _: () = assert!(GROUP_STATE_BYTES_MAX * 2 <= BINCODE_BYTES_MAX / 2);
 
 fn decode_bincode<T: bincode::Decode<()>>(payload: &[u8]) -> Option<T> {
     let config = bincode::config::standard().with_limit::<BINCODE_BYTES_MAX>();

@@ -37,6 +37,8 @@ pub struct BlockSummary {
     pub batches: u32,
     /// Offsets that the batches take.
     pub offsets: u64,
+    /// How many snapshots took the place of a group's log.
+    pub snapshots: u32,
     /// The groups in it.
     pub groups: Vec<GroupId>,
 }
@@ -44,12 +46,14 @@ pub struct BlockSummary {
 impl BlockSummary {
     fn of(file: FileSeq, position: u64, block: &Block) -> BlockSummary {
         let header = block.header();
-        let (mut entries, mut batches, mut offsets) = (0, 0, 0);
+        let is_data = header.kind == BlockKind::Data;
+        let (mut entries, mut batches, mut offsets, mut snapshots) = (0, 0, 0, 0);
         let mut groups = BTreeSet::new();
         for row in block.rows().map(|row| row.descriptor) {
             entries += u32::from(row.kind.entry().is_some());
             batches += u32::from(row.kind == SlotKind::Batch);
             offsets += u64::from(row.offset_count);
+            snapshots += u32::from(is_data && row.kind == SlotKind::Checkpoint);
             if row.kind != SlotKind::Padding {
                 groups.insert(row.group);
             }
@@ -64,6 +68,7 @@ impl BlockSummary {
             entries,
             batches,
             offsets,
+            snapshots,
             groups: groups.into_iter().collect(),
         }
     }
@@ -89,7 +94,11 @@ impl fmt::Display for BlockSummary {
             self.batches,
             self.offsets,
             self.groups.len()
-        )
+        )?;
+        if self.snapshots > 0 {
+            write!(f, ", {} snapshots", self.snapshots)?;
+        }
+        Ok(())
     }
 }
 

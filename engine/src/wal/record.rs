@@ -123,6 +123,16 @@ pub struct GroupCheckpoint {
 }
 
 impl GroupCheckpoint {
+    /// Whether it can stand among the data: a log without entries, all of it applied, its end committed.
+    #[must_use]
+    pub fn is_install(&self) -> bool {
+        self.last == self.log_start
+            && self.last.index > RaftIndex(0)
+            && self.applied == self.last.index
+            && self.hard_state.commit == self.last.index
+            && self.hard_state.term >= self.last.term
+    }
+
     /// The checkpoint of a group that was just created: an empty log.
     #[must_use]
     pub fn created(group: GroupId, meta: GroupMeta) -> GroupCheckpoint {
@@ -186,7 +196,9 @@ pub enum WalRecord {
         /// The group.
         group: GroupId,
     },
-    /// The whole of a group as of this place; stands at the start of each file.
+    /// The whole of a group as of this place. One of each group stands at the start of each file. Among the data it
+    /// says that a snapshot took the place of the group's log: then the log starts where it ends and all of it is
+    /// applied, and every entry before it is void.
     Checkpoint(GroupCheckpoint),
 }
 

@@ -732,6 +732,8 @@ fn replay_block<F>(
             && let Some(group) = replay.groups.get(&row.descriptor.group)
         {
             state.applied.insert(row.descriptor.group, group.checkpoint.applied);
+            let vote = (group.hard_state.term, group.hard_state.vote);
+            state.votes.insert(row.descriptor.group, vote);
         }
         super::writer::note_vote(&mut state.votes, &row.descriptor);
     }

@@ -193,7 +193,7 @@ impl Survey {
             }
             Item::Block { block, .. } => {
                 for row in block.rows() {
-                    self.visit_row(&row.descriptor);
+                    self.visit_row(&row);
                     if let Some(replay) = &mut self.replay
                         && replay.apply(&row).is_err()
                     {
@@ -261,7 +261,16 @@ impl Survey {
         Some(self.runs.len() - 1)
     }
 
-    fn visit_row(&mut self, row: &Descriptor) {
+    fn visit_row(&mut self, row: &Row) {
+        if row.descriptor.kind == SlotKind::Checkpoint
+            && let Some(WalRecord::Checkpoint(checkpoint)) = row.descriptor.record(&row.payload)
+        {
+            // A snapshot took the place of the log: what was lost before it is not missed, not even its creation.
+            self.tracks.insert(checkpoint.group, Track::of(&checkpoint));
+            self.unknown.remove(&checkpoint.group);
+            return;
+        }
+        let row = &row.descriptor;
         if row.kind == SlotKind::GroupCreated {
             self.tracks.insert(row.group, Track::default());
             self.unknown.remove(&row.group);
@@ -281,7 +290,6 @@ impl Survey {
             SlotKind::HardState => track.hard_state = row.hard_state(),
             SlotKind::TruncateAfter => track.truncate_after(row.index),
             SlotKind::LogStart => track.last = track.last.max(row.index),
-            SlotKind::Checkpoint => track.last = row.index,
             _ => self.visit_entry(&mut track, row),
         }
         self.tracks.insert(row.group, track);

@@ -132,7 +132,10 @@ impl<D: Disk> Wal<D> {
                 }
                 (WalRecord::GroupCreated { .. }, _) => Some(RaftIndex(0)),
                 (WalRecord::GroupDeleted { .. }, _) => None,
-                (WalRecord::Checkpoint(checkpoint), _) => Some(checkpoint.last.index),
+                (WalRecord::Checkpoint(checkpoint), _) => {
+                    assert!(checkpoint.is_install(), "group {group}: not to be among the data");
+                    Some(checkpoint.last.index)
+                }
                 (_, unchanged) => unchanged,
             };
         }
@@ -157,13 +160,16 @@ impl<D: Disk> Wal<D> {
         self.write_durable(&*file, path, plan, label, on_written).await?;
 
         let mut state = self.state.borrow_mut();
-        let State { index, active, votes, .. } = &mut *state;
+        let State { index, active, votes, applied, .. } = &mut *state;
         assert!(active.position == place.position, "nobody else moved the position (I2)");
         assert!(active.next_block == place.sequence, "nobody else used the number (I2)");
         for (slot, (row, payload_at)) in plan.rows().enumerate() {
             let slot = u32::try_from(slot).unwrap_or(u32::MAX);
             index.apply(place.position, slot, payload_at, &row);
             note_vote(votes, &row);
+            if row.kind == SlotKind::Checkpoint {
+                applied.insert(row.group, row.index);
+            }
         }
         active.position += plan.padded_len();
         active.next_block = BlockSeq(place.sequence.0 + 1);

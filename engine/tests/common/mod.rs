@@ -32,9 +32,20 @@ pub struct ModelGroup {
     pub hard_state: HardState,
     pub log_start: LogPosition,
     pub log_start_offset: Offset,
-    /// All entries since index 1 that were not made void.
+    /// All entries behind `base` that were not made void.
     pub entries: Vec<LogEntry>,
     pub applied: RaftIndex,
+    /// The last snapshot that took the place of the log.
+    pub base: Base,
+}
+
+/// Where a log begins that a snapshot took the place of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Base {
+    pub position: LogPosition,
+    pub end_offset: Offset,
+    pub epochs: Vec<EpochStart>,
+    pub state: Vec<u8>,
 }
 
 impl ModelGroup {
@@ -46,7 +57,30 @@ impl ModelGroup {
             log_start_offset: Offset(0),
             entries: Vec::new(),
             applied: RaftIndex(0),
+            base: Base::default(),
         }
+    }
+
+    fn installed(checkpoint: &GroupCheckpoint) -> ModelGroup {
+        ModelGroup {
+            meta: checkpoint.meta.clone(),
+            hard_state: checkpoint.hard_state,
+            log_start: checkpoint.log_start,
+            log_start_offset: checkpoint.log_start_offset,
+            entries: Vec::new(),
+            applied: checkpoint.applied,
+            base: Base {
+                position: checkpoint.last,
+                end_offset: checkpoint.applied_end_offset,
+                epochs: checkpoint.epochs.clone(),
+                state: checkpoint.state.clone(),
+            },
+        }
+    }
+
+    /// The entry at this index, which is behind the base.
+    pub fn entry(&self, index: RaftIndex) -> &LogEntry {
+        &self.entries[usize::try_from(index.0 - self.base.position.index.0 - 1).unwrap()]
     }
 
     pub fn last(&self) -> LogPosition {
@@ -55,11 +89,11 @@ impl ModelGroup {
     }
 
     pub fn end_offset(&self) -> Offset {
-        self.entries.last().map_or(Offset(0), LogEntry::end_offset)
+        self.entries.last().map_or(self.base.end_offset, LogEntry::end_offset)
     }
 
     pub fn epochs(&self) -> Vec<EpochStart> {
-        let mut epochs: Vec<EpochStart> = Vec::new();
+        let mut epochs = self.base.epochs.clone();
         for entry in &self.entries {
             if epochs.last().is_none_or(|start| start.epoch < entry.term) {
                 let (epoch, index, offset) = (entry.term, entry.index, entry.base_offset);
@@ -80,8 +114,12 @@ impl ModelGroup {
             last: self.last(),
             epochs: self.epochs(),
             applied: self.applied,
-            applied_end_offset: applied.map_or(Offset(0), LogEntry::end_offset),
-            state: vec![7; 300],
+            applied_end_offset: applied.map_or(self.base.end_offset, LogEntry::end_offset),
+            state: if self.base == Base::default() {
+                vec![7; 300]
+            } else {
+                self.base.state.clone()
+            },
         }
     }
 }
@@ -98,6 +136,10 @@ impl Model {
             let group = record.group();
             if let WalRecord::GroupCreated { meta, .. } = record {
                 self.groups.insert(group, ModelGroup::new(meta.clone()));
+                continue;
+            }
+            if let WalRecord::Checkpoint(checkpoint) = record {
+                self.groups.insert(group, ModelGroup::installed(checkpoint));
                 continue;
             }
             if matches!(record, WalRecord::GroupDeleted { .. }) {
@@ -162,6 +204,13 @@ pub fn check_recovered(model: &Model, recovered: &[RecoveredGroup]) -> Result<()
         if found.checkpoint.applied > state.applied {
             return differs("applied", &found.checkpoint.applied, &state.applied);
         }
+        let base = &state.base;
+        if *base != Base::default() && found.checkpoint.state != base.state {
+            return differs("the state", &found.checkpoint.state.len(), &base.state.len());
+        }
+        if found.checkpoint.applied < base.position.index {
+            return differs("the base", &found.checkpoint.applied, &base.position);
+        }
         if found.checkpoint.epochs != state.epochs() {
             return differs("epochs", &found.checkpoint.epochs, &state.epochs());
         }
@@ -188,9 +237,8 @@ pub async fn check_readable<D: Disk>(wal: &Wal<D>, model: &Model) {
             let read = wal.read_entries(*group, next, end, 20_000).await.expect("readable");
             assert!(!read.is_empty(), "group {group}: nothing at {next} below {end}");
             for entry in &read {
-                let at = usize::try_from(entry.index.0 - 1).unwrap();
                 assert_eq!(entry.index, next, "in order");
-                assert_eq!(*entry, patched(&state.entries[at]), "as proposed");
+                assert_eq!(*entry, patched(state.entry(entry.index)), "as proposed");
                 next = next.next();
             }
         }
@@ -304,10 +352,39 @@ impl Proposer {
 
     pub fn log_start(&mut self, group: u64, index: u64) -> WalRecord {
         let state = &self.model.groups[&GroupId(group)];
-        let entry = &state.entries[usize::try_from(index - 1).unwrap()];
+        let entry = state.entry(RaftIndex(index));
         let position = LogPosition { index: entry.index, term: entry.term };
         let offset = entry.end_offset();
         self.take(WalRecord::LogStart { group: GroupId(group), position, offset })
+    }
+
+    /// A snapshot that is `ahead` entries behind the last of the log takes the place of all of it.
+    pub fn install(&mut self, group: u64, term: u64, ahead: u64, state_bytes: usize) -> WalRecord {
+        let replica = group * 100 + 1;
+        let known = self.model.groups.get(&GroupId(group));
+        let (last, end, vote) = match known {
+            Some(known) => (known.last(), known.end_offset(), known.hard_state.vote),
+            None => (LogPosition::default(), Offset(0), ReplicaId::NONE),
+        };
+        let position = LogPosition { index: RaftIndex(last.index.0 + ahead), term: Term(term) };
+        let meta = GroupMeta { learners: vec![ReplicaId(replica + 7)], ..meta(replica) };
+        let state = self.payload(state_bytes).to_vec();
+        self.take(WalRecord::Checkpoint(GroupCheckpoint {
+            group: GroupId(group),
+            meta,
+            hard_state: HardState { term: Term(term), vote, commit: position.index },
+            log_start: position,
+            log_start_offset: end.plus(2),
+            last: position,
+            epochs: vec![EpochStart {
+                epoch: Term(term),
+                index: position.index,
+                offset: end.plus(5),
+            }],
+            applied: position.index,
+            applied_end_offset: end.plus(9),
+            state,
+        }))
     }
 
     fn entry(
