@@ -1,6 +1,10 @@
 //! A leader that is gone is replaced at once where that is known, and one that is not is not disturbed.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
 
 mod support;
 

@@ -16,7 +16,7 @@ use support::{Cluster, change, changes, explicit, replica, replicas};
 /// Voters 1, 2, 3 with a log, led by 1, and 4, 5, 6 as learners that have caught up.
 fn six() -> Cluster {
     let mut cluster = Cluster::new(3);
-    (0..3).for_each(|_| drop(cluster.add_blank()));
+    cluster.add_blanks(3);
     cluster.elect(1);
     for id in 4..=6 {
         cluster.propose(1, 2).unwrap();
@@ -186,7 +186,9 @@ fn crash_at(steps: usize, outputs: usize, pick: impl Fn(&mut Cluster) -> Vec<u64
     for _ in 0..15 {
         for id in 1..=6 {
             if cluster.replica(id).group.is_some() {
-                (0..10).for_each(|_| drop(cluster.group(id).tick()));
+                for _ in 0..10 {
+                    cluster.group(id).tick();
+                }
             }
         }
         cluster.settle_all();

@@ -299,7 +299,7 @@ fn config() -> ProptestConfig {
 /// Three voters and three blank replicas that may be added.
 fn moving() -> Cluster {
     let mut cluster = Cluster::new(3);
-    (0..3).for_each(|_| drop(cluster.add_blank()));
+    cluster.add_blanks(3);
     cluster.supplies_snapshots = false;
     cluster
 }
@@ -368,7 +368,7 @@ proptest! {
         ops in proptest::collection::vec(op_of_a_moving_group(), 1..300)
     ) {
         let mut cluster = Cluster::new(1);
-        (0..3).for_each(|_| drop(cluster.add_blank()));
+        cluster.add_blanks(3);
         for op in ops {
             run(&mut cluster, op);
         }

@@ -75,9 +75,9 @@ impl SnapshotParts {
             let bytes = data.len();
             return Err(SnapshotError::TooLarge { bytes, bytes_max: DATA_BYTES_MAX });
         }
-        let mut metadata = SnapshotMetadata::default();
-        metadata.index = self.position.index.0;
-        metadata.term = self.position.term.0;
+        let LogPosition { index, term } = self.position;
+        let mut metadata =
+            SnapshotMetadata { index: index.0, term: term.0, ..SnapshotMetadata::default() };
         metadata.set_conf_state(self.members.to_raft());
         let mut snapshot = Snapshot::default();
         snapshot.set_metadata(metadata);

@@ -52,6 +52,13 @@ impl Cluster {
         }
     }
 
+    /// Blank replicas that wait to be added.
+    pub fn add_blanks(&mut self, count: usize) {
+        for _ in 0..count {
+            self.add_blank();
+        }
+    }
+
     /// A blank replica that waits to be added.
     pub fn add_blank(&mut self) -> u64 {
         let id = self.replicas.len() as u64 + 1;

@@ -6,6 +6,7 @@
 //! is what the log before it makes.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
+pub mod behind;
 mod cluster;
 mod disk;
 mod replica;
