@@ -25,6 +25,8 @@ impl Reporter {
     pub(super) fn next(&mut self, forming: &Forming, now_ms: u64) -> Option<String> {
         let waited_ms = now_ms.saturating_sub(self.begun_ms);
         let is_due = match self.sentences {
+            // With everybody there, a cluster is a matter of milliseconds.
+            0 if forming.troubles().next().is_none() => waited_ms >= SECOND_MS,
             0 => forming.has_tried_all() || waited_ms >= FIRST_MS,
             1 => waited_ms >= SECOND_MS,
             further => waited_ms >= (further - 1) * FURTHER_MS,
