@@ -35,6 +35,7 @@ pub(crate) fn check(group: &RaftGroup, message: &Message) -> Result<(), StepErro
     match message.get_msg_type() {
         MessageType::MsgAppend => {
             check_leader(group, message)?;
+            check_log_term(message)?;
             check_entries(group, message)
         }
         MessageType::MsgHeartbeat => {
@@ -158,6 +159,18 @@ fn check_append_response(group: &RaftGroup, message: &Message) -> Result<(), Ste
         return Err(StepError::IndexBeyondLog { from: ReplicaId(message.from), index, last });
     }
     Ok(())
+}
+
+/// Only what is before the log has term 0. Raft-rs says that term of any entry that it lacks, so it would take an
+/// append after such an entry for one that continues the log: acknowledge it, or end the process.
+fn check_log_term(message: &Message) -> Result<(), StepError> {
+    let (index, term, up_to) = (message.index, message.log_term, message.term);
+    let after = u64::from(index > 0);
+    let up_to = if index > 0 { up_to } else { 0 };
+    if (after..=up_to).contains(&term) {
+        return Ok(());
+    }
+    Err(StepError::EntryTerm { index, term, after, up_to })
 }
 
 /// Entries are contiguous, their terms rise, their contexts can be read, and their offsets continue the log. The
