@@ -9,6 +9,7 @@
 //! - [`clients`], [`compatibility`]: the client libraries of `tests/clients`, and the page that says what they do.
 //! - [`http`]: the admin port.
 //! - [`sim`]: no broker at all: the core and the log of a shard on a simulated disk, driven from a seed.
+//! - [`cluster_sim`]: the same of whole clusters, joined by a simulated network.
 //!
 //! Nothing here is linked into the broker.
 
@@ -16,6 +17,7 @@ pub mod batch;
 pub mod binary;
 pub mod checker;
 pub mod clients;
+pub mod cluster_sim;
 pub mod compatibility;
 pub mod flood;
 pub mod http;

@@ -1,11 +1,17 @@
-//! The simulated disk as the log sees it: [`SimDisk`], with the bugs of [`Bug`] that sit below the log.
+//! The simulated disk as the log sees it: [`SimDisk`], with the bugs of [`Bug`] that sit below the log; how its power
+//! goes, and which errors are its own.
 
 use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
 use chronik_engine::disk::{DirEntry, Disk, DiskFile};
-use chronik_engine::disk_sim::{SimDisk, SimFile};
+use chronik_engine::disk_sim::{CrashEnding, CrashMode, NameEnding, SimDisk, SimFile};
+use chronik_engine::segment::SegmentError;
+use chronik_engine::wal::{ReadError, WalError};
+use chronik_shards::stored::StoredError;
+use rand::Rng;
+use rand::rngs::StdRng;
 
 use super::Bug;
 
@@ -93,5 +99,42 @@ impl DiskFile for HookedFile {
 
     fn len(&self) -> u64 {
         self.inner.len()
+    }
+}
+
+/// How the power goes this time.
+pub fn random_crash(rng: &mut StdRng) -> CrashMode {
+    match rng.random_range(0..6) {
+        0 => CrashMode::KEEP_ALL,
+        1 => CrashMode::LOSE_ALL,
+        2 => {
+            let seed = rng.random();
+            CrashMode { writes: CrashEnding::Subset { seed }, names: NameEnding::Random }
+        }
+        _ => CrashMode::RANDOM,
+    }
+}
+
+/// Whether the disk is to blame, and not the log.
+#[must_use]
+pub fn io_failed(error: &WalError) -> bool {
+    matches!(error, WalError::Io { .. } | WalError::Poisoned | WalError::StorageFull { .. })
+        || matches!(error, WalError::Entries { source, .. } if read_io_failed(source))
+}
+
+/// Whether the disk is to blame for a read that failed.
+#[must_use]
+pub fn read_io_failed(error: &ReadError) -> bool {
+    // An index that cannot be read is reported as such, whatever the reason.
+    matches!(error, ReadError::Io { .. } | ReadError::Index { .. })
+}
+
+/// Whether the disk is to blame for records that could not be read.
+#[must_use]
+pub fn stored_io_failed(error: &StoredError) -> bool {
+    match error {
+        StoredError::Log(error) => read_io_failed(error),
+        StoredError::Segment(error) => matches!(error, SegmentError::Io { .. }),
+        StoredError::Missing { .. } => false,
     }
 }

@@ -45,10 +45,12 @@ pub enum Bug {
     ForgetLogStart,
     /// The core hears of a segment whose file is gone again.
     LoseSegment,
+    /// Where entries take the place of others, neither is written. Of one node alone no entry is ever replaced.
+    LoseTruncate,
 }
 
 impl Bug {
-    /// All of them.
+    /// All that a single node can show.
     pub const ALL: [Bug; 9] = [
         Bug::SkipSync,
         Bug::AckBeforePersist,

@@ -3,24 +3,31 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use chronik_engine::batch::BatchHeader;
 use chronik_engine::disk::Disk;
-use chronik_engine::ids::{FileSeq, GroupId};
+use chronik_engine::disk_sim::block_on;
+use chronik_engine::ids::{FileSeq, GroupId, NodeId, Offset, ShardId};
 use chronik_engine::segment::Segment;
 use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
-use chronik_engine::wal::{SpareProgress, Wal, WalError};
-use chronik_shards::core::{NamedSegment, ShardCore};
-use chronik_shards::stored::Segments;
+use chronik_engine::wal::{SpareProgress, Wal, WalError, WalOptions};
+use chronik_shards::core::{CoreConfig, NamedSegment, ShardCore};
+use chronik_shards::stored::{Segments, StoredError};
 use chronik_tiering::merge::{merge, mergeable};
 use chronik_tiering::pace::Unpaced;
 use chronik_tiering::write::{WriteError, WriteJob, WritePart, write_segments};
+use rand::Rng;
+use rand::rngs::StdRng;
 use uuid::Uuid;
 
 use super::Bug;
 use super::disk::HookedDisk;
+use super::oracle::ReadBatch;
 
 /// Small, so that proposals are spread over blocks.
 const BLOCK_BYTES_MAX: usize = 64 << 10;
@@ -31,8 +38,11 @@ const SEGMENT_BYTES_MAX: u64 = 40 << 10;
 /// What small segments are merged into.
 const MERGED_BYTES_MAX: u64 = 400 << 10;
 
+/// Where the segments are.
+pub const SEGMENTS_DIR: &str = "/segments";
+
 /// The log's name.
-pub(super) const SHARD_UUID: Uuid = Uuid::from_u128(0xABC);
+pub const SHARD_UUID: Uuid = Uuid::from_u128(0xABC);
 
 /// Something that goes on beside the clients.
 pub type Task<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -42,6 +52,29 @@ pub fn poll_once<T>(task: &mut Task<T>) -> Option<T> {
     match task.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
+    }
+}
+
+/// A log of small files, so that it goes on in a new one often.
+pub fn random_options(rng: &mut StdRng) -> WalOptions {
+    let mut options = WalOptions::new(PathBuf::from("/wal"), SHARD_UUID);
+    options.file_bytes = [96, 128, 256, 512][rng.random_range(0..4)] << 10;
+    options.first_file_bytes = 64 << 10;
+    options.ballast_bytes = [0, 64 << 10][rng.random_range(0..2)];
+    options.read_cache_bytes = [64 << 10, 4 << 20][rng.random_range(0..2)];
+    options.footer_cache_bytes = [4 << 10, 1 << 20][rng.random_range(0..2)];
+    options
+}
+
+/// A core that has little memory, or much.
+pub fn random_config(rng: &mut StdRng, node: NodeId, shard: ShardId) -> CoreConfig {
+    CoreConfig {
+        shard,
+        node,
+        seed: rng.random(),
+        tail_cache_bytes: [0, 20 << 10, 1 << 20][rng.random_range(0..3)],
+        in_flight_bytes_max: [40 << 10, 1 << 20][rng.random_range(0..2)],
+        producer_expiration_ms: 86_400_000,
     }
 }
 
@@ -60,8 +93,10 @@ pub struct Node {
     pub written: Cell<usize>,
     /// How often some were merged.
     pub merged: Cell<usize>,
-    /// What the core believes to be durable, not yet seen by the oracle.
+    /// What the log has said is durable, not yet seen by the oracle.
     pub persisted: RefCell<Vec<WalRecord>>,
+    /// What the log was told to write and has not answered for.
+    pub in_flight: RefCell<Vec<WalRecord>>,
     /// How often the log went on in a new file.
     pub rolls: Cell<u64>,
     /// Files taken back.
@@ -96,6 +131,7 @@ impl Node {
             written: Cell::default(),
             merged: Cell::default(),
             persisted: RefCell::default(),
+            in_flight: RefCell::default(),
             rolls: Cell::new(0),
             reclaimed: Cell::new(0),
             refused: Cell::new(0),
@@ -122,14 +158,18 @@ impl Node {
             }
             self.refused.set(self.refused.get() + refused);
         };
+        self.in_flight.borrow_mut().extend_from_slice(&believed);
+        let mut block = Some(block);
         if self.bug == Some(Bug::AckBeforePersist) {
-            self.core.borrow_mut().block_persisted(block);
-            self.persisted.borrow_mut().extend(believed);
-            return self.append(&written).await;
+            block
+                .take()
+                .into_iter()
+                .for_each(|block| self.core.borrow_mut().block_persisted(block));
         }
         self.append(&written).await?;
+        self.in_flight.borrow_mut().clear();
         self.persisted.borrow_mut().extend(believed);
-        self.core.borrow_mut().block_persisted(block);
+        block.into_iter().for_each(|block| self.core.borrow_mut().block_persisted(block));
         Ok(())
     }
 
@@ -141,6 +181,13 @@ impl Node {
     }
 
     fn records_to_write(&self, records: &[WalRecord]) -> Vec<WalRecord> {
+        let is_truncated = |record: &WalRecord| {
+            let truncates = |other: &WalRecord| matches!(other, WalRecord::TruncateAfter { group, .. } if *group == record.group());
+            records.iter().any(truncates)
+        };
+        if self.bug == Some(Bug::LoseTruncate) {
+            return records.iter().filter(|record| !is_truncated(record)).cloned().collect();
+        }
         let is_entry = |record: &WalRecord| matches!(record, WalRecord::Entry { .. });
         let drops = self.bug == Some(Bug::DropHardState) && records.iter().any(is_entry);
         let keep = |record: &&WalRecord| !drops || !matches!(record, WalRecord::HardState { .. });
@@ -190,6 +237,17 @@ impl Node {
     /// Footers, reclaim and a step towards the next file.
     pub async fn upkeep(self: Rc<Node>) -> Result<(), WalError> {
         self.wal.finish_sealed().await?;
+        self.reclaim().await?;
+        self.prepare_file().await
+    }
+
+    /// Footers and a step towards the next file; the log keeps all that it has.
+    pub async fn upkeep_keeping_all(self: Rc<Node>) -> Result<(), WalError> {
+        self.wal.finish_sealed().await?;
+        self.prepare_file().await
+    }
+
+    async fn reclaim(&self) -> Result<(), WalError> {
         let cuts = self.wal.cuts_of_oldest(|group| self.core.borrow().log_need(group));
         for (group, index) in cuts {
             self.core.borrow_mut().cut_log(group, index);
@@ -197,6 +255,10 @@ impl Node {
         let needed = |group| self.core.borrow().first_index_needed(group);
         let reclaimed = self.wal.reclaim(|| self.held.get(), needed).await?;
         self.reclaimed.set(self.reclaimed.get() + reclaimed);
+        Ok(())
+    }
+
+    async fn prepare_file(&self) -> Result<(), WalError> {
         let progress = match self.wal.prepare_spare_step(1 << 20).await {
             Ok(progress) => progress,
             Err(WalError::StorageFull { .. }) => SpareProgress::Ready,
@@ -274,6 +336,32 @@ impl Node {
         self.merged.set(self.merged.get() + 1);
         self.core.borrow_mut().replace_segments(group, merged);
         Ok(())
+    }
+}
+
+impl Node {
+    /// All batches of a partition with these offsets, from the disk.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn read_all(
+        &self,
+        group: GroupId,
+        offsets: Range<Offset>,
+    ) -> Result<Vec<ReadBatch>, StoredError> {
+        let mut all: Vec<ReadBatch> = Vec::new();
+        let mut from = offsets.start;
+        while from < offsets.end {
+            let wanted = from..offsets.end;
+            let read = self.segments.read(&self.core, &self.wal, group, wanted, 1 << 20);
+            let read = block_on(read)?;
+            let Some(last) = read.last() else { break };
+            let header = BatchHeader::read(&last.bytes);
+            let count = header.map_or(1, |header| header.last_offset_delta + 1);
+            from = last.base_offset.plus(count.unsigned_abs());
+            all.extend(read.into_iter().map(ReadBatch::from));
+        }
+        Ok(all)
     }
 }
 

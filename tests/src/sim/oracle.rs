@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 use chronik_engine::batch::BatchHeader;
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
+use chronik_engine::tail_cache::CachedBatch;
 use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{HardState, WalRecord};
 use chronik_shards::core::producers::ProducersImage;
+use chronik_shards::stored::FoundBatch;
 
 use super::{Check, Violation};
 use crate::must;
@@ -60,6 +62,28 @@ pub struct ReadBatch {
     pub bytes: Bytes,
     /// Whether offset and epoch must stand in the bytes, too.
     pub is_patched: bool,
+}
+
+impl From<FoundBatch> for ReadBatch {
+    fn from(found: FoundBatch) -> ReadBatch {
+        ReadBatch {
+            base_offset: found.base_offset,
+            epoch: found.epoch,
+            bytes: found.bytes,
+            is_patched: true,
+        }
+    }
+}
+
+impl From<&CachedBatch> for ReadBatch {
+    fn from(cached: &CachedBatch) -> ReadBatch {
+        ReadBatch {
+            base_offset: cached.base_offset,
+            epoch: cached.epoch,
+            bytes: cached.bytes.clone(),
+            is_patched: false,
+        }
+    }
 }
 
 /// The name of a batch: the run gives every one another base timestamp.

@@ -1,24 +1,20 @@
 //! One run: what happens next, and what is checked when.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::client::{Expected, SimProducer, check_odd};
-use super::disk::HookedDisk;
-use super::node::{Node, SHARD_UUID, Task, poll_once};
+use super::disk::{HookedDisk, io_failed, read_io_failed, stored_io_failed};
+use super::node::{Node, SEGMENTS_DIR, Task, poll_once, random_config, random_options};
 use super::oracle::{LogOracle, PartitionOracle, ReadBatch};
-use super::trouble::from_disk;
 use super::{Bug, Check, Violation};
 use crate::must;
 use chronik_engine::disk_sim::{SimDisk, block_on};
 use chronik_engine::ids::{GroupId, NodeId, Offset, ShardId};
 use chronik_engine::segment::SegmentError;
-use chronik_engine::wal::{ReadError, Wal, WalError, WalOptions};
+use chronik_engine::wal::{Wal, WalError, WalOptions};
 use chronik_shards::catalog::{CatalogCommand, TopicId};
-use chronik_shards::core::{
-    Ack, CoreConfig, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId,
-};
+use chronik_shards::core::{Ack, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId};
 use chronik_shards::stored::{FoundBatch, Segments, StoredError};
 use chronik_tiering::write::WriteError;
 use rand::rngs::StdRng;
@@ -26,7 +22,6 @@ use rand::{Rng, SeedableRng};
 
 pub(super) const NODE: NodeId = NodeId(1);
 pub(super) const SHARD: ShardId = ShardId(0);
-pub(super) const SEGMENTS_DIR: &str = "/segments";
 
 /// What a run came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -165,45 +160,6 @@ pub fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<Report, Violatio
     Ok(run.report)
 }
 
-fn open_options(rng: &mut StdRng) -> WalOptions {
-    let mut options = WalOptions::new(PathBuf::from("/wal"), SHARD_UUID);
-    options.file_bytes = [96, 128, 256, 512][rng.random_range(0..4)] << 10;
-    options.first_file_bytes = 64 << 10;
-    options.ballast_bytes = [0, 64 << 10][rng.random_range(0..2)];
-    options.read_cache_bytes = [64 << 10, 4 << 20][rng.random_range(0..2)];
-    options.footer_cache_bytes = [4 << 10, 1 << 20][rng.random_range(0..2)];
-    options
-}
-
-pub(super) fn core_config(rng: &mut StdRng) -> CoreConfig {
-    CoreConfig {
-        shard: SHARD,
-        node: NODE,
-        seed: rng.random(),
-        tail_cache_bytes: [0, 20 << 10, 1 << 20][rng.random_range(0..3)],
-        in_flight_bytes_max: [40 << 10, 1 << 20][rng.random_range(0..2)],
-        producer_expiration_ms: 86_400_000,
-    }
-}
-
-pub(super) fn io_failed(error: &WalError) -> bool {
-    matches!(error, WalError::Io { .. } | WalError::Poisoned | WalError::StorageFull { .. })
-        || matches!(error, WalError::Entries { source, .. } if read_io_failed(source))
-}
-
-pub(super) fn read_io_failed(error: &ReadError) -> bool {
-    // An index that cannot be read is reported as such, whatever the reason.
-    matches!(error, ReadError::Io { .. } | ReadError::Index { .. })
-}
-
-pub(super) fn stored_io_failed(error: &StoredError) -> bool {
-    match error {
-        StoredError::Log(error) => read_io_failed(error),
-        StoredError::Segment(error) => matches!(error, SegmentError::Io { .. }),
-        StoredError::Missing { .. } => false,
-    }
-}
-
 fn tiering_io_failed(error: &WriteError) -> bool {
     match error {
         WriteError::Read(error) => read_io_failed(error),
@@ -221,13 +177,13 @@ impl Run {
         let mut rng = StdRng::seed_from_u64(seed);
         let disk = SimDisk::new(seed);
         disk.set_pending_polls_max(rng.random_range(0..4));
-        let options = open_options(&mut rng);
+        let options = random_options(&mut rng);
         let hooked = HookedDisk::new(disk.clone(), bug);
         let (wal, _, _) = block_on(Wal::open(hooked.clone(), options.clone()))
             .map_err(|error| Violation { what: format!("a new log does not open: {error}") })?;
         let segments = block_on(Segments::open(hooked.clone(), SEGMENTS_DIR.into()))
             .map_err(|error| Violation { what: format!("no directory of segments: {error}") })?;
-        let core = ShardCore::new(core_config(&mut rng), Vec::new(), 0)
+        let core = ShardCore::new(random_config(&mut rng, NODE, SHARD), Vec::new(), 0)
             .map_err(|error| Violation { what: format!("a new core does not start: {error}") })?;
         let mut run = Run {
             rng,
@@ -367,7 +323,7 @@ impl Run {
         match result {
             Ok(batches) => {
                 self.report.disk_reads += 1;
-                let batches: Vec<ReadBatch> = batches.into_iter().map(from_disk).collect();
+                let batches: Vec<ReadBatch> = batches.into_iter().map(ReadBatch::from).collect();
                 must!(
                     !batches.is_empty(),
                     "P1: {} of group {} is not there",

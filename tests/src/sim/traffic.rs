@@ -10,8 +10,9 @@ use chronik_shards::core::{FetchError, ProduceError, RequiredAcks, WaiterId};
 use rand::Rng;
 
 use super::client::{Sent, check_odd, random_batch};
+use super::disk::read_io_failed;
 use super::oracle::ReadBatch;
-use super::run::{DiskRead, Pending, Run, read_io_failed};
+use super::run::{DiskRead, Pending, Run};
 use super::{Check, Violation};
 use crate::must;
 
@@ -167,16 +168,7 @@ impl Run {
         must!(nothing == (offset >= plan.high_watermark), "P6: {offset} got {plan:?}");
         if !plan.batches.is_empty() {
             self.report.tail_reads += 1;
-            let batches: Vec<ReadBatch> = plan
-                .batches
-                .iter()
-                .map(|cached| ReadBatch {
-                    base_offset: cached.base_offset,
-                    epoch: cached.epoch,
-                    bytes: cached.bytes.clone(),
-                    is_patched: false,
-                })
-                .collect();
+            let batches: Vec<ReadBatch> = plan.batches.iter().map(ReadBatch::from).collect();
             partition.oracle.read(offset, plan.high_watermark, &batches)?;
         }
         if let Some(range) = plan.disk {

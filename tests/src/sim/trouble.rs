@@ -1,23 +1,21 @@
 //! What goes wrong, what a restart must find, and what is read when everything is at rest.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
-use chronik_engine::batch::BatchHeader;
 use chronik_engine::disk::{DirEntry, Disk};
-use chronik_engine::disk_sim::{CrashEnding, CrashMode, Fault, NameEnding, block_on};
+use chronik_engine::disk_sim::{Fault, block_on};
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_engine::wal::record::GroupMeta;
 use chronik_engine::wal::{RecoveredGroup, Wal};
 use chronik_shards::core::ShardCore;
 use chronik_shards::core::producers::ProducersImage;
-use chronik_shards::stored::{FoundBatch, Segments, StoredError};
+use chronik_shards::stored::Segments;
 use rand::Rng;
 
-use super::disk::HookedDisk;
-use super::node::Node;
-use super::oracle::{ReadBatch, check_producers};
-use super::run::{Run, SEGMENTS_DIR, core_config, io_failed, stored_io_failed};
+use super::disk::{HookedDisk, io_failed, random_crash, stored_io_failed};
+use super::node::{Node, SEGMENTS_DIR, random_config};
+use super::oracle::check_producers;
+use super::run::{NODE, Run, SHARD};
 use super::{Bug, Check, Violation};
 use crate::must;
 impl Run {
@@ -48,22 +46,10 @@ impl Run {
         self.is_armed = true;
     }
 
-    pub(super) fn crash_mode(&mut self) -> CrashMode {
-        match self.rng.random_range(0..6) {
-            0 => CrashMode::KEEP_ALL,
-            1 => CrashMode::LOSE_ALL,
-            2 => {
-                let seed = self.rng.random();
-                CrashMode { writes: CrashEnding::Subset { seed }, names: NameEnding::Random }
-            }
-            _ => CrashMode::RANDOM,
-        }
-    }
-
     /// The process dies, or the power goes. Then it starts again.
     pub(super) fn crash(&mut self) -> Check {
         self.report.crashes += 1;
-        let mode = self.crash_mode();
+        let mode = random_crash(&mut self.rng);
         self.disk.crash(mode);
         self.disk.set_capacity(None);
         self.restart()
@@ -139,7 +125,7 @@ impl Run {
                 group.log_start_offset = Offset(0);
             }
         }
-        let config = core_config(&mut self.rng);
+        let config = random_config(&mut self.rng, NODE, SHARD);
         let mut core = ShardCore::new(config, recovered, self.now_ms)
             .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
         let strangers = segments.restore(&mut core, &wal, listed);
@@ -183,7 +169,7 @@ impl Run {
                 }
                 (Ok(_), Err(_)) if self.is_armed => {
                     self.report.recovery_crashes += 1;
-                    let mode = self.crash_mode();
+                    let mode = random_crash(&mut self.rng);
                     self.disk.crash(mode);
                 }
                 (Ok(_), Err(error)) => {
@@ -192,7 +178,7 @@ impl Run {
                 }
                 (Err(error), _) if self.is_armed && io_failed(&error) => {
                     self.report.recovery_crashes += 1;
-                    let mode = self.crash_mode();
+                    let mode = random_crash(&mut self.rng);
                     self.disk.crash(mode);
                 }
                 (Err(error), _) => {
@@ -253,7 +239,7 @@ impl Run {
                 return Err(Violation { what: format!("group {group} has no leader at rest") });
             };
             let log_start = view.log_start_offset;
-            let batches = read_all(&self.node, *group, log_start..view.high_watermark);
+            let batches = self.node.read_all(*group, log_start..view.high_watermark);
             let batches = match batches {
                 Ok(batches) => batches,
                 Err(error) if self.is_armed && stored_io_failed(&error) => return Ok(()),
@@ -304,30 +290,3 @@ impl Run {
 /// A log and a directory of segments as a restart finds them.
 pub(super) type Reopened =
     (Wal<HookedDisk>, Vec<RecoveredGroup>, Segments<HookedDisk>, Vec<DirEntry>);
-
-pub(super) fn from_disk(stored: FoundBatch) -> ReadBatch {
-    ReadBatch {
-        base_offset: stored.base_offset,
-        epoch: stored.epoch,
-        bytes: stored.bytes,
-        is_patched: true,
-    }
-}
-
-fn read_all(
-    node: &Node,
-    group: GroupId,
-    offsets: Range<Offset>,
-) -> Result<Vec<ReadBatch>, StoredError> {
-    let mut all: Vec<ReadBatch> = Vec::new();
-    let mut from = offsets.start;
-    while from < offsets.end {
-        let wanted = from..offsets.end;
-        let read = block_on(node.segments.read(&node.core, &node.wal, group, wanted, 1 << 20))?;
-        let Some(last) = read.last() else { break };
-        let count = BatchHeader::read(&last.bytes).map_or(1, |header| header.last_offset_delta + 1);
-        from = last.base_offset.plus(count.unsigned_abs());
-        all.extend(read.into_iter().map(from_disk));
-    }
-    Ok(all)
-}

@@ -1,0 +1,105 @@
+//! What the disks of a shard do: blocks, the next file, and reading for followers.
+
+use std::rc::Rc;
+
+use chronik_engine::disk_sim::block_on;
+use chronik_engine::wal::WalError;
+use chronik_shards::core::GroupFetch;
+use rand::Rng;
+
+use super::run::{Event, Run};
+use super::{Check, Violation};
+use crate::sim::disk::io_failed;
+use crate::sim::node::poll_once;
+
+impl Run {
+    /// An idle log is marked, and the next file is made.
+    pub(super) fn plan_idle_work(&mut self, host: usize, shard: usize) {
+        let life = self.hosts[host].life;
+        let drawn = self.rng.random_range(0..20);
+        let Some(running) = &mut self.hosts[host].shards[shard].running else { return };
+        if drawn < 2 && running.writer.is_none() && running.is_mark_due && !running.is_write_due {
+            running.writer = Some(Box::pin(Rc::clone(&running.node).write_mark()));
+            running.is_mark_due = false;
+            running.is_write_due = true;
+            self.after(0, Event::Write { host, life, shard });
+        } else if drawn < 6 && running.upkeep.is_none() {
+            running.upkeep = Some(Box::pin(Rc::clone(&running.node).upkeep_keeping_all()));
+            self.after(0, Event::Upkeep { host, life, shard });
+        }
+    }
+
+    pub(super) fn disk_us(&mut self, host: usize) -> u64 {
+        self.rng.random_range(20..=self.swarm.disk_us_max) * self.hosts[host].slowness
+    }
+
+    pub(super) fn write(&mut self, host: usize, shard: usize) -> Check {
+        let delay_us = self.disk_us(host);
+        let life = self.hosts[host].life;
+        let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
+        let node = &running.node;
+        let task = running.writer.get_or_insert_with(|| Box::pin(Rc::clone(node).write_block()));
+        let result = poll_once(task);
+        if result.is_some() {
+            running.writer = None;
+            running.is_write_due = false;
+        } else {
+            self.after(delay_us, Event::Write { host, life, shard });
+        }
+        self.absorb(host, shard)?;
+        self.after_disk(host, shard, result)
+    }
+
+    pub(super) fn upkeep(&mut self, host: usize, shard: usize) -> Check {
+        let delay_us = self.disk_us(host);
+        let life = self.hosts[host].life;
+        let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
+        let Some(task) = &mut running.upkeep else { return Ok(()) };
+        let result = poll_once(task);
+        if result.is_some() {
+            running.upkeep = None;
+        } else {
+            self.after(delay_us, Event::Upkeep { host, life, shard });
+        }
+        self.absorb(host, shard)?;
+        self.after_disk(host, shard, result)
+    }
+
+    /// A log that cannot be written ends its node (P17).
+    fn after_disk(
+        &mut self,
+        host: usize,
+        shard: usize,
+        result: Option<Result<(), WalError>>,
+    ) -> Check {
+        let Some(Err(error)) = result else { return Ok(()) };
+        if !io_failed(&error) || !self.hosts[host].shards[shard].is_armed {
+            let seat = self.seat(host, shard);
+            return Err(Violation {
+                what: format!("the log of {seat} failed by itself: {error:?}"),
+            });
+        }
+        self.report.disk_failures += 1;
+        self.crash(host)
+    }
+
+    pub(super) fn fetched(&mut self, host: usize, shard: usize, fetch: GroupFetch) -> Check {
+        let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
+        self.report.catch_ups += 1;
+        let GroupFetch { group, fetch } = fetch;
+        let bytes_max = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX);
+        let read = block_on(node.wal.read_entries(group, fetch.from, fetch.up_to, bytes_max));
+        let is_armed = self.hosts[host].shards[shard].is_armed;
+        let is_there = node.core.borrow().partition(group).is_some();
+        let entries = match read {
+            Ok(entries) => entries,
+            Err(_) if is_armed || !is_there => Vec::new(),
+            Err(error) => {
+                let seat = self.seat(host, shard);
+                return Err(Violation { what: format!("{seat} {group}: {fetch:?}: {error:?}") });
+            }
+        };
+        node.core.borrow_mut().entries_fetched(group, fetch.from, entries);
+        self.absorb(host, shard)
+    }
+}

@@ -1,0 +1,373 @@
+//! A node: its shards with their disks, how it starts, and how it ends.
+//!
+//! - I1: what a node had in memory is gone when it ends; only its disks stay.
+//! - I2: nothing happens on a node that stands still: what comes meanwhile waits, as in the buffers of its kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chronik_engine::disk_sim::{SimDisk, block_on};
+use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId, ShardId};
+use chronik_engine::wal::record::{GroupMeta, WalRecord};
+use chronik_engine::wal::{RecoveredGroup, Wal, WalError, WalOptions};
+use chronik_replication::wire::Seat;
+use chronik_shards::catalog::{Catalog, CommandId};
+use chronik_shards::core::{ShardCore, Token};
+use chronik_shards::stored::Segments;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::run::{Event, Pending, Run};
+use super::swarm::{MS, SECOND};
+use super::{Bug, Check, Violation};
+use crate::must;
+use crate::sim::disk::{HookedDisk, io_failed, random_crash};
+use crate::sim::node::{Node, SEGMENTS_DIR, Task, random_config, random_options};
+
+/// Whether a node runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HostState {
+    Up,
+    /// It stands still.
+    Paused,
+    Down,
+}
+
+/// One shard of a node.
+pub(super) struct Shard {
+    pub disk: SimDisk,
+    pub options: WalOptions,
+    /// Whether the disk was told to fail.
+    pub is_armed: bool,
+    /// What runs, unless the node is down.
+    pub running: Option<Running>,
+    /// Messages that were lost, to be told to the core.
+    pub lost: BTreeSet<(GroupId, ReplicaId)>,
+}
+
+/// What a shard has in memory.
+pub(super) struct Running {
+    pub node: Rc<Node>,
+    pub writer: Option<Task<Result<(), WalError>>>,
+    pub upkeep: Option<Task<Result<(), WalError>>>,
+    pub is_write_due: bool,
+    /// Something was written since the log was marked.
+    pub is_mark_due: bool,
+    pub tokens: BTreeMap<Token, Pending>,
+}
+
+/// A node.
+pub(super) struct Host {
+    pub id: NodeId,
+    pub shards: Vec<Shard>,
+    pub state: HostState,
+    /// Counts its starts: what was meant for an earlier one is void.
+    pub life: u64,
+    /// What its wall clock is ahead of the run's.
+    pub clock_ms: i64,
+    pub tick_us: u64,
+    /// Its disks take so many times as long.
+    pub slowness: u64,
+    /// What waits while it stands still.
+    pub inbox: Vec<Event>,
+    pub lost_peers: Vec<usize>,
+    pub is_registered: bool,
+    /// Somebody waits for its registration.
+    pub is_registering: bool,
+    /// Commands that another node proposes for it.
+    pub calls: BTreeSet<CommandId>,
+    /// A catalog that is not published yet.
+    pub newest: Option<Arc<Catalog>>,
+    /// The one that is being published.
+    pub publishing: Option<Arc<Catalog>>,
+}
+
+impl Host {
+    fn new(number: usize, shards: u16, rng: &mut StdRng) -> Host {
+        let id = NodeId(u32::try_from(number).unwrap_or(0) + 1);
+        let shard = |rng: &mut StdRng| {
+            let disk = SimDisk::new(rng.random());
+            disk.set_pending_polls_max(rng.random_range(0..3));
+            let options = random_options(rng);
+            Shard { disk, options, is_armed: false, running: None, lost: BTreeSet::new() }
+        };
+        Host {
+            id,
+            shards: (0..shards).map(|_| shard(rng)).collect(),
+            state: HostState::Down,
+            life: 0,
+            clock_ms: rng.random_range(-2_000..2_000),
+            tick_us: 50 * MS * rng.random_range(90..110) / 100,
+            slowness: 1,
+            inbox: Vec::new(),
+            lost_peers: Vec::new(),
+            is_registered: false,
+            is_registering: false,
+            calls: BTreeSet::new(),
+            newest: None,
+            publishing: None,
+        }
+    }
+
+    /// A shard's shell, unless the node is down.
+    pub(super) fn node(&self, shard: usize) -> Option<Rc<Node>> {
+        self.running(shard).map(|running| Rc::clone(&running.node))
+    }
+
+    pub(super) fn running(&self, shard: usize) -> Option<&Running> {
+        self.shards.get(shard)?.running.as_ref()
+    }
+
+    /// Whether it can be spoken to.
+    pub(super) fn is_there(&self) -> bool {
+        self.state == HostState::Up
+    }
+}
+
+type Opened = (Wal<HookedDisk>, Vec<RecoveredGroup>, Segments<HookedDisk>);
+
+impl Run {
+    /// Makes the nodes, none of which runs.
+    pub(super) fn make_hosts(&mut self) {
+        for number in 0..self.swarm.nodes {
+            let host = Host::new(number, self.swarm.shards, &mut self.rng);
+            self.hosts.push(host);
+            let replica = ReplicaId(self.rng.random_range(1..u64::MAX));
+            self.seats.insert((GroupId::META, replica), self.seat(number, 0));
+        }
+    }
+
+    pub(super) fn seat(&self, host: usize, shard: usize) -> Seat {
+        let shard = ShardId(u16::try_from(shard).unwrap_or(0));
+        Seat { node: self.hosts[host].id, shard }
+    }
+
+    /// The node and the shard of a seat, as numbers.
+    pub(super) fn place(&self, seat: Seat) -> (usize, usize) {
+        let host = usize::try_from(seat.node.0 - 1).unwrap_or(0);
+        (host, usize::from(seat.shard.0))
+    }
+
+    fn meta_of(&self, host: usize) -> GroupMeta {
+        let of_meta = || self.seats.iter().filter(|((group, _), _)| *group == GroupId::META);
+        let seat = self.seat(host, 0);
+        let replica = of_meta().find(|(_, at)| **at == seat).map(|((_, replica), _)| *replica);
+        GroupMeta {
+            replica: replica.unwrap_or(ReplicaId::NONE),
+            voters: of_meta().map(|((_, replica), _)| *replica).collect(),
+            ..GroupMeta::default()
+        }
+    }
+
+    /// Starts a node from its disks.
+    pub(super) fn start_host(&mut self, host: usize) -> Check {
+        must!(self.hosts[host].state == HostState::Down, "a node that runs is started");
+        trace!(self, "node {} starts", host + 1);
+        for shard in 0..self.hosts[host].shards.len() {
+            self.start_shard(host, shard)?;
+        }
+        let here = &mut self.hosts[host];
+        here.state = HostState::Up;
+        here.life += 1;
+        let life = here.life;
+        for shard in 0..self.hosts[host].shards.len() {
+            let Some(node) = self.hosts[host].node(shard) else { continue };
+            if shard == 0 && node.core.borrow().partition(GroupId::META).is_none() {
+                let meta = self.meta_of(host);
+                node.core.borrow_mut().create_group(GroupId::META, meta);
+            }
+            node.core.borrow_mut().start();
+            self.absorb(host, shard)?;
+        }
+        self.after(10 * MS, Event::Register { host, life });
+        Ok(())
+    }
+
+    fn start_shard(&mut self, host: usize, shard: usize) -> Check {
+        let in_flight = std::mem::take(&mut self.in_flight[host][shard]);
+        let (wal, mut recovered, segments) = self.open(host, shard)?;
+        let seat = self.seat(host, shard);
+        self.oracle.recovered(seat, &recovered, &in_flight)?;
+        self.damage(&mut recovered);
+        let now_ms = self.wall_ms(host);
+        let config = random_config(&mut self.rng, seat.node, seat.shard);
+        let core = ShardCore::new(config, recovered, now_ms)
+            .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
+        self.oracle.started(seat, &core.checkpoints())?;
+        let bug = self.bug.and_then(Bug::of_shard);
+        let hooked = HookedDisk::new(self.hosts[host].shards[shard].disk.clone(), bug);
+        self.hosts[host].shards[shard].running = Some(Running {
+            node: Node::new(core, wal, segments, hooked, bug),
+            writer: None,
+            upkeep: None,
+            is_write_due: false,
+            is_mark_due: false,
+            tokens: BTreeMap::new(),
+        });
+        self.absorb(host, shard)?;
+        self.compare_states(host, shard)
+    }
+
+    /// Opens the log of a shard; the power may go while it is read.
+    fn open(&mut self, host: usize, shard: usize) -> Check<Opened> {
+        for attempt in 0..20 {
+            let here = &mut self.hosts[host].shards[shard];
+            here.disk.clear_faults();
+            let is_armed = attempt < 5 && !self.is_calm && self.rng.random_range(0..8) == 0;
+            if is_armed {
+                let now = here.disk.counts().changes();
+                here.disk.crash_at_op(now + self.rng.random_range(1..8));
+            } else {
+                here.disk.crash_at_op(u64::MAX);
+            }
+            here.is_armed = is_armed;
+            let bug = self.bug.and_then(Bug::of_shard);
+            let hooked = HookedDisk::new(here.disk.clone(), bug);
+            let opened = block_on(Wal::open(hooked.clone(), here.options.clone()));
+            let segments = block_on(Segments::open(hooked, SEGMENTS_DIR.into()));
+            match (opened, segments) {
+                (Ok((wal, groups, _)), Ok(segments)) => return Ok((wal, groups, segments)),
+                (Err(error), _) if !is_armed || !io_failed(&error) => {
+                    let seat = self.seat(host, shard);
+                    return Err(Violation { what: format!("P13: the log of {seat}: {error:?}") });
+                }
+                (Ok(_), Err(error)) if !is_armed => {
+                    return Err(Violation { what: format!("no directory of segments: {error}") });
+                }
+                _ => {
+                    self.report.recovery_crashes += 1;
+                    self.hosts[host].shards[shard].disk.crash(random_crash(&mut self.rng));
+                }
+            }
+        }
+        Err(Violation { what: "a log does not open in twenty attempts".into() })
+    }
+
+    /// What planted bugs make of what was found.
+    fn damage(&mut self, recovered: &mut [RecoveredGroup]) {
+        for group in recovered {
+            match self.bug {
+                Some(Bug::ForgetVote) => group.hard_state.vote = ReplicaId::NONE,
+                Some(Bug::ForgetHardState) => {
+                    group.hard_state.term = group.last.term;
+                    group.hard_state.vote = ReplicaId::NONE;
+                }
+                Some(Bug::LoseTail) if group.entries.len() > 1 => {
+                    group.entries.pop();
+                    let last = group.entries.last();
+                    group.last =
+                        last.map_or(group.last, |entry| chronik_engine::wal::record::LogPosition {
+                            index: entry.index,
+                            term: entry.term,
+                        });
+                    let RaftIndex(last) = group.last.index;
+                    group.hard_state.commit.0 = group.hard_state.commit.0.min(last);
+                }
+                Some(Bug::LoseDedupState) if group.checkpoint.group != GroupId::META => {
+                    group.checkpoint.state.clear();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A node ends at once: its process dies, or its power goes. It comes back after a while.
+    pub(super) fn crash(&mut self, host: usize) -> Check {
+        if self.hosts[host].state == HostState::Down {
+            return Ok(());
+        }
+        self.report.crashes += 1;
+        trace!(self, "node {} ends", host + 1);
+        self.end_host(host);
+        let downtime_us = match self.rng.random_range(0..4) {
+            0 => self.rng.random_range(10..300) * MS,
+            1 => self.rng.random_range(3..10) * SECOND,
+            _ => self.rng.random_range(300..3_000) * MS,
+        };
+        let life = self.hosts[host].life;
+        self.after(downtime_us, Event::Restart { host, life });
+        // The end of a process is noticed at once, the end of a machine is not.
+        if self.rng.random() {
+            for other in (0..self.hosts.len()).filter(|other| *other != host) {
+                self.link_down(host, other)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_host(&mut self, host: usize) {
+        let mode = random_crash(&mut self.rng);
+        let here = &mut self.hosts[host];
+        here.state = HostState::Down;
+        here.life += 1;
+        here.slowness = 1;
+        here.inbox.clear();
+        here.lost_peers.clear();
+        here.calls.clear();
+        here.newest = None;
+        here.publishing = None;
+        here.is_registered = false;
+        here.is_registering = false;
+        for (shard, ended) in here.shards.iter_mut().enumerate() {
+            ended.lost.clear();
+            ended.is_armed = false;
+            let Some(running) = ended.running.take() else { continue };
+            self.report.rolls += running.node.rolls.get();
+            // The log has said so, though nobody has heard it.
+            let mut records: Vec<WalRecord> = running.node.persisted.take();
+            records.extend(running.node.in_flight.take());
+            self.in_flight[host][shard] = records;
+            drop(running);
+            ended.disk.set_capacity(None);
+            ended.disk.crash(mode);
+        }
+    }
+
+    /// The wall clock of a node.
+    pub(super) fn wall_ms(&self, host: usize) -> i64 {
+        let now_ms = i64::try_from(self.now_us / MS).unwrap_or(i64::MAX);
+        1_700_000_000_000 + now_ms + self.hosts[host].clock_ms
+    }
+
+    /// Lets a node stand still for a while.
+    pub(super) fn pause(&mut self, host: usize, for_us: u64) {
+        let here = &mut self.hosts[host];
+        if here.state == HostState::Up {
+            here.state = HostState::Paused;
+            let life = here.life;
+            self.report.pauses += 1;
+            self.after(for_us, Event::Resume { host, life });
+        }
+    }
+
+    /// A node goes on: it finds what came meanwhile, and links that were closed.
+    pub(super) fn resume(&mut self, host: usize) -> Check {
+        let here = &mut self.hosts[host];
+        if here.state != HostState::Paused {
+            return Ok(());
+        }
+        here.state = HostState::Up;
+        trace!(self.now_us, self.is_traced, "node {} goes on", host + 1);
+        let (inbox, lost) = (std::mem::take(&mut here.inbox), std::mem::take(&mut here.lost_peers));
+        for event in inbox {
+            self.after(0, event);
+        }
+        for peer in lost {
+            self.lose_peer(host, peer)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the state machines of a shard with their logs.
+    pub(super) fn compare_states(&mut self, host: usize, shard: usize) -> Check {
+        let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
+        let checkpoints = node.core.borrow().checkpoints();
+        let seat = self.seat(host, shard);
+        for checkpoint in &checkpoints {
+            self.report.states_compared += 1;
+            self.oracle.check_state(seat, checkpoint)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! The simulator of whole clusters: the production cores and the production logs of three or five nodes on simulated
+//! disks, joined by a simulated network, driven from one seed.
+//!
+//! A run is a function of its seed: one thread and a clock that only the run moves. Clients produce, read, create and
+//! delete topics while nodes crash, stop and go on, disks fail and fill up, links are cut, and messages are lost, late,
+//! doubled and out of order; the oracles in [`oracle`] watch every message, every block and every answer. At the end all
+//! faults are over, and the cluster must come to rest: every group led, every batch acknowledged, all replicas alike.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`run`] | one run: its clock, its events, what a core wants done |
+//! | `swarm` | how likely what is in a run: each run draws its own |
+//! | `host` | a node: its shards, its starts and its ends |
+//! | `net` | links, and what becomes of messages on them |
+//! | `disks` | what the disks of a shard do |
+//! | `clients`, `readers` | producers and readers that follow leaders |
+//! | `topics` | commands of the catalog on any node, and what a new catalog makes a node do |
+//! | `faults` | what goes wrong |
+//! | `finish` | the end: everything heals, and must |
+//! | [`oracle`] | what must be true of messages, disks and logs |
+//! | `replica` | what the disk of one replica holds |
+//! | [`report`] | what a run came to |
+//!
+//! What runs on a shard is the single node's ([`crate::sim::node`]), as are disks, producers and the oracle of a
+//! partition. That the oracles can see is shown by [`Bug`]: each is planted on purpose and must be found.
+
+/// Tells what happens, where that is wanted.
+macro_rules! trace {
+    ($run:expr, $format:literal $($what:tt)*) => {
+        trace!($run.now_us, $run.is_traced, $format $($what)*)
+    };
+    ($now_us:expr, $is_traced:expr, $($what:tt)+) => {
+        if $is_traced {
+            eprintln!("{:>9} ms: {}", $now_us / 1_000, format_args!($($what)+));
+        }
+    };
+}
+
+mod clients;
+mod disks;
+mod faults;
+mod finish;
+mod host;
+mod net;
+pub mod oracle;
+mod readers;
+mod replica;
+pub mod report;
+pub mod run;
+mod swarm;
+mod topics;
+
+pub use crate::sim::{Check, Violation};
+
+/// A mistake planted on purpose, in the harness and not in the product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// Syncs report success and do nothing.
+    SkipSync,
+    /// A failed sync is taken for a good one.
+    IgnoreSyncError,
+    /// The core hears that a block is durable before it is written: votes and answers leave too early.
+    SendBeforePersist,
+    /// Hard states are not written where entries are written too.
+    DropHardState,
+    /// Where entries take the place of others, neither is written.
+    LoseTruncate,
+    /// A restart forgets whom a replica voted for.
+    ForgetVote,
+    /// A restart forgets term and vote.
+    ForgetHardState,
+    /// A restart forgets the last entry, committed or not.
+    LoseTail,
+    /// A restart forgets the producers of the checkpoint.
+    LoseDedupState,
+    /// Who asks for all replicas is answered when the leader has it.
+    AckBeforeQuorum,
+    /// Followers are told that all entries of a message are committed.
+    ApplyUncommitted,
+    /// Heartbeats name a commit that is not there yet.
+    ForgedCommit,
+    /// Votes that were refused arrive as granted.
+    ForgedVote,
+    /// Entries of a group arrive at another one.
+    WrongGroup,
+    /// Who does not lead any more is read all the same.
+    StaleReads,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 15] = [
+        Bug::SkipSync,
+        Bug::IgnoreSyncError,
+        Bug::SendBeforePersist,
+        Bug::DropHardState,
+        Bug::LoseTruncate,
+        Bug::ForgetVote,
+        Bug::ForgetHardState,
+        Bug::LoseTail,
+        Bug::LoseDedupState,
+        Bug::AckBeforeQuorum,
+        Bug::ApplyUncommitted,
+        Bug::ForgedCommit,
+        Bug::ForgedVote,
+        Bug::WrongGroup,
+        Bug::StaleReads,
+    ];
+
+    /// The same where it lies below the cluster, in a shard or its disk.
+    fn of_shard(self) -> Option<crate::sim::Bug> {
+        match self {
+            Bug::SkipSync => Some(crate::sim::Bug::SkipSync),
+            Bug::IgnoreSyncError => Some(crate::sim::Bug::IgnoreSyncError),
+            Bug::SendBeforePersist => Some(crate::sim::Bug::AckBeforePersist),
+            Bug::DropHardState => Some(crate::sim::Bug::DropHardState),
+            Bug::LoseTruncate => Some(crate::sim::Bug::LoseTruncate),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Readers: they follow leaders, and believe in the newest epoch that they know of, as Kafka's clients do.
+
+use std::rc::Rc;
+
+use chronik_engine::batch::{BatchHeader, leader_epoch};
+use chronik_engine::disk_sim::block_on;
+use chronik_engine::ids::{GroupId, Offset, Term};
+use chronik_shards::core::{FetchError, ReadPlan};
+use rand::Rng;
+
+use super::run::Run;
+use super::{Bug, Check, Violation};
+use crate::must;
+use crate::sim::disk::stored_io_failed;
+use crate::sim::node::Node;
+use crate::sim::oracle::ReadBatch;
+
+/// A reader that follows leaders, and believes in their epochs.
+#[derive(Debug)]
+pub(super) struct Reader {
+    host: usize,
+    epoch: i32,
+    offset: Offset,
+    high_watermark: Offset,
+}
+
+impl Reader {
+    pub(super) fn new(host: usize) -> Reader {
+        Reader { host, epoch: -1, offset: Offset(0), high_watermark: Offset(0) }
+    }
+}
+
+impl Run {
+    /// A reader reads on, or somewhere else.
+    pub(super) fn read(&mut self) -> Check {
+        let Some(group) = self.pick_partition() else { return Ok(()) };
+        let guess = self.rng.random_range(0..self.hosts.len());
+        let leader = self.look_up_leader(group).map_or(guess, |(host, _)| host);
+        let count = self.partitions.get(&group).map_or(0, |p| p.readers.len());
+        let at = self.rng.random_range(0..count.max(1));
+        let Some(reader) = self.partitions.get(&group).map(|p| &p.readers[at]) else {
+            return Ok(());
+        };
+        let (host, epoch, high_watermark) = (reader.host, reader.epoch, reader.high_watermark);
+        let mut offset = reader.offset;
+        if self.rng.random_range(0..3) == 0 {
+            offset = Offset(self.rng.random_range(0..=high_watermark.0));
+        }
+        let bytes_max = [1, 4_000, 200_000][self.rng.random_range(0..3)];
+        let is_known = epoch >= 0 && self.hosts[host].is_there();
+        let place = self.shard_of(group, host).filter(|_| is_known);
+        let node = place.and_then(|shard| Some((shard, self.hosts[host].node(shard)?)));
+        let Some((shard, node)) = node else {
+            self.turn_reader(group, at, leader);
+            return Ok(());
+        };
+        let planned = node.core.borrow_mut().plan_read(group, offset, bytes_max, epoch);
+        let planned = match (planned, self.bug) {
+            (Err(_), Some(Bug::StaleReads)) => stale_plan(&node, group, offset),
+            (planned, _) => planned,
+        };
+        match planned {
+            Ok(plan) => {
+                let seat = self.seat(host, shard);
+                self.oracle.serves(seat, group, Term(u64::try_from(epoch).unwrap_or(0)))?;
+                must!(
+                    plan.high_watermark >= high_watermark,
+                    "P6: {group}: high watermark {high_watermark} went to {}",
+                    plan.high_watermark
+                );
+                self.take_plan(group, at, (host, shard), offset, plan, bytes_max)
+            }
+            Err(FetchError::OffsetOutOfRange { .. }) => {
+                let what =
+                    format!("P1: {group}: {offset} is gone, the watermark was {high_watermark}");
+                Err(Violation { what })
+            }
+            Err(_) => {
+                self.report.refused_reads += 1;
+                self.turn_reader(group, at, leader);
+                Ok(())
+            }
+        }
+    }
+
+    fn take_plan(
+        &mut self,
+        group: GroupId,
+        at: usize,
+        (host, shard): (usize, usize),
+        offset: Offset,
+        plan: ReadPlan,
+        bytes_max: usize,
+    ) -> Check {
+        let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
+        let mut batches: Vec<ReadBatch> = plan.batches.iter().map(ReadBatch::from).collect();
+        self.report.tail_reads += u64::from(!batches.is_empty());
+        if let Some(range) = plan.disk {
+            let read = node.segments.read(&node.core, &node.wal, group, range, bytes_max);
+            batches = match block_on(read) {
+                Ok(found) => found.into_iter().map(ReadBatch::from).collect(),
+                Err(error)
+                    if self.hosts[host].shards[shard].is_armed && stored_io_failed(&error) =>
+                {
+                    return Ok(());
+                }
+                Err(error) => return Err(Violation { what: format!("P1: {group}: {error:?}") }),
+            };
+            must!(!batches.is_empty(), "P1: {offset} of {group} is not there");
+            self.report.disk_reads += 1;
+        }
+        let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
+        let read = partition.oracle.read(offset, plan.high_watermark, &batches);
+        read.map_err(|v| Violation { what: format!("{group}: {}", v.what) })?;
+        let reader = &mut partition.readers[at];
+        reader.high_watermark = plan.high_watermark;
+        if let Some(last) = batches.last() {
+            let count = BatchHeader::read(&last.bytes).map_or(1, |h| h.last_offset_delta + 1);
+            reader.offset = last.base_offset.plus(count.unsigned_abs());
+        }
+        Ok(())
+    }
+
+    /// A reader turns to a node, and believes in its epoch unless it knows a newer one.
+    fn turn_reader(&mut self, group: GroupId, at: usize, host: usize) {
+        let shard = self.shard_of(group, host).filter(|_| self.hosts[host].is_there());
+        let node = shard.and_then(|shard| self.hosts[host].node(shard));
+        let view = node.and_then(|node| node.core.borrow().partition(group));
+        let epoch = view.filter(|view| view.is_ready).map(|view| leader_epoch(view.leader_epoch));
+        if let Some(reader) = self.partitions.get_mut(&group).map(|p| &mut p.readers[at]) {
+            reader.host = host;
+            reader.epoch = reader.epoch.max(epoch.unwrap_or(-1));
+        }
+    }
+}
+
+/// What a replica has, whether it leads or not: a planted bug.
+fn stale_plan(node: &Rc<Node>, group: GroupId, offset: Offset) -> Result<ReadPlan, FetchError> {
+    let view = node.core.borrow().partition(group).ok_or(FetchError::UnknownPartition)?;
+    let high_watermark = view.high_watermark;
+    let disk = (offset < high_watermark).then_some(offset..high_watermark);
+    Ok(ReadPlan { high_watermark, disk, ..ReadPlan::default() })
+}

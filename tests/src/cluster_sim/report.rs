@@ -1,0 +1,106 @@
+//! What a run came to: figures that show that what should have happened did.
+
+macro_rules! report {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// What a run came to.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Report {
+            $($(#[$doc])* pub $name: u64,)+
+        }
+
+        impl Report {
+            /// The sum of two.
+            #[must_use]
+            pub fn plus(self, other: Report) -> Report {
+                Report { $($name: self.$name + other.$name,)+ }
+            }
+
+            /// Each figure with its name.
+            #[must_use]
+            pub fn figures(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)+]
+            }
+        }
+    };
+}
+
+report! {
+    /// Simulated milliseconds.
+    simulated_ms,
+    /// Events.
+    events,
+    /// Batches acknowledged that all replicas were asked for.
+    acked_all,
+    /// Batches acknowledged that the leader was asked for.
+    acked_leader,
+    /// Those of them that are not in the log in the end, as may be.
+    lost_leader_acks,
+    /// Batches sent again.
+    resent,
+    /// Requests that their client gave up.
+    given_up,
+    /// Fetches answered from memory.
+    tail_reads,
+    /// Fetches answered from the disk.
+    disk_reads,
+    /// Fetches refused, since their client or the broker knows another leader.
+    refused_reads,
+    /// Elections won.
+    elections,
+    /// Entries that took the place of others on some disk.
+    truncations,
+    /// Messages of Raft that were sent.
+    messages,
+    /// Packets lost by chance.
+    packets_lost,
+    /// Packets lost because a link was cut, down, or went to nobody.
+    packets_cut,
+    /// Packets that arrived twice.
+    packets_doubled,
+    /// Packets that overtook others.
+    packets_reordered,
+    /// Times that entries were read from the log for a follower.
+    catch_ups,
+    /// Crashes of nodes, those that a disk has made included.
+    crashes,
+    /// Crashes while a node starts.
+    recovery_crashes,
+    /// Crashes of all nodes at once.
+    blackouts,
+    /// Nodes that ended because a sync, a write or the whole disk failed.
+    disk_failures,
+    /// Links cut in both directions.
+    cuts,
+    /// Links cut in one direction.
+    one_way_cuts,
+    /// Nodes cut off from all others.
+    isolations,
+    /// Links that kept back what was sent on them.
+    clogs,
+    /// Times that a node noticed that another one is gone.
+    peers_lost,
+    /// Nodes that stood still.
+    pauses,
+    /// Wall clocks that jumped.
+    clock_jumps,
+    /// Disks that had no room.
+    disks_full,
+    /// Batches refused for want of room.
+    storage_full,
+    /// Disks that were slow.
+    slow_disks,
+    /// Times that a log went on in a new file.
+    rolls,
+    /// Topics created.
+    topics_created,
+    /// Topics deleted.
+    topics_deleted,
+    /// Commands of the catalog that another node proposed.
+    forwarded,
+    /// Commands of which nobody knows what became of them.
+    commands_unknown,
+    /// Disks that were looked at as a message left.
+    probes,
+    /// State machines compared with their logs.
+    states_compared,
+}

@@ -1,0 +1,425 @@
+//! One run: its clock, its events, and what the cores want done.
+//!
+//! Everything that happens is an event at a time of the simulated clock; what is due at the same time happens in the
+//! order in which it was planned.
+
+use std::collections::BTreeMap;
+
+use chronik_engine::ids::{GroupId, Offset, ReplicaId};
+use chronik_engine::wal::record::WalRecord;
+use chronik_replication::wire::Seat;
+use chronik_shards::catalog::{CatalogCommand, CommandId};
+use chronik_shards::core::{GroupFetch, ProduceResult, Token};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::clients::{Answer, Request};
+use super::faults::Healing;
+use super::host::{Host, HostState};
+use super::net::{Net, Packet};
+use super::oracle::Oracle;
+pub use super::report::Report;
+use super::swarm::{MS, SECOND, Swarm};
+use super::topics::{Partition, Topic};
+use super::{Bug, Check, Violation};
+use crate::must;
+
+/// With this in the environment a run tells what happens.
+const TRACE: &str = "CHRONIK_CLUSTER_SIM_TRACE";
+
+/// Something that happens at its time.
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    /// Time passes on a node.
+    Tick {
+        host: usize,
+    },
+    /// A shard's disk goes on with a block.
+    Write {
+        host: usize,
+        life: u64,
+        shard: usize,
+    },
+    /// A shard's disk goes on with the next file.
+    Upkeep {
+        host: usize,
+        life: u64,
+        shard: usize,
+    },
+    /// Entries for a follower were read.
+    Fetched {
+        host: usize,
+        life: u64,
+        shard: usize,
+        fetch: GroupFetch,
+    },
+    /// The next step of a publication.
+    Publish {
+        host: usize,
+        life: u64,
+        step: usize,
+    },
+    /// A node wants to be in the catalog.
+    Register {
+        host: usize,
+        life: u64,
+    },
+    /// Nobody has answered a call.
+    CallTimeout {
+        host: usize,
+        life: u64,
+        id: CommandId,
+    },
+    Packet(Packet),
+    Request(Request),
+    Answer(Answer),
+    Restart {
+        host: usize,
+        life: u64,
+    },
+    Resume {
+        host: usize,
+        life: u64,
+    },
+    Heal(Healing),
+    /// All links are looked at.
+    Links,
+    /// A client or fate does something.
+    Action,
+}
+
+/// What a token stands for.
+#[derive(Debug, Clone)]
+pub(super) enum Pending {
+    /// A batch that somebody wants to hear of.
+    Batch(Request),
+    Command(CatalogCommand),
+    /// A command that another node waits for.
+    Forwarded {
+        id: CommandId,
+        asked_by: Seat,
+    },
+}
+
+/// See the module's page.
+pub(super) struct Run {
+    pub rng: StdRng,
+    pub bug: Option<Bug>,
+    pub swarm: Swarm,
+    pub now_us: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    events_planned: u64,
+    pub hosts: Vec<Host>,
+    pub net: Net,
+    /// Where each replica lives.
+    pub seats: BTreeMap<(GroupId, ReplicaId), Seat>,
+    /// What the log of a shard that has ended had to write.
+    pub in_flight: Vec<Vec<Vec<WalRecord>>>,
+    pub oracle: Oracle,
+    /// How far a shard lets a partition be read, as it was seen last.
+    shown: BTreeMap<(Seat, GroupId), Offset>,
+    pub partitions: BTreeMap<GroupId, Partition>,
+    pub topics: BTreeMap<String, Topic>,
+    pub producer_ids: Vec<(i64, u32)>,
+    /// No faults any more.
+    pub is_calm: bool,
+    /// Actions that are left.
+    pub actions_left: usize,
+    next: i64,
+    /// Whether to tell what happens.
+    pub is_traced: bool,
+    pub report: Report,
+}
+
+/// Runs `steps` actions from `seed`, and then to rest.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<Report, Violation> {
+    let mut run = Run::start(seed, bug)?;
+    run.actions_left = steps;
+    run.after(0, Event::Action);
+    while run.actions_left > 0 {
+        run.next_event()?;
+    }
+    run.finish()?;
+    run.count();
+    Ok(run.report)
+}
+
+impl Run {
+    fn start(seed: u64, bug: Option<Bug>) -> Check<Run> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let swarm = Swarm::draw(&mut rng);
+        let in_flight = vec![vec![Vec::new(); usize::from(swarm.shards)]; swarm.nodes];
+        let mut run = Run {
+            rng,
+            bug,
+            swarm,
+            now_us: 0,
+            events: BTreeMap::new(),
+            events_planned: 0,
+            hosts: Vec::new(),
+            net: Net::default(),
+            seats: BTreeMap::new(),
+            in_flight,
+            oracle: Oracle::default(),
+            shown: BTreeMap::new(),
+            partitions: BTreeMap::new(),
+            topics: BTreeMap::new(),
+            producer_ids: Vec::new(),
+            is_calm: true,
+            actions_left: 0,
+            next: 0,
+            is_traced: std::env::var_os(TRACE).is_some(),
+            report: Report::default(),
+        };
+        run.make_hosts();
+        for host in 0..run.hosts.len() {
+            run.start_host(host)?;
+            run.after(50 * MS, Event::Tick { host });
+        }
+        run.after(0, Event::Links);
+        run.until("all nodes are in the catalog", 60, |run| {
+            run.hosts.iter().all(|host| host.is_registered)
+        })?;
+        while run.partitions.is_empty() {
+            must!(run.now_us < 120 * SECOND, "liveness: no topic comes to be{}", run.outlook());
+            run.create_topic()?;
+            run.go_on(2 * SECOND)?;
+        }
+        run.is_calm = false;
+        Ok(run)
+    }
+
+    /// Goes on until something is so; a violation if it is not within so many seconds.
+    pub(super) fn until(
+        &mut self,
+        what: &str,
+        seconds: u64,
+        is_so: impl Fn(&Run) -> bool,
+    ) -> Check {
+        let end_us = self.now_us + seconds * SECOND;
+        while !is_so(self) {
+            if self.now_us >= end_us {
+                let what = format!("liveness: not within {seconds} s: {what}{}", self.outlook());
+                return Err(Violation { what });
+            }
+            // To look costs more than most events do.
+            self.go_on(20 * MS)?;
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, for_us: u64) -> Check {
+        let end_us = self.now_us + for_us;
+        while self.now_us < end_us {
+            self.next_event()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn next(&mut self) -> i64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(super) fn token(&mut self) -> Token {
+        Token(self.next().unsigned_abs())
+    }
+
+    /// Where a replica lives.
+    pub(super) fn seat_of(&self, group: GroupId, replica: ReplicaId) -> Option<Seat> {
+        self.seats.get(&(group, replica)).copied()
+    }
+
+    pub(super) fn at(&mut self, at_us: u64, event: Event) {
+        self.events_planned += 1;
+        self.events.insert((at_us, self.events_planned), event);
+    }
+
+    pub(super) fn after(&mut self, delay_us: u64, event: Event) {
+        self.at(self.now_us + delay_us, event);
+    }
+
+    pub(super) fn next_event(&mut self) -> Check {
+        let Some(((at_us, _), event)) = self.events.pop_first() else {
+            return Err(Violation { what: "nothing happens any more".into() });
+        };
+        self.now_us = at_us;
+        self.report.events += 1;
+        // What is meant for a node that has started again is void; what comes to one that stands still waits.
+        let target = match &event {
+            Event::Write { host, life, .. }
+            | Event::Upkeep { host, life, .. }
+            | Event::Fetched { host, life, .. }
+            | Event::Publish { host, life, .. }
+            | Event::Register { host, life }
+            | Event::CallTimeout { host, life, .. } => Some((*host, Some(*life))),
+            Event::Packet(packet) => Some((self.place(packet.to).0, None)),
+            Event::Request(request) => Some((request.host, None)),
+            Event::Restart { host, life } | Event::Resume { host, life } => {
+                if self.hosts[*host].life != *life {
+                    return Ok(());
+                }
+                None
+            }
+            _ => None,
+        };
+        if let Some((host, life)) = target {
+            let here = &mut self.hosts[host];
+            if life.is_some_and(|life| life != here.life) {
+                return Ok(());
+            }
+            if here.state == HostState::Paused {
+                here.inbox.push(event);
+                return Ok(());
+            }
+        }
+        self.handle(event)
+    }
+
+    fn handle(&mut self, event: Event) -> Check {
+        match event {
+            Event::Tick { host } => self.tick(host),
+            Event::Write { host, shard, .. } => self.write(host, shard),
+            Event::Upkeep { host, shard, .. } => self.upkeep(host, shard),
+            Event::Fetched { host, shard, fetch, .. } => self.fetched(host, shard, fetch),
+            Event::Publish { host, step, .. } => self.publish(host, step),
+            Event::Register { host, .. } => self.register(host),
+            Event::CallTimeout { host, id, .. } => self.call_timeout(host, id),
+            Event::Packet(packet) => self.arrive(packet),
+            Event::Request(request) => self.take_request(request),
+            Event::Answer(answer) => self.take_answer(answer),
+            Event::Restart { host, .. } => self.start_host(host),
+            Event::Resume { host, .. } => self.resume(host),
+            Event::Heal(healing) => self.heal(healing),
+            Event::Links => {
+                self.after(100 * MS, Event::Links);
+                self.look_at_links()
+            }
+            Event::Action => self.action(),
+        }
+    }
+
+    fn action(&mut self) -> Check {
+        if self.is_calm {
+            return self.settle_clients();
+        }
+        self.actions_left = self.actions_left.saturating_sub(1);
+        if self.actions_left > 0 {
+            let delay_us = self.rng.random_range(0..2 * self.swarm.action_us);
+            self.after(delay_us, Event::Action);
+        }
+        let drawn = self.rng.random_range(0..1000);
+        if drawn < self.swarm.faults {
+            return self.fault();
+        }
+        if drawn < self.swarm.faults + self.swarm.commands {
+            return self.command();
+        }
+        match self.rng.random_range(0..10) {
+            0..6 => self.produce(),
+            6 => self.produce_plain(),
+            _ => self.read(),
+        }
+    }
+
+    fn tick(&mut self, host: usize) -> Check {
+        let here = &self.hosts[host];
+        self.after(here.tick_us, Event::Tick { host });
+        if self.hosts[host].state != HostState::Up {
+            return Ok(());
+        }
+        let now_ms = self.wall_ms(host);
+        for shard in 0..self.hosts[host].shards.len() {
+            let Some(node) = self.hosts[host].node(shard) else { continue };
+            node.core.borrow_mut().tick(now_ms);
+            for (group, replica) in std::mem::take(&mut self.hosts[host].shards[shard].lost) {
+                node.core.borrow_mut().peer_unreachable(group, replica);
+            }
+            self.absorb(host, shard)?;
+            self.plan_idle_work(host, shard);
+        }
+        Ok(())
+    }
+
+    /// Takes in what a core wants done, and looks at what it shows. To be called after everything that a core is told.
+    pub(super) fn absorb(&mut self, host: usize, shard: usize) -> Check {
+        let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
+        let seat = self.seat(host, shard);
+        let life = self.hosts[host].life;
+        let persisted = std::mem::take(&mut *node.persisted.borrow_mut());
+        self.oracle.persisted(seat, &persisted)?;
+        let effects = node.core.borrow_mut().take_effects();
+        self.report.elections += effects.elected.len() as u64;
+        for (group, term, replica) in effects.elected {
+            trace!(self, "{seat} leads {group} in {term}");
+            self.oracle.elected(group, term, replica)?;
+        }
+        self.send_messages(seat, effects.messages)?;
+        for (token, result) in effects.replies {
+            self.reply(host, shard, token, result)?;
+        }
+        if let Some(catalog) = effects.catalog {
+            self.hosts[host].newest = Some(catalog);
+            self.plan_publication(host);
+        }
+        for fetch in effects.fetches {
+            let delay_us = self.disk_us(host);
+            self.after(delay_us, Event::Fetched { host, life, shard, fetch });
+        }
+        let has_work = node.core.borrow().has_work();
+        if let Some(running) = &mut self.hosts[host].shards[shard].running {
+            running.is_mark_due |= !persisted.is_empty();
+            if has_work && !running.is_write_due {
+                running.is_write_due = true;
+                let delay_us = self.disk_us(host);
+                self.after(delay_us, Event::Write { host, life, shard });
+            }
+        }
+        self.look_at(host, shard)
+    }
+
+    /// What the partitions of a shard show is committed (P2, P6).
+    fn look_at(&mut self, host: usize, shard: usize) -> Check {
+        let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
+        let seat = self.seat(host, shard);
+        let core = node.core.borrow();
+        for group in core.group_ids() {
+            let Some(view) = core.partition(group) else { continue };
+            let shown = self.shown.entry((seat, group)).or_default();
+            if *shown != view.high_watermark {
+                *shown = view.high_watermark;
+                self.oracle.applied(seat, group, view.high_watermark)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, host: usize, shard: usize, token: Token, result: ProduceResult) -> Check {
+        let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
+        let Some(pending) = running.tokens.remove(&token) else {
+            return Err(Violation { what: format!("{token:?} came back twice, or to nobody") });
+        };
+        match pending {
+            Pending::Batch(request) => self.batch_done(request, result),
+            Pending::Command(command) => self.command_done(host, &command, result),
+            Pending::Forwarded { id, asked_by } => {
+                let is_done = result.is_ok();
+                self.forwarded_done(host, id, asked_by, is_done);
+                Ok(())
+            }
+        }
+    }
+
+    fn count(&mut self) {
+        self.report.simulated_ms = self.now_us / MS;
+        self.report.truncations = self.oracle.truncations;
+        for running in
+            self.hosts.iter().flat_map(|host| &host.shards).filter_map(|s| s.running.as_ref())
+        {
+            self.report.rolls += running.node.rolls.get();
+        }
+    }
+}
