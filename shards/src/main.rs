@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chronik_shards::cli::{self, Cli, Environment, Failure, Outcome};
 use chronik_shards::config::Loaded;
+use chronik_shards::shell::cluster::ClusterPlace;
 use chronik_shards::shell::shard::NodeInfo;
 use chronik_shards::startup::Prepared;
 use chronik_shards::{logging, shell, startup};
@@ -34,24 +35,25 @@ fn run() -> Result<(), Failure> {
                 tracing::warn!("{warning}");
             }
             let prepared = startup::prepare(&loaded.config)?;
-            serve(*loaded, &prepared)
+            serve(*loaded, prepared)
         }
     }
 }
 
 /// Runs the shards until the process is told to stop. The data directory stays locked until then.
-fn serve(loaded: Loaded, prepared: &Prepared) -> Result<(), Failure> {
-    let identity = &prepared.data_dir.identity;
-    let node = NodeInfo::new(loaded.config, identity, None);
+fn serve(loaded: Loaded, prepared: Prepared) -> Result<(), Failure> {
+    let Prepared { data_dir, environment, cluster } = prepared;
+    let identity = &data_dir.identity;
+    let node = NodeInfo::new(loaded.config, identity, cluster.map(ClusterPlace::from));
     tracing::info!(
         node_id = node.config.node_id.0,
         shards = node.shards,
         kafka_addr = %node.config.kafka_addr,
         advertised_addr = %node.config.advertised_addr,
         admin_addr = %node.config.admin_addr,
-        data_dir = %prepared.data_dir.path.display(),
+        data_dir = %data_dir.path.display(),
         "starting"
     );
-    shell::run::run(&Arc::new(node), identity, &prepared.environment)?;
+    shell::run::run(&Arc::new(node), identity, &environment)?;
     Ok(())
 }

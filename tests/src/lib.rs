@@ -3,7 +3,7 @@
 //!
 //! The tests themselves are in `tests/tests`. What a test needs twice is here:
 //!
-//! - [`scratch`], [`binary`], [`process`]: directories on a real disk, the program, a running broker.
+//! - [`scratch`], [`binary`], [`process`], [`cluster`]: directories on a real disk, the program, a running broker, several.
 //! - [`raw`], [`batch`], [`requests`], [`mutate`], [`poke`], [`flood`]: a Kafka connection that can also do wrong things.
 //! - [`workload`], [`checker`]: a real client's load, and what must be true of it afterwards.
 //! - [`clients`], [`compatibility`]: the client libraries of `tests/clients`, and the page that says what they do.
@@ -17,6 +17,7 @@ pub mod batch;
 pub mod binary;
 pub mod checker;
 pub mod clients;
+pub mod cluster;
 pub mod cluster_sim;
 pub mod compatibility;
 pub mod flood;

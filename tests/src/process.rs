@@ -44,6 +44,8 @@ pub struct Settings {
     pub ballast_bytes: u64,
     /// More lines of TOML at the top level.
     pub top: String,
+    /// Tables of TOML behind all that.
+    pub tables: String,
 }
 
 impl Default for Settings {
@@ -55,6 +57,7 @@ impl Default for Settings {
             data_dir: None,
             ballast_bytes: 1 << 20,
             top: String::new(),
+            tables: String::new(),
         }
     }
 }
@@ -74,6 +77,13 @@ impl Settings {
         self
     }
 
+    /// With one more table at the end of the file.
+    #[must_use]
+    pub fn with_table(mut self, table: &str) -> Settings {
+        self.tables.push_str(table);
+        self
+    }
+
     /// The file as TOML.
     #[must_use]
     pub fn to_toml(&self, data_dir: &Path, ports: &Ports) -> String {
@@ -82,7 +92,7 @@ impl Settings {
         let _written = writeln!(
             text,
             "node_id = {}\ndata_dir = \"{}\"\nkafka_addr = \"{}\"\nadmin_addr = \"{}\"\nshards = {}\n\
-             wal.file_bytes = {}\nwal.ballast_bytes = {}\n{}\n",
+             wal.file_bytes = {}\nwal.ballast_bytes = {}\n{}\n{}\n",
             self.node_id,
             data_dir.display(),
             ports.kafka_addr(),
@@ -91,6 +101,7 @@ impl Settings {
             self.wal_file_bytes,
             self.ballast_bytes,
             self.top,
+            self.tables,
         );
         text
     }
@@ -157,9 +168,7 @@ pub struct Broker {
 impl Broker {
     /// Starts a broker with an empty data directory and waits until it is ready.
     pub fn start(settings: Settings) -> Result<Broker> {
-        let scratch = ScratchDir::new("broker")?;
-        let data_dir = settings.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
-        let mut broker = Broker { settings, scratch, data_dir, ports: Ports::take()?, child: None };
+        let mut broker = Broker::on_ports(settings, Ports::take()?)?;
         for _ in 1..START_ATTEMPTS_MAX {
             match broker.start_again() {
                 Err(_) if broker.log_contains("port is taken") => broker.ports = Ports::take()?,
@@ -167,6 +176,13 @@ impl Broker {
             }
         }
         broker.start_again().map(|()| broker)
+    }
+
+    /// A broker with an empty data directory that is not started yet.
+    pub fn on_ports(settings: Settings, ports: Ports) -> Result<Broker> {
+        let scratch = ScratchDir::new("broker")?;
+        let data_dir = settings.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
+        Ok(Broker { settings, scratch, data_dir, ports, child: None })
     }
 
     /// Starts the broker on the ports and the data it had, and waits until it is ready.

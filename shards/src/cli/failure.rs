@@ -6,7 +6,7 @@ use chronik_engine::wal::WalError;
 use chronik_replication::formation::FormError;
 use thiserror::Error;
 
-use super::latency::LatencyError;
+use super::admin::AdminError;
 use super::wal::WalToolError;
 use crate::config::ConfigErrors;
 use crate::identity::IdentityError;
@@ -28,7 +28,7 @@ pub enum Failure {
     #[error(transparent)]
     Form(#[from] FormError),
     #[error(transparent)]
-    Latency(#[from] LatencyError),
+    Admin(#[from] AdminError),
     #[error(transparent)]
     Wal(#[from] WalToolError),
     #[error(transparent)]
@@ -55,7 +55,7 @@ impl Failure {
             Failure::Run(RunError::Disk { .. }) => exit_code::DATA_DIR,
             Failure::Run(RunError::Executor { .. }) => exit_code::ENVIRONMENT,
             Failure::Run(RunError::Listen { .. }) => exit_code::PORT_IN_USE,
-            Failure::Run(_) | Failure::Latency(_) | Failure::Output { .. } => 1,
+            Failure::Run(_) | Failure::Admin(_) | Failure::Output { .. } => 1,
         }
     }
 

@@ -31,6 +31,9 @@ Examples:
   chronik-server latency
       Show how long each stage of a request takes in the running broker
 
+  chronik-server cluster status
+      Show the nodes of a cluster, who leads how much, and replicas that are behind
+
 Settings come from defaults, the TOML file, CHRONIK_* variables and flags, the later ones winning.
 `chronik-server config reference` explains each. RUST_LOG sets what is logged (default: info).
 Exit codes: 0 stopped as asked, 2 settings, 3 kernel or limits, 4 data directory, 5 damaged log,
@@ -74,8 +77,20 @@ pub enum Command {
     },
     /// Show the latencies of a running broker, stage by stage
     Latency(LatencyArgs),
+    /// Look after a running cluster
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
     /// Show the version
     Version,
+}
+
+/// What to do with a cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show the nodes, who leads how much, and replicas that are behind
+    Status(StatusArgs),
 }
 
 /// What to do with settings.
@@ -170,6 +185,19 @@ impl ServerArgs {
             take_over: later.take_over || self.take_over,
         }
     }
+}
+
+/// How to show the state of a cluster.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The admin address of any running broker of it; otherwise it is taken from the settings
+    #[arg(long, value_name = "IP:PORT")]
+    pub admin: Option<SocketAddr>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 /// How to show latencies.

@@ -2,16 +2,19 @@
 //!
 //! Never done here: reading variables other than through [`Environment`], starting shards.
 
+mod admin;
 mod failure;
 mod grammar;
-mod latency;
 mod wal;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 
 pub use failure::Failure;
-pub use grammar::{Cli, Command, ConfigCommand, LatencyArgs, ServerArgs, WalArgs, WalCommand};
+pub use grammar::{
+    Cli, ClusterCommand, Command, ConfigCommand, LatencyArgs, ServerArgs, StatusArgs, WalArgs,
+    WalCommand,
+};
 
 use crate::config::{self, ConfigError, ConfigErrors, FlagValue, Inputs, Loaded};
 
@@ -75,8 +78,16 @@ pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure>
                 Some(address) => address,
                 None => load(args.server)?.config.admin_addr,
             };
-            let format = latency::Format::of(args.json, args.hgrm);
-            print(&latency::fetch(address, &format)?)
+            let format = admin::Format::of(args.json, args.hgrm);
+            print(&admin::fetch(address, &format.path())?)
+        }
+        Some(Command::Cluster { command: ClusterCommand::Status(args) }) => {
+            let address = match args.admin {
+                Some(address) => address,
+                None => load(args.server)?.config.admin_addr,
+            };
+            let query = if args.json { "?format=json" } else { "" };
+            print(&admin::fetch(address, &format!("/cluster/status{query}"))?)
         }
         Some(Command::Version) => print(&format!("chronik-server {}\n", *grammar::VERSION)),
     }

@@ -107,7 +107,6 @@ impl ShardCore {
     pub fn peer_unreachable(&mut self, group: GroupId, peer: ReplicaId) {
         if let Some(group) = self.groups.get_mut(&group).filter(|group| group.is_live()) {
             group.raft.report_unreachable(peer);
-            group.raft.report_snapshot(peer, false);
         }
     }
 
@@ -233,8 +232,9 @@ impl Group {
     fn peers_lost(&mut self, is_lost: impl Fn(ReplicaId) -> bool, shared: &mut Shared) {
         let voters = self.raft.meta().voters.clone();
         if self.raft.is_leader() {
-            for peer in voters.into_iter().filter(|peer| is_lost(*peer)) {
-                self.raft.report_unreachable(peer);
+            for peer in self.raft.progress().into_iter().filter(|peer| is_lost(peer.replica)) {
+                self.raft.report_unreachable(peer.replica);
+                self.raft.report_snapshot(peer.replica, false);
             }
             return;
         }

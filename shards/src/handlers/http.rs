@@ -27,6 +27,20 @@ pub async fn http(shard: Rc<Shard>, listener: ListenerKind, request: HttpRequest
             }
         }
         "/ready" if admin => ready(&shard).await,
+        "/cluster/status" if admin => {
+            let status = shard.cluster_status().await;
+            if request.query.as_deref() != Some("format=json") {
+                return HttpResponse::text(200, status.to_text());
+            }
+            match serde_json::to_vec(&status) {
+                Ok(json) => HttpResponse {
+                    status: 200,
+                    content_type: "application/json",
+                    body: json.into(),
+                },
+                Err(error) => HttpResponse::text(500, format!("{error}\n")),
+            }
+        }
         "/debug/latency" if admin => {
             let shards = snapshots(&shard).await;
             if request.query.as_deref() == Some("format=json") {
@@ -49,7 +63,7 @@ pub async fn http(shard: Rc<Shard>, listener: ListenerKind, request: HttpRequest
         }
         _ => HttpResponse::text(
             404,
-            "not found; there are /metrics, /health, /ready, /debug/latency\n",
+            "not found; there are /metrics, /health, /ready, /cluster/status, /debug/latency\n",
         ),
     }
 }

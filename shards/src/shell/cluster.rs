@@ -7,6 +7,7 @@
 //! | `join` | nodes that come later |
 //! | [`leaders`] | who leads which partition, on whatever node |
 //! | `start` | how a shard takes its place |
+//! | [`status`] | how the cluster is |
 //!
 //! - I1: nothing here is durable and nothing decides anything: what is lost on the way is sent again by Raft.
 //! - I2: a message goes to where the catalog says that its replica lives; where the catalog's own replicas live is said
@@ -16,6 +17,7 @@ mod forward;
 mod join;
 pub mod leaders;
 mod start;
+pub mod status;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,12 +160,6 @@ impl PeerHandler for Handler {
 
     fn on_up(&self, seat: Seat) {
         self.with_shard(|shard, links| {
-            tracing::info!(
-                shard = shard.id.0,
-                "node {} shard {} is there",
-                seat.node.0,
-                seat.shard.0
-            );
             if seat.shard == META_SHARD {
                 let node = shard.node.config.node_id;
                 let notice = |(group, term, replica)| LeaderNotice { group, term, replica, node };
@@ -176,12 +172,6 @@ impl PeerHandler for Handler {
 
     fn on_down(&self, seat: Seat) {
         self.with_shard(|shard, links| {
-            tracing::warn!(
-                shard = shard.id.0,
-                "node {} shard {} is gone",
-                seat.node.0,
-                seat.shard.0
-            );
             shard.change_core(|core| {
                 core.peers_lost(|group, replica| links.seat_of(group, replica) == Some(seat));
             });
@@ -189,7 +179,7 @@ impl PeerHandler for Handler {
     }
 
     fn on_dropped(&self, _to: Seat, group: GroupId, replica: ReplicaId) {
-        // Told later: this may be called while the core is being asked for what to send.
+        // Told at the next tick: many messages to one replica may be lost at once.
         self.with_shard(|_, links| _ = links.lost.borrow_mut().insert((group, replica)));
     }
 }
@@ -201,6 +191,7 @@ impl Shard {
                 self.take_forwarded(&call.body, reply)
             }
             join::CALL_JOIN if self.id == META_SHARD => self.take_in(from, &call.body, reply),
+            status::CALL_STATUS => self.tell_status(reply),
             kind => reply.refuse(CallRefused::Invalid { text: format!("unknown call {kind}") }),
         }
     }

@@ -276,10 +276,12 @@ impl Shard {
         self.catalog_changed.notify();
     }
 
-    /// Whether this core serves clients and its log takes writes.
+    /// Whether this core serves clients and its log takes writes; and of a node that joins a cluster, whether it counts
+    /// there: whoever restarts one node after the other waits for that.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.serving.get() && !self.stopping.get() && !self.core.borrow().storage_full()
+        let takes_writes = !self.stopping.get() && !self.core.borrow().storage_full();
+        self.serving.get() && takes_writes && self.has_joined()
     }
 
     /// Refuses produces, or takes them again, as the disk has room for another WAL file or not.
@@ -345,6 +347,9 @@ impl Shard {
         self.catalog_changed.notify();
         self.stopped.notified().await;
         self.change_core(ShardCore::abort_all);
+        if let Some(links) = self.links() {
+            links.peers().close().await;
+        }
         self.mesh.close(self.id);
     }
 

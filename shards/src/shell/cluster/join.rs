@@ -65,6 +65,15 @@ impl Shard {
         }
     }
 
+    /// Whether this node's replica of the catalog votes, if this is its shard and the node came later than its cluster.
+    pub(in crate::shell) fn has_joined(&self) -> bool {
+        let own = self.node.cluster.as_ref().map(|place| place.formed.formed.own);
+        match own {
+            Some(Membership::Joins { replica }) if self.id == META_SHARD => self.votes(replica),
+            _ => true,
+        }
+    }
+
     fn votes(&self, replica: ReplicaId) -> bool {
         let members = self.with_core(|core| core.members(GroupId::META));
         members.is_some_and(|(members, _)| members.votes(replica))

@@ -46,8 +46,11 @@ pub async fn leaders_of(
             async move { found }
         })
     });
-    let mut leaders: BTreeMap<GroupId, Leader> =
-        join_all(of_replicas).await.into_iter().filter_map(Result::ok).flatten().collect();
+    let mut leaders: BTreeMap<GroupId, Leader> = BTreeMap::new();
+    for (found, not_here) in join_all(of_replicas).await.into_iter().flatten() {
+        leaders.extend(found);
+        elsewhere.extend(not_here);
+    }
     if !elsewhere.is_empty() {
         let told = shard.on(META_SHARD, move |there| {
             let found = there.leaders_told(&elsewhere);
@@ -59,8 +62,12 @@ pub async fn leaders_of(
 }
 
 impl Shard {
-    /// The leaders of partitions that have a replica on this shard.
-    fn leaders_here(&self, partitions: &[Partition]) -> Vec<(GroupId, Leader)> {
+    /// The leaders of partitions that have a replica on this shard; and which of them have none after all, because it
+    /// was lost with an earlier disk.
+    fn leaders_here(&self, partitions: &[Partition]) -> (Vec<(GroupId, Leader)>, Vec<GroupId>) {
+        let groups = partitions.iter().map(|partition| partition.group);
+        let not_here = |group: &GroupId| self.with_core(|core| core.replica(*group)).is_none();
+        let not_here = groups.filter(not_here).collect();
         let leader = |partition: &Partition| {
             let view = self.with_core(|core| core.partition(partition.group))?;
             let replica = view.leader?;
@@ -71,7 +78,7 @@ impl Shard {
             let leader = Leader { node: place.node, epoch: kafka_epoch(view.leader_epoch) };
             usable.then_some((partition.group, leader))
         };
-        partitions.iter().filter_map(leader).collect()
+        (partitions.iter().filter_map(leader).collect(), not_here)
     }
 
     /// The leaders of partitions that have no replica on this node.

@@ -14,11 +14,12 @@ use chronik_replication::peers::{
 use chronik_replication::wire::Seat;
 
 use super::{ClusterLinks, Handler, META_SHARD};
+use crate::config::ClusterNode;
 use crate::shell::run::RunError;
 use crate::shell::shard::{Shard, random_seed};
+use crate::startup::ClusterStart;
 
 /// What a node knows of its cluster when it starts.
-#[derive(Debug)]
 pub struct ClusterPlace {
     /// How the cluster began, and what this node is in it.
     pub formed: FormedCluster,
@@ -26,6 +27,24 @@ pub struct ClusterPlace {
     pub nodes: Vec<PeerNode>,
     /// What all nodes must know, if anything.
     pub secret: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for ClusterPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterPlace").field("formed", &self.formed).finish_non_exhaustive()
+    }
+}
+
+impl From<ClusterStart> for ClusterPlace {
+    fn from(start: ClusterStart) -> ClusterPlace {
+        let peer =
+            |node: ClusterNode| PeerNode { node: node.id, raft_addr: node.raft_addr.to_string() };
+        ClusterPlace {
+            formed: start.formed,
+            nodes: start.nodes.into_iter().map(peer).collect(),
+            secret: start.secret.map(|secret| secret.as_bytes().to_vec()),
+        }
+    }
 }
 
 impl ClusterPlace {
@@ -42,14 +61,13 @@ impl ClusterPlace {
 
     /// The replica of the catalog that this node begins with.
     fn meta_group(&self) -> GroupMeta {
-        let (replica, voters) = match &self.formed.formed.own {
-            Membership::Member { replica } => {
-                (*replica, self.meta_replicas().map(|(_, replica)| replica).collect())
-            }
-            // It learns from the leader who the others are.
-            Membership::Joins { replica } => (*replica, Vec::new()),
+        let voters = self.meta_replicas().map(|(_, replica)| replica).collect();
+        let (replica, learners) = match &self.formed.formed.own {
+            Membership::Member { replica } => (*replica, Vec::new()),
+            // The log begins with the first voters, and tells of everybody who came since.
+            Membership::Joins { replica } => (*replica, vec![*replica]),
         };
-        GroupMeta { replica, voters, ..GroupMeta::default() }
+        GroupMeta { replica, voters, learners, ..GroupMeta::default() }
     }
 }
 

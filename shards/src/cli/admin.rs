@@ -1,4 +1,4 @@
-//! `chronik-server latency`: asks a running broker's admin port and prints what it answers.
+//! Commands that ask a running broker's admin port and print what it answers.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ const RESPONSE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Why there is nothing to show.
 #[derive(Debug, Error)]
-pub enum LatencyError {
+pub enum AdminError {
     #[error(
         "no answer on the admin port {address}: {source}; is the broker running, and is this its admin_addr?"
     )]
@@ -44,7 +44,8 @@ impl Format {
         }
     }
 
-    fn path(&self) -> String {
+    /// What to ask the admin port for.
+    pub(super) fn path(&self) -> String {
         match self {
             Format::Text => "/debug/latency".to_owned(),
             Format::Json => "/debug/latency?format=json".to_owned(),
@@ -57,16 +58,16 @@ impl Format {
     }
 }
 
-/// Fetches the latencies.
-pub(super) fn fetch(address: SocketAddr, format: &Format) -> Result<String, LatencyError> {
+/// Fetches a page.
+pub(super) fn fetch(address: SocketAddr, path: &str) -> Result<String, AdminError> {
     let address = reachable(address);
-    let response = get(address, &format.path())
-        .map_err(|source| LatencyError::Unreachable { address, source })?;
-    let (status, body) = parse(&response).ok_or(LatencyError::NotHttp { address })?;
+    let response =
+        get(address, path).map_err(|source| AdminError::Unreachable { address, source })?;
+    let (status, body) = parse(&response).ok_or(AdminError::NotHttp { address })?;
     if status == 200 {
         Ok(body)
     } else {
-        Err(LatencyError::Refused { address, status, text: body.trim().to_owned() })
+        Err(AdminError::Refused { address, status, text: body.trim().to_owned() })
     }
 }
 
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn given_a_running_broker_when_asked_then_its_table_is_returned() {
         let (address, asked) = broker("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ntable\n");
-        assert_eq!(fetch(address, &Format::Json).unwrap(), "table\n");
+        assert_eq!(fetch(address, &Format::Json.path()).unwrap(), "table\n");
         assert_eq!(asked.join().unwrap(), "GET /debug/latency?format=json HTTP/1.1");
     }
 
@@ -138,7 +139,7 @@ mod tests {
     fn given_an_unknown_stage_when_asked_then_the_brokers_words_are_the_error() {
         let (address, asked) = broker("HTTP/1.1 400 Bad Request\r\n\r\nask for …\n");
         let format = Format::of(false, Some("que ue".to_owned()));
-        let refused = fetch(address, &format).unwrap_err();
+        let refused = fetch(address, &format.path()).unwrap_err();
         assert!(refused.to_string().ends_with("answered 400: ask for …"), "{refused}");
         assert_eq!(asked.join().unwrap(), "GET /debug/latency.hgrm?stage=queue HTTP/1.1");
     }
@@ -146,6 +147,6 @@ mod tests {
     #[test]
     fn given_something_else_on_the_port_when_asked_then_the_error_says_so() {
         let (address, _) = broker("SSH-2.0-OpenSSH\r\n\r\n");
-        assert!(matches!(fetch(address, &Format::Text), Err(LatencyError::NotHttp { .. })));
+        assert!(matches!(fetch(address, &Format::Text.path()), Err(AdminError::NotHttp { .. })));
     }
 }
