@@ -47,15 +47,14 @@ fn create_topic(node: &Broker, name: &str, partitions: usize, replicas: usize) -
 
 /// Waits until a node tells of a leader for every partition of a topic; says which nodes they are.
 fn leaders_seen(node: &Broker, topic: &str, partitions: usize) -> Result<Vec<i32>> {
-    let led = wait_for("every partition has a leader", DEADLINE, || {
+    wait_for("every partition has a leader", DEADLINE, || {
         let mut connection = RawConnection::open(node.ports().kafka_addr()).ok()?;
         let answer = connection.metadata(topic, false).ok()?;
         let found = answer.topics.first()?;
         let leaders: Vec<i32> =
             found.partitions.iter().map(|p| p.leader_id.0).filter(|id| *id >= 0).collect();
         (leaders.len() == partitions).then_some(leaders)
-    });
-    Ok(led?)
+    })
 }
 
 fn check(cluster: &Cluster, load: &mut Load) -> Result<()> {

@@ -190,15 +190,26 @@ impl ShardCore {
 
     pub(super) fn expire_awaited(&mut self) {
         let now_ms = self.shared.now_ms;
-        let expired = self.shared.awaited.extract_if(.., |_, awaited| awaited.expires_ms < now_ms);
-        for (_, awaited) in expired {
-            self.shared.effects.replies.push((awaited.token, Err(ProduceError::NotLeader)));
-        }
+        let Shared { awaited, effects, .. } = &mut self.shared;
+        awaited.retain(|_, awaited| {
+            let waits = awaited.expires_ms >= now_ms;
+            if !waits {
+                effects.replies.push((awaited.token, Err(ProduceError::NotLeader)));
+            }
+            waits
+        });
     }
 
     pub(super) fn abort_awaited(&mut self) {
-        for (_, awaited) in std::mem::take(&mut self.shared.awaited) {
-            self.shared.effects.replies.push((awaited.token, Err(ProduceError::ShuttingDown)));
+        self.shared.give_up_awaited(ProduceError::ShuttingDown);
+    }
+}
+
+impl Shared {
+    /// Answers all who wait for commands that other nodes propose.
+    fn give_up_awaited(&mut self, error: ProduceError) {
+        for (_, awaited) in std::mem::take(&mut self.awaited) {
+            self.effects.replies.push((awaited.token, Err(error)));
         }
     }
 }
@@ -289,6 +300,10 @@ impl Group {
         }
         self.log_start_offset = snapshot.log_start_offset;
         self.is_announced = false;
+        if let Machine::Catalog(_) = self.machine {
+            // Some of what they wait for may be in the snapshot, and will never be seen in the log.
+            shared.give_up_awaited(ProduceError::NotLeader);
+        }
         self.announce_catalog(shared);
     }
 

@@ -91,7 +91,7 @@ impl Shard {
             return; // dropped: refused
         };
         links.note_meta_seat(replica, from);
-        if progress.is_empty() && !self.with_core(|core| leads_meta(core)) {
+        if progress.is_empty() && !self.with_core(leads_meta) {
             reply.refuse(CallRefused::NotLeader { leader: None });
             return;
         }

@@ -110,8 +110,8 @@ fn is_behind(peer: &PeerProgress, commit: u64) -> Option<u64> {
 impl Shard {
     fn report(&self) -> Report {
         self.with_core(|core| {
-            let mut report = Report::default();
-            report.replicas = u64::try_from(core.group_ids().count()).unwrap_or(u64::MAX);
+            let replicas = u64::try_from(core.group_ids().count()).unwrap_or(u64::MAX);
+            let mut report = Report { replicas, ..Report::default() };
             for (group, _, _) in core.led_groups() {
                 report.led.push(group);
                 let commit = core.commit_index(group).unwrap_or_default().0;
