@@ -29,7 +29,7 @@ pub struct RetentionLimits {
 /// From where on somebody needs the log of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogNeed {
-    /// From this entry on.
+    /// From this entry on; those before it may be cut.
     Index(RaftIndex),
     /// From this offset on; entries before it may be cut.
     Offset(Offset),
@@ -174,7 +174,10 @@ impl<D: Disk> Wal<D> {
             let applied = state.applied.get(&group).copied().unwrap_or(RaftIndex(u64::MAX));
             let is_free = match need(group) {
                 None => true,
-                Some(LogNeed::Index(first)) => first > last,
+                Some(LogNeed::Index(first)) => {
+                    cuts.push((group, last));
+                    first > last
+                }
                 Some(LogNeed::Offset(offset)) => {
                     let ranges = state.index.group(group).into_iter().flat_map(|log| &log.ranges);
                     let free =

@@ -429,13 +429,9 @@ impl Group {
         self.raft.checkpoint_parts().into_checkpoint(self.log_start_offset, state)
     }
 
+    /// What the log has, its readers and the group's followers may want: it is cut before it may go.
     pub(super) fn first_index_needed(&self) -> RaftIndex {
-        match self.machine {
-            // Records are read from the log, as long as it has them.
-            Machine::Partition(_) => self.raft.log_start().index.next(),
-            // Their state is in every checkpoint; their log only leads from one to the next.
-            Machine::Catalog(_) | Machine::Groups(_) => self.raft.applied().next(),
-        }
+        self.raft.log_start().index.next()
     }
 }
 

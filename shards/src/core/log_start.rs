@@ -9,7 +9,9 @@
 //!
 //! - I1: the log start offset never goes back, and never beyond the high watermark.
 //! - I2: the log is cut only behind entries that are applied, durable, and either of offsets before the log start offset
-//!   or in segments.
+//!   or in segments; that of a group without records, whose state says it all, behind any that are applied and durable.
+//! - I3: what the log of a group has, its Raft has, too: entries go only once a cut is durable. Else a leader would look
+//!   for them in vain where a follower needs a snapshot.
 
 use chronik_engine::framed::{self, FramedError};
 use chronik_engine::ids::{GroupId, Offset, RaftIndex};
@@ -93,7 +95,8 @@ impl ShardCore {
     pub fn log_need(&self, group: GroupId) -> Option<LogNeed> {
         self.live(group).map(|live| match live.machine {
             Machine::Partition(_) => LogNeed::Offset(live.stored_to()),
-            _ => LogNeed::Index(live.first_index_needed()),
+            // Their state is in every checkpoint; their log only leads from one to the next.
+            Machine::Catalog(_) | Machine::Groups(_) => LogNeed::Index(live.raft.applied().next()),
         })
     }
 
@@ -123,8 +126,12 @@ impl Group {
     }
 
     fn cut_log(&mut self, index: RaftIndex, shared: &mut Shared) {
-        // A follower that is behind the cut would need a snapshot.
-        let index = index.min(self.raft.slowest_match().unwrap_or(index)).min(self.raft.applied());
+        let slowest = match self.machine {
+            // Records are in no snapshot: a follower that is behind the cut would not get them.
+            Machine::Partition(_) => self.raft.slowest_match().unwrap_or(index),
+            Machine::Catalog(_) | Machine::Groups(_) => index,
+        };
+        let index = index.min(slowest).min(self.raft.applied());
         if self.is_cutting || !self.is_created() || index <= self.raft.log_start().index {
             return;
         }

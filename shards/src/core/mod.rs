@@ -352,7 +352,7 @@ impl ShardCore {
         self.groups_to_checkpoint().into_iter().filter_map(|id| self.checkpoint(id)).collect()
     }
 
-    /// The first entry of a group that readers or its state machine still need; `None` if nothing of it is.
+    /// The first entry that a group's log has; `None` if the group is not here.
     #[must_use]
     pub fn first_index_needed(&self, group: GroupId) -> Option<RaftIndex> {
         self.live(group).map(Group::first_index_needed)
