@@ -24,7 +24,12 @@ impl Run {
             running.is_write_due = true;
             self.after(0, Event::Write { host, life, shard });
         } else if drawn < 6 && running.upkeep.is_none() {
-            running.upkeep = Some(Box::pin(Rc::clone(&running.node).upkeep_keeping_all()));
+            let node = Rc::clone(&running.node);
+            running.upkeep = Some(match self.swarm.reclaims {
+                // A replica that is behind the cut of a log with records would never get them.
+                true => Box::pin(node.upkeep_keeping_records()),
+                false => Box::pin(node.upkeep_keeping_all()),
+            });
             self.after(0, Event::Upkeep { host, life, shard });
         }
     }

@@ -122,9 +122,9 @@ impl Run {
             let Some(view) = core.partition(group) else { return false };
             let held = self.oracle.replica_at(self.seat(host, shard), group);
             let held = held.map_or(0, |replica| replica.entries.len());
-            let applied = core.first_index_needed(group).map(|first| first.0 - 1);
-            // Only the catalog's log is needed from where it is applied.
-            let is_applied = group != GroupId::META || applied == Some(held as u64);
+            // The catalog shows no offset that tells how far it is.
+            let is_applied = group != GroupId::META
+                || core.checkpoint(group).is_some_and(|c| c.applied.0 == held as u64);
             seen.insert((view.high_watermark, view.end_offset, held));
             is_applied && view.high_watermark == view.end_offset && seen.len() == 1
         })

@@ -314,6 +314,7 @@ impl Run {
             ended.is_armed = false;
             let Some(running) = ended.running.take() else { continue };
             self.report.rolls += running.node.rolls.get();
+            self.report.reclaimed += running.node.reclaimed.get() as u64;
             // The log has said so, though nobody has heard it.
             let mut records: Vec<WalRecord> = running.node.persisted.take();
             records.extend(running.node.in_flight.take());

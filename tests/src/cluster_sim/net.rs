@@ -124,6 +124,8 @@ impl Run {
             self.oracle.leaves(&message)?;
             self.probe(from, &message)?;
             self.report.messages += 1;
+            let kind = message.message.get_msg_type();
+            self.report.snapshots += u64::from(kind == MessageType::MsgSnapshot);
             let to = ReplicaId(message.message.to);
             let seat = self.seat_of(message.group, to);
             must!(seat.is_some(), "{}: nobody knows replica {to}", message.group);

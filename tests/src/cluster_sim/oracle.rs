@@ -204,6 +204,11 @@ impl Oracle {
                 let up_to = place(RaftIndex(message.commit));
                 self.group(*id).choose(*id, up_to, "a leader says so")
             }
+            MessageType::MsgSnapshot => {
+                self.elected(*id, Term(message.term), from)?;
+                let index = RaftIndex(message.get_snapshot().get_metadata().index);
+                self.group(*id).choose(*id, place(index), "it is in a snapshot")
+            }
             _ => Ok(()),
         }
     }

@@ -127,9 +127,15 @@ impl Replica {
                 must!(is_within, "P5: {state:?}, the log ends at {}", self.last());
             }
             WalRecord::GroupDeleted { .. } => self.is_deleted = true,
-            WalRecord::GroupCreated { .. }
-            | WalRecord::LogStart { .. }
-            | WalRecord::Checkpoint(_) => {}
+            WalRecord::Checkpoint(checkpoint) => {
+                // A snapshot in the place of the log: what it stands for is committed.
+                let upto = place(checkpoint.last.index);
+                let length = chosen.len();
+                must!(upto <= length, "P12: a snapshot at {upto}, {length} entries are committed");
+                self.entries = chosen[..upto].to_vec();
+                self.hard_state = checkpoint.hard_state;
+            }
+            WalRecord::GroupCreated { .. } | WalRecord::LogStart { .. } => {}
         }
         Ok(())
     }

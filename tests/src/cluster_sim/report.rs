@@ -91,6 +91,10 @@ report! {
     slow_disks,
     /// Times that a log went on in a new file.
     rolls,
+    /// Files that logs gave back.
+    reclaimed,
+    /// Snapshots that were sent to followers.
+    snapshots,
     /// Topics created.
     topics_created,
     /// Topics deleted.

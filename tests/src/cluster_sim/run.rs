@@ -420,6 +420,7 @@ impl Run {
             self.hosts.iter().flat_map(|host| &host.shards).filter_map(|s| s.running.as_ref())
         {
             self.report.rolls += running.node.rolls.get();
+            self.report.reclaimed += running.node.reclaimed.get() as u64;
         }
     }
 }

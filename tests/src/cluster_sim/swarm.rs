@@ -69,6 +69,8 @@ pub(super) struct Swarm {
     pub patience_us: u64,
     /// Actions that are commands of the catalog.
     pub commands: u32,
+    /// Whether logs give back files that nobody on their node needs.
+    pub reclaims: bool,
 }
 
 impl Swarm {
@@ -97,6 +99,7 @@ impl Swarm {
             silence_us: rng.random_range(400..3_000) * MS,
             patience_us: rng.random_range(500..4_000) * MS,
             commands: rng.random_range(2..20),
+            reclaims: rng.random(),
         }
     }
 
