@@ -86,6 +86,9 @@ pub(super) struct Group {
     pub(super) machine: Machine,
     pub(super) log_start_offset: Offset,
     pub(super) segments: Manifest,
+    /// Entries up to here are on the disks of all replicas, as the log says; and as this leader has proposed to say.
+    pub(super) held_by_all: RaftIndex,
+    pub(super) held_proposed: RaftIndex,
     /// A record that cuts the log is on its way to the disk.
     pub(super) is_cutting: bool,
     pub(super) in_flight: VecDeque<InFlight>,
@@ -112,6 +115,8 @@ impl Group {
             machine,
             log_start_offset: Offset(0),
             segments: Manifest::default(),
+            held_by_all: RaftIndex(0),
+            held_proposed: RaftIndex(0),
             is_cutting: false,
             in_flight: VecDeque::new(),
             is_dirty: false,

@@ -10,6 +10,8 @@
 //! - I1: the log start offset never goes back, and never beyond the high watermark.
 //! - I2: the log is cut only behind entries that are applied, durable, and either of offsets before the log start offset
 //!   or in segments; that of a group without records, whose state says it all, behind any that are applied and durable.
+//!   Where a partition has several replicas, each lets go only of entries that all of them are known to hold: any of them
+//!   may lead one day, and records are in no snapshot. How far that is the leader says in the log.
 //! - I3: what the log of a group has, its Raft has, too: entries go only once a cut is durable. Else a leader would look
 //!   for them in vain where a follower needs a snapshot.
 
@@ -35,6 +37,11 @@ pub enum PartitionCommand {
     LogStart {
         /// The first offset that stays.
         offset: Offset,
+    },
+    /// All replicas hold the entries up to here on their disks.
+    HeldByAll {
+        /// The last of them.
+        index: RaftIndex,
     },
 }
 
@@ -103,8 +110,27 @@ impl ShardCore {
     /// Cuts a group's log behind `index`, of which the log says that nobody needs it, or as far as may be (I2). It
     /// counts once the record is durable.
     pub fn cut_log(&mut self, id: GroupId, index: RaftIndex) {
+        self.tell_held_by_all(id);
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) {
             group.cut_log(index, &mut self.shared);
+        }
+    }
+
+    /// Lets a leader say how far all replicas are, if that is news: they want to give files back, too.
+    fn tell_held_by_all(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else { return };
+        let held = group.raft.slowest_match().map(|held| held.min(group.raft.applied()));
+        let Some(index) = held.filter(|held| group.is_replicated() && *held > group.held_proposed)
+        else {
+            return;
+        };
+        if group.is_ready() {
+            group.held_proposed = index;
+            let payload = PartitionCommand::HeldByAll { index }.encode();
+            let refused = self.append_command(id, payload, None).is_err();
+            if let Some(group) = self.groups.get_mut(&id).filter(|_| refused) {
+                group.held_proposed = group.held_by_all;
+            }
         }
     }
 }
@@ -116,7 +142,13 @@ impl Group {
             // Ours were encoded by propose, recovered ones were read before.
             Err(error) => unreachable!("group {}: entry {}: {error}", self.id, entry.index),
         };
-        let PartitionCommand::LogStart { offset } = command;
+        let offset = match command {
+            PartitionCommand::LogStart { offset } => offset,
+            PartitionCommand::HeldByAll { index } => {
+                self.held_by_all = self.held_by_all.max(index);
+                return Ack::LogStart(self.log_start_offset);
+            }
+        };
         // Everything before a committed entry is committed, so its place is below the high watermark (I1).
         let within = offset.min(entry.base_offset);
         self.log_start_offset = self.log_start_offset.max(within);
@@ -126,12 +158,8 @@ impl Group {
     }
 
     fn cut_log(&mut self, index: RaftIndex, shared: &mut Shared) {
-        let slowest = match self.machine {
-            // Records are in no snapshot: a follower that is behind the cut would not get them.
-            Machine::Partition(_) => self.raft.slowest_match().unwrap_or(index),
-            Machine::Catalog(_) | Machine::Groups(_) => index,
-        };
-        let index = index.min(slowest).min(self.raft.applied());
+        let held = if self.is_replicated() { self.held_by_all } else { index };
+        let index = index.min(held).min(self.raft.applied());
         if self.is_cutting || !self.is_created() || index <= self.raft.log_start().index {
             return;
         }
@@ -141,6 +169,13 @@ impl Group {
         self.is_cutting = true;
         let record = WalRecord::LogStart { group: self.id, position, offset };
         shared.stage(Unit::cut(self.id, index), record);
+    }
+
+    /// Whether it holds records that other replicas may want from it.
+    fn is_replicated(&self) -> bool {
+        let meta = self.raft.meta();
+        let members = meta.voters.len() + meta.learners.len() + meta.voters_outgoing.len();
+        matches!(self.machine, Machine::Partition(_)) && members > 1
     }
 
     /// The record that cuts the log behind `index` is durable.

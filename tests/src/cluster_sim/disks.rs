@@ -26,8 +26,7 @@ impl Run {
         } else if drawn < 6 && running.upkeep.is_none() {
             let node = Rc::clone(&running.node);
             running.upkeep = Some(match self.swarm.reclaims {
-                // A replica that is behind the cut of a log with records would never get them.
-                true => Box::pin(node.upkeep_keeping_records()),
+                true => Box::pin(node.upkeep()),
                 false => Box::pin(node.upkeep_keeping_all()),
             });
             self.after(0, Event::Upkeep { host, life, shard });

@@ -237,14 +237,7 @@ impl Node {
     /// Footers, reclaim and a step towards the next file.
     pub async fn upkeep(self: Rc<Node>) -> Result<(), WalError> {
         self.wal.finish_sealed().await?;
-        self.reclaim(|_| true).await?;
-        self.prepare_file().await
-    }
-
-    /// The same, but for logs with records: they are not cut.
-    pub async fn upkeep_keeping_records(self: Rc<Node>) -> Result<(), WalError> {
-        self.wal.finish_sealed().await?;
-        self.reclaim(|group| group == GroupId::META).await?;
+        self.reclaim().await?;
         self.prepare_file().await
     }
 
@@ -254,9 +247,9 @@ impl Node {
         self.prepare_file().await
     }
 
-    async fn reclaim(&self, may_cut: impl Fn(GroupId) -> bool) -> Result<(), WalError> {
+    async fn reclaim(&self) -> Result<(), WalError> {
         let cuts = self.wal.cuts_of_oldest(|group| self.core.borrow().log_need(group));
-        for (group, index) in cuts.into_iter().filter(|(group, _)| may_cut(*group)) {
+        for (group, index) in cuts {
             self.core.borrow_mut().cut_log(group, index);
         }
         let needed = |group| self.core.borrow().first_index_needed(group);
