@@ -28,7 +28,7 @@ pub const FORMAT_VERSION: u32 = 1;
 const IDENTITY_FILE: &str = "identity.toml";
 const IDENTITY_TEMPORARY_FILE: &str = "identity.toml.tmp";
 const LOCK_FILE: &str = "lock";
-const FORMATION_FILE: &str = "formation.bin";
+pub(crate) const FORMATION_FILE: &str = "formation.bin";
 const SHARDS_DIR: &str = "shards";
 const CHECKSUM_KEY: &str = "checksum = ";
 

@@ -44,7 +44,11 @@ fn run() -> Result<(), Failure> {
 fn serve(loaded: Loaded, prepared: Prepared) -> Result<(), Failure> {
     let Prepared { data_dir, environment, cluster } = prepared;
     let identity = &data_dir.identity;
-    let node = NodeInfo::new(loaded.config, identity, cluster.map(ClusterPlace::from));
+    let node = NodeInfo::new(
+        loaded.config,
+        identity,
+        cluster.map(|start| ClusterPlace::new(start, data_dir.created)),
+    );
     tracing::info!(
         node_id = node.config.node_id.0,
         shards = node.shards,

@@ -320,10 +320,16 @@ fn watermarks(
     found.with_context(|| format!("watermarks of {topic}-{partition}"))
 }
 
+/// Where a partition has no leader for a moment; librdkafka calls one without a leader unknown, too.
 fn is_retriable(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::BrokerTransportFailure
+        )
     )
 }
 

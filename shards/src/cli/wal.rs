@@ -21,7 +21,7 @@ mod names;
 
 use self::names::Names;
 use super::grammar::WalCommand;
-use crate::identity::{IdentityError, lock_directory};
+use crate::identity::{FORMATION_FILE, IdentityError, lock_directory};
 use crate::startup::exit_code;
 
 /// Why the logs are not shown, or not whole.
@@ -55,6 +55,11 @@ pub enum WalToolError {
     LossNotAccepted { regions: usize },
     #[error("{regions} damaged regions cannot be repaired; restore the directory from a backup")]
     NotRepairable { regions: usize },
+    #[error(
+        "{}: belongs to a node of a cluster, whose other nodes have what would be given up here; let the node join them anew \
+         with an empty data_dir", dir.display()
+    )]
+    OfCluster { dir: PathBuf },
 }
 
 impl WalToolError {
@@ -66,6 +71,7 @@ impl WalToolError {
             WalToolError::NoLog { .. }
             | WalToolError::Unreadable { .. }
             | WalToolError::Locked(_)
+            | WalToolError::OfCluster { .. }
             | WalToolError::Wal { .. } => exit_code::DATA_DIR,
         }
     }
@@ -82,6 +88,10 @@ pub(super) struct Findings {
 pub(super) fn run(command: &WalCommand) -> Result<Findings, WalToolError> {
     let args = command.args();
     let logs = Logs::open(&args.dir)?;
+    if matches!(command, WalCommand::Repair { accept_loss: true, .. }) && is_of_cluster(&args.dir) {
+        // Its log would contradict those of the other replicas, entry by entry, and nothing would ever tell.
+        return Err(WalToolError::OfCluster { dir: args.dir.clone() });
+    }
     let mut text = String::new();
     let mut rows: Vec<Value> = Vec::new();
     let (mut damaged, mut unrepairable) = (0, 0);
@@ -126,6 +136,12 @@ pub(super) fn run(command: &WalCommand) -> Result<Findings, WalToolError> {
     };
     let text = if args.json { format!("{}\n", json!({ "logs": rows })) } else { text };
     Ok(Findings { text, verdict })
+}
+
+/// Whether a data directory, or the one that a shard's log lies in, is of a node of a cluster.
+fn is_of_cluster(dir: &Path) -> bool {
+    let absolute = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
+    absolute.ancestors().take(4).any(|dir| dir.join(FORMATION_FILE).exists())
 }
 
 /// The log directories below what the user named, locked as long as this lives (I1).

@@ -110,15 +110,19 @@ impl ShardCore {
     /// Cuts a group's log behind `index`, of which the log says that nobody needs it, or as far as may be (I2). It
     /// counts once the record is durable.
     pub fn cut_log(&mut self, id: GroupId, index: RaftIndex) {
-        self.tell_held_by_all(id);
+        self.tell_held_by_all(id, index);
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) {
             group.cut_log(index, &mut self.shared);
         }
     }
 
-    /// Lets a leader say how far all replicas are, if that is news: they want to give files back, too.
-    fn tell_held_by_all(&mut self, id: GroupId) {
+    /// Lets a leader say how far all replicas are, if that is news: they want to give files back, too. Not where what is
+    /// wanted may go already: the command itself is an entry that all hold, and news for ever.
+    fn tell_held_by_all(&mut self, id: GroupId, wanted: RaftIndex) {
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else { return };
+        if group.held_by_all >= wanted {
+            return;
+        }
         let held = group.raft.slowest_match().map(|held| held.min(group.raft.applied()));
         let Some(index) = held.filter(|held| group.is_replicated() && *held > group.held_proposed)
         else {

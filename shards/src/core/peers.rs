@@ -7,7 +7,8 @@
 use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::LogEntry;
 use chronik_replication::{
-    ConfChangeV2, EntryFetch, Members, PeerMessage, PeerProgress, ProposeError, SnapshotInstall,
+    ConfChangeV2, EntryFetch, Members, MessageType, PeerMessage, PeerProgress, ProposeError,
+    SnapshotInstall,
 };
 
 use super::group::{Group, Machine};
@@ -59,10 +60,17 @@ impl ShardCore {
                 self.shared.messages_refused += 1;
                 continue;
             };
+            let is_of_leader = message.get_msg_type() == MessageType::MsgHeartbeat
+                || message.get_msg_type() == MessageType::MsgAppend;
+            let from = ReplicaId(message.from);
             if let Err(error) = group.raft.step(message) {
                 self.shared.messages_refused += 1;
                 tracing::debug!("group {id}: a message was refused: {error}");
                 continue;
+            }
+            if is_of_leader && group.raft.leader() == Some(from) {
+                // Whoever was believed to be lost is heard again.
+                group.early.take_if(|early| early.lost == from);
             }
             group.observe_leadership(&mut self.shared);
             if stepped.last() != Some(&id) {

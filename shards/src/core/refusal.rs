@@ -88,6 +88,7 @@ impl Group {
             && self.raft.applied() == self.raft.last_durable().index;
         let restarted = self.raft.restart();
         assert!(restarted.is_ok(), "group {}: {restarted:?}", self.id);
+        self.observe_leadership(shared);
         self.pump(shared);
         self.campaign_if_alone(shared);
         if is_up_to_date {

@@ -54,7 +54,7 @@ pub struct ClusterLinks {
     meta_seats: RefCell<BTreeMap<ReplicaId, Seat>>,
     /// Messages that were lost for certain, to be told to Raft at the next tick.
     lost: RefCell<BTreeSet<(GroupId, ReplicaId)>>,
-    /// The first group that was not there yet when this shard saw its first catalog.
+    /// On the catalog's shard: the first group that this node may make.
     first_new_group: OnceCell<GroupId>,
     /// On the catalog's shard: who leads groups elsewhere.
     leaders: RefCell<BTreeMap<GroupId, (Term, NodeId)>>,
@@ -257,18 +257,9 @@ impl Shard {
         );
     }
 
-    /// Whether a group that the catalog places here, and that the log does not have, may be made. Not where the node
-    /// joined its cluster later and the group may be older: then its replica here has lost its log with an earlier disk.
-    pub(super) fn may_create(&self, group: GroupId) -> bool {
-        let joined = self.node.cluster.as_ref().is_some_and(ClusterPlace::joined_later);
-        let first_new = self.links().and_then(|links| links.first_new_group.get());
-        !joined || first_new.is_some_and(|first_new| group >= *first_new)
-    }
-
     /// Learns from a catalog where the replicas live that groups of this shard talk to.
     pub(super) fn learn_seats(&self, catalog: &Catalog) {
         let Some(links) = self.links() else { return };
-        links.first_new_group.get_or_init(|| catalog.next_group());
         let node = self.node.config.node_id;
         let mut seats = BTreeMap::new();
         for partition in catalog.topics().flat_map(|topic| &topic.partitions) {

@@ -61,7 +61,8 @@ pub async fn publish_loop(shard: Rc<Shard>) {
 
 /// The three steps (I2).
 async fn publish(shard: &Rc<Shard>, catalog: &Arc<Catalog>) -> Result<(), MeshRefused> {
-    on_all(shard, catalog, create_groups).await?;
+    let first_new = shard.first_new_group(catalog).await;
+    on_all(shard, catalog, move |there, catalog| create_groups(there, catalog, first_new)).await?;
     on_all(shard, catalog, show).await?;
     on_all(shard, catalog, delete_groups).await
 }
@@ -84,15 +85,16 @@ where
 }
 
 /// Makes the groups that the catalog places on this shard and waits until they are led. A group of several nodes is not
-/// waited for long: whether it can have a leader is not in this node's hands.
-async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) {
+/// waited for long: whether it can have a leader is not in this node's hands. A group before `first_new` that the log does
+/// not have was lost with an earlier disk.
+async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>, first_new: GroupId) {
     shard.learn_seats(&catalog);
     let unready: Vec<GroupId> = shard.change_core(|core| {
         let placed = catalog.placed_on(shard.node.config.node_id, shard.id);
         placed
             .filter_map(|(group, meta)| match core.partition(group) {
                 Some(partition) => (!partition.is_settled).then_some(group),
-                None if !shard.may_create(group) => None,
+                None if group < first_new => None,
                 None => {
                     core.create_group(group, meta);
                     Some(group)

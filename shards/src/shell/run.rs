@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use chronik_engine::disk::Disk as _;
 use chronik_engine::disk_glommio::GlommioDisk;
 use chronik_engine::ids::{GroupId, ReplicaId, ShardId};
 use chronik_engine::wal::record::GroupMeta;
@@ -49,6 +50,9 @@ const SIGNAL_ECHO: Duration = Duration::from_millis(500);
 
 /// Jobs that may wait for the background thread, per shard.
 const BACKGROUND_JOBS_MAX: usize = 4;
+
+/// Between two tries of a node to enter itself into the catalog of its cluster.
+const REGISTER_RETRY: Duration = Duration::from_millis(100);
 
 /// How long connections may take to hand in what they have begun.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -95,6 +99,17 @@ pub enum RunError {
         /// What is wrong with it.
         #[source]
         error: WalError,
+    },
+    /// A node of a cluster has lost its log.
+    #[error(
+        "shard {shard}: {path} has no log, but the data directory was used before: what this node has voted for is \
+         forgotten. Restore it, or let the node join its cluster anew with an empty data_dir"
+    )]
+    LogGone {
+        /// The shard.
+        shard: ShardId,
+        /// Where it should be.
+        path: PathBuf,
     },
     /// What a shard's log says makes no sense.
     #[error("shard {shard}: {error}")]
@@ -161,9 +176,10 @@ impl RunError {
     pub fn exit_code(&self) -> i32 {
         match self {
             RunError::Wal { error: WalError::Damaged { .. }, .. } => exit_code::WAL_DAMAGED,
-            RunError::Wal { .. } | RunError::Core { .. } | RunError::Disk { .. } => {
-                exit_code::DATA_DIR
-            }
+            RunError::Wal { .. }
+            | RunError::LogGone { .. }
+            | RunError::Core { .. }
+            | RunError::Disk { .. } => exit_code::DATA_DIR,
             RunError::Listen { .. } | RunError::RaftPort { .. } => exit_code::PORT_IN_USE,
             RunError::Executor { .. }
             | RunError::Ring { .. }
@@ -383,6 +399,12 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
         ballast_bytes: node.config.wal.ballast_bytes,
         ..WalOptions::new(&dir, shard_uuid)
     };
+    if node.cluster.as_ref().is_some_and(|place| !place.is_new) {
+        let listed = disk.list(&dir).await.unwrap_or_default();
+        if !listed.iter().any(|entry| entry.name.ends_with(".wal")) {
+            return Err(RunError::LogGone { shard: id, path: dir });
+        }
+    }
     let begun_ns = clock.now_ns();
     let (wal, recovered, report) = Wal::open(disk.clone(), options)
         .await
@@ -503,6 +525,7 @@ async fn register_broker(shard: &Rc<Shard>) -> Result<(), RunError> {
             // There may be no majority yet: a node of a cluster waits for the others.
             Err(error) if shard.links().is_some() && !shard.stopping.get() => {
                 tracing::warn!("this node is not in the catalog yet: {error}");
+                chronik_ring::sleep(REGISTER_RETRY).await;
             }
             Err(error) => return Err(RunError::Register { why: error.to_string() }),
         }

@@ -92,14 +92,14 @@ impl Shard {
     /// Proposes what another node asks for, and tells it once that is committed.
     pub(super) fn take_forwarded(self: &Rc<Self>, payload: &[u8], reply: Replier) {
         let (done, answer) = ReplyTo::channel(self.id);
-        let mut is_malformed = false;
+        let mut refused = None;
         self.propose(done, |core, token| {
             core.propose_forwarded(payload, token).map_err(|error| {
-                is_malformed = error.is_none();
+                refused = Some(error);
                 error.unwrap_or(ProduceError::NotLeader)
             })
         });
-        if is_malformed {
+        if refused == Some(None) {
             reply.refuse(CallRefused::Invalid { text: "not a command of the catalog".to_owned() });
             return;
         }
@@ -107,8 +107,15 @@ impl Shard {
         let tell = async move {
             match answer.await {
                 Ok(Ok(Ack::Command(_))) => reply.answer(Bytes::new()),
+                // Only what was not proposed may be asked for again.
+                _ if refused == Some(Some(ProduceError::NotLeader)) => {
+                    reply.refuse(CallRefused::NotLeader { leader: shard.meta_leader() });
+                }
                 Ok(Err(ProduceError::Overloaded)) => reply.refuse(CallRefused::Overloaded),
-                _ => reply.refuse(CallRefused::NotLeader { leader: shard.meta_leader() }),
+                _ => {
+                    let text = "what became of the command is not known here".to_owned();
+                    reply.refuse(CallRefused::Invalid { text });
+                }
             }
         };
         chronik_ring::spawn(tell).detach();

@@ -7,6 +7,9 @@
 //! - I1: a replica id belongs to one disk. A node never makes a group anew that its catalog had placed on it before it
 //!   joined: the replica in it has forgotten its votes and its log.
 
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,6 +22,7 @@ use chronik_replication::wire::{CallRefused, LeaderNotice, Seat};
 use chronik_replication::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Members, PeerProgress};
 
 use super::{ClusterLinks, META_SHARD};
+use crate::catalog::Catalog;
 use crate::shell::shard::Shard;
 
 /// A call that asks for a replica of the catalog.
@@ -27,6 +31,9 @@ pub(super) const CALL_JOIN: u8 = 2;
 const VERSION: u8 = 1;
 const REQUEST_BYTES_MAX: usize = 64;
 
+/// Beside the identity of a node that joined: the first group that its disk may have made.
+const FIRST_NEW_GROUP_FILE: &str = "first-new-group";
+
 /// Between two requests of a node that joins.
 const JOIN_RETRY: Duration = Duration::from_millis(200);
 /// For the answer to one.
@@ -34,6 +41,25 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Entries that a learner may lack when it becomes a voter.
 const LAG_ENTRIES_MAX: u64 = 64;
+
+/// What was noted in this file; if nothing was, `group` from now on.
+fn note_once(path: &Path, group: GroupId) -> io::Result<GroupId> {
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let noted = text.trim().parse().map(GroupId);
+            return noted.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a number"));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    writeln!(file, "{}", group.0)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(group)
+}
 
 /// What the leader does next for a node that joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +91,29 @@ impl Shard {
         }
     }
 
+    /// The first group that this node may make where its log has none (I1): all of them for a node that was there from
+    /// the beginning; else those that came after the first catalog that this disk was shown, which is noted beside it.
+    pub(in crate::shell) async fn first_new_group(&self, catalog: &Catalog) -> GroupId {
+        let joined = self.node.cluster.as_ref().is_some_and(super::ClusterPlace::joined_later);
+        let Some(links) = self.links().filter(|_| joined) else { return GroupId::META };
+        if let Some(known) = links.first_new_group.get() {
+            return *known;
+        }
+        let (path, next) =
+            (self.node.config.data_dir.join(FIRST_NEW_GROUP_FILE), catalog.next_group());
+        let noted = glommio::executor().spawn_blocking(move || note_once(&path, next));
+        let first_new = match chronik_ring::guest(noted).await {
+            Ok(first_new) => first_new,
+            Err(error) => {
+                tracing::error!(
+                    "{FIRST_NEW_GROUP_FILE}: {error}; older partitions are not made here"
+                );
+                return next; // asked again with the next catalog
+            }
+        };
+        *links.first_new_group.get_or_init(|| first_new)
+    }
+
     /// Whether this node's replica of the catalog votes, if this is its shard and the node came later than its cluster.
     pub(in crate::shell) fn has_joined(&self) -> bool {
         let own = self.node.cluster.as_ref().map(|place| place.formed.formed.own);
@@ -76,7 +125,7 @@ impl Shard {
 
     fn votes(&self, replica: ReplicaId) -> bool {
         let members = self.with_core(|core| core.members(GroupId::META));
-        members.is_some_and(|(members, _)| members.votes(replica))
+        members.is_some_and(|(members, _)| !members.is_joint() && members.votes(replica))
     }
 
     /// Does for a node that joins what is to be done next, if this node leads the catalog.
@@ -221,6 +270,16 @@ mod tests {
         assert_eq!(step(&members(&[1, 2, 9], &[]), 1000), Step::Done);
         let removal = Step::Change(vec![(ConfChangeType::RemoveNode, OLD)]);
         assert_eq!(step(&members(&[1, 2, 3, 9], &[]), 1000), removal);
+    }
+
+    #[test]
+    fn given_a_group_that_was_noted_when_asked_again_then_it_stays_whatever_the_catalog_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FIRST_NEW_GROUP_FILE);
+        assert_eq!(note_once(&path, GroupId(7)).unwrap(), GroupId(7));
+        assert_eq!(note_once(&path, GroupId(9)).unwrap(), GroupId(7));
+        fs::write(&path, "seven").unwrap();
+        assert_eq!(note_once(&path, GroupId(9)).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

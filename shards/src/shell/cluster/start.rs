@@ -27,6 +27,8 @@ pub struct ClusterPlace {
     pub nodes: Vec<PeerNode>,
     /// What all nodes must know, if anything.
     pub secret: Option<Vec<u8>>,
+    /// Whether the data directory was made just now: else a replica without its log has forgotten its votes.
+    pub is_new: bool,
 }
 
 impl std::fmt::Debug for ClusterPlace {
@@ -35,14 +37,17 @@ impl std::fmt::Debug for ClusterPlace {
     }
 }
 
-impl From<ClusterStart> for ClusterPlace {
-    fn from(start: ClusterStart) -> ClusterPlace {
+impl ClusterPlace {
+    /// From what the start found, and whether the data directory was made by it.
+    #[must_use]
+    pub fn new(start: ClusterStart, is_new: bool) -> ClusterPlace {
         let peer =
             |node: ClusterNode| PeerNode { node: node.id, raft_addr: node.raft_addr.to_string() };
         ClusterPlace {
             formed: start.formed,
             nodes: start.nodes.into_iter().map(peer).collect(),
             secret: start.secret.map(|secret| secret.as_bytes().to_vec()),
+            is_new,
         }
     }
 }
