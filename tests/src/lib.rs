@@ -8,6 +8,7 @@
 //! - [`workload`], [`checker`]: a real client's load, and what must be true of it afterwards.
 //! - [`clients`], [`compatibility`]: the client libraries of `tests/clients`, and the page that says what they do.
 //! - [`http`]: the admin port.
+//! - [`seeds`]: a simulator over many seeds.
 //! - [`sim`]: no broker at all: the core and the log of a shard on a simulated disk, driven from a seed.
 //! - [`cluster_sim`]: the same of whole clusters, joined by a simulated network.
 //!
@@ -28,5 +29,6 @@ pub mod process;
 pub mod raw;
 pub mod requests;
 pub mod scratch;
+pub mod seeds;
 pub mod sim;
 pub mod workload;

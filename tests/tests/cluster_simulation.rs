@@ -3,63 +3,40 @@
 //! `CHRONIK_CLUSTER_SIM_SEEDS=N` runs N seeds, `CHRONIK_CLUSTER_SIM_SEED=S` only seed S, `CHRONIK_CLUSTER_SIM_STEPS=N`
 //! makes runs longer.
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
-
 use chronik_tests::cluster_sim::run::{Report, run};
 use chronik_tests::cluster_sim::{Bug, Violation};
+use chronik_tests::seeds::{Seeds, caught, first_found};
 
 const SEEDS: u64 = 300;
 const STEPS: usize = 3_000;
 const BUG_SEEDS: u64 = 100;
 
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
+fn seeds() -> Seeds {
+    Seeds::from_env("CHRONIK_CLUSTER_SIM", SEEDS, STEPS)
 }
 
-fn steps() -> usize {
-    let steps = setting("CHRONIK_CLUSTER_SIM_STEPS");
-    steps.map_or(STEPS, |steps| usize::try_from(steps).expect("a count"))
-}
-
-thread_local! {
-    static QUIET: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs a seed; a failed assertion of the product is a violation like any other.
 fn run_caught(seed: u64, bug: Option<Bug>) -> Result<Report, Violation> {
-    let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, steps(), bug)));
-    outcome.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(Violation { what: text.unwrap_or_else(|| "a panic".to_owned()) })
-    })
+    caught(|| run(seed, seeds().steps, bug))
 }
 
 #[test]
 fn given_any_seed_when_a_cluster_is_simulated_then_every_promise_holds() {
-    let only = setting("CHRONIK_CLUSTER_SIM_SEED");
-    let seeds = match only {
-        Some(seed) => seed..seed + 1,
-        None => 0..setting("CHRONIK_CLUSTER_SIM_SEEDS").unwrap_or(SEEDS),
-    };
-    let count = seeds.end - seeds.start;
+    let Seeds { range, steps, is_one } = seeds();
+    let count = range.end - range.start;
     let mut total = Report::default();
-    for seed in seeds {
+    for seed in range {
         match run_caught(seed, None) {
             Ok(report) => total = total.plus(report),
             Err(violation) => panic!(
                 "seed {seed}: {}\nreproduce with: CHRONIK_CLUSTER_SIM_SEED={seed} \
                  CHRONIK_CLUSTER_SIM_STEPS={} cargo test -p chronik-tests --test cluster_simulation \
                  given_any_seed -- --nocapture",
-                violation.what,
-                steps()
+                violation.what, steps
             ),
         }
     }
     println!("{count} seeds: {total:#?}");
-    if only.is_none() && count >= 100 {
+    if !is_one && count >= 100 {
         assert_covers(&total, count);
     }
 }
@@ -81,21 +58,8 @@ fn given_a_seed_when_a_cluster_is_simulated_twice_then_the_runs_are_the_same() {
 
 #[test]
 fn given_a_planted_bug_when_a_cluster_is_simulated_then_an_oracle_finds_it() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let default = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !QUIET.get() {
-                default(info);
-            }
-        }));
-    });
     for bug in Bug::ALL {
-        QUIET.set(true);
-        let found =
-            (0..BUG_SEEDS).find_map(|seed| Some((seed, run_caught(seed, Some(bug)).err()?)));
-        QUIET.set(false);
-        match found {
+        match first_found(BUG_SEEDS, |seed| run_caught(seed, Some(bug))) {
             Some((seed, violation)) => {
                 let first_line = violation.what.lines().next().unwrap_or_default();
                 println!("{bug:?}: seed {seed}: {first_line}");

@@ -50,9 +50,7 @@ impl ClusterPlace {
             is_new,
         }
     }
-}
 
-impl ClusterPlace {
     /// Whether the cluster was there before this node's disk.
     #[must_use]
     pub fn joined_later(&self) -> bool {
