@@ -24,6 +24,7 @@ use crate::logger::group_logger;
 use crate::ready::PendingWrite;
 use crate::recover;
 use crate::snapshot::install::Install;
+use crate::snapshot::send::SentSnapshot;
 use crate::timeouts::ElectionTimeouts;
 
 /// What a replica does in its group.
@@ -71,8 +72,10 @@ pub struct RaftGroup {
     pub(crate) applied_end_offset: Offset,
     /// The leader asks this replica to take over, which has to apply something before.
     handover: Option<Message>,
-    /// For how many ticks a snapshot is on its way to a peer.
-    pub(crate) snapshots_sent: BTreeMap<ReplicaId, usize>,
+    /// Snapshots on their way to peers.
+    pub(crate) snapshots_sent: BTreeMap<ReplicaId, SentSnapshot>,
+    /// How many rounds of asking whether this replica leads were begun.
+    pub(crate) read_rounds: u64,
     timeouts: ElectionTimeouts,
 }
 
@@ -125,6 +128,7 @@ impl RaftGroup {
             applied_end_offset: recovered.applied_end_offset,
             handover: None,
             snapshots_sent: BTreeMap::new(),
+            read_rounds: 0,
         };
         group.draw_election_timeout();
         Ok(group)
@@ -232,9 +236,29 @@ impl RaftGroup {
             self.handover = Some(message);
             return Ok(());
         }
+        self.demand_for_blank(&message);
         let stepped = self.node.step(message).map_err(|source| StepError::Raft { source });
         self.keep_election_timeout();
         stepped
+    }
+
+    /// Whether [`RaftGroup::step`] would take a message.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn check(&self, message: &Message) -> Result<(), StepError> {
+        gate::check(self, message)
+    }
+
+    /// Takes a message of a leader for a sign of life, and nothing else of it: its owner keeps it for later.
+    ///
+    /// # Errors
+    /// If no leader sends it.
+    pub fn hear_leader(&mut self, message: &Message) -> Result<(), StepError> {
+        let Message { from, to, term, .. } = *message;
+        let mut heartbeat = Message { from, to, term, ..Message::default() };
+        heartbeat.set_msg_type(MessageType::MsgHeartbeat);
+        self.step(heartbeat)
     }
 
     /// Takes over from a leader that has asked for it while there was something to apply before.
@@ -260,9 +284,11 @@ impl RaftGroup {
         }
     }
 
-    /// A message to `peer` was lost for certain: raft-rs goes back to probing it.
+    /// A message to `peer` was lost for certain: raft-rs goes back to probing it, and a snapshot of which nothing was
+    /// heard since it left counts as lost with it.
     pub fn report_unreachable(&mut self, peer: ReplicaId) {
         self.node.report_unreachable(peer.0);
+        self.report_unheard_snapshot(peer);
     }
 
     /// Whether [`RaftGroup::ready`] would give anything.
@@ -329,7 +355,7 @@ impl RaftGroup {
         }
     }
 
-    fn is_sole_voter(&self) -> bool {
+    pub(crate) fn is_sole_voter(&self) -> bool {
         self.node.raft.promotable() && self.node.raft.prs().is_singleton()
     }
 

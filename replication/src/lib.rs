@@ -10,6 +10,7 @@
 //! | `group` | one `RawNode`: proposals, ticks, elections |
 //! | `status` | what a group knows of itself, and of its peers while it leads |
 //! | `ready` | the only place that orders send, append, persist and apply |
+//! | `read_index` | whether a leader still leads, before it answers readers |
 //! | `membership` | who belongs to a group, joint configurations |
 //! | `snapshot` | replacing a whole log: what is sent, made, installed |
 //! | `gate` | what a message must look like before raft-rs sees it |
@@ -34,6 +35,7 @@ mod logger;
 mod membership;
 #[cfg(feature = "ring")]
 pub mod peers;
+mod read_index;
 mod ready;
 mod recover;
 mod restart;
@@ -54,7 +56,8 @@ pub use raft::eraftpb::{
     ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
     EntryType, Message, MessageType, Snapshot, SnapshotMetadata,
 };
+pub use read_index::{ReadConfirmed, ReadRound};
 pub use ready::{PeerMessage, ReadyNumber, ReadyOutput, RoleChange};
-pub use snapshot::SnapshotParts;
+pub use snapshot::{SnapshotHead, SnapshotParts};
 pub use snapshot::install::SnapshotInstall;
 pub use status::{PeerProgress, ReplicationState};

@@ -26,6 +26,7 @@ use raft::{Ready, StateRole};
 
 use crate::entry::Slot;
 use crate::group::{RaftGroup, Role};
+use crate::read_index::{self, ReadConfirmed};
 use crate::snapshot::install::{Install, SnapshotInstall};
 
 /// Names an output that has something to persist. Rises within the life of a group.
@@ -53,7 +54,7 @@ pub struct RoleChange {
 }
 
 /// What a group wants done. Filled by [`RaftGroup::ready`], which adds and never removes, so that one serves many
-/// groups; `snapshot`, `committed` and `role` do not name their group and are taken out in between.
+/// groups; `snapshot`, `committed`, `role` and `reads` do not name their group and are taken out in between.
 #[derive(Debug, Default)]
 pub struct ReadyOutput {
     /// To be written in this order, after all that was given out before.
@@ -68,6 +69,8 @@ pub struct ReadyOutput {
     pub committed: Vec<LogEntry>,
     /// The role has changed.
     pub role: Option<RoleChange>,
+    /// Rounds of [`RaftGroup::begin_read`] that a quorum has confirmed.
+    pub reads: Vec<ReadConfirmed>,
 }
 
 /// An output on its way to the disk, and what becomes true when it is there.
@@ -104,6 +107,7 @@ impl RaftGroup {
             }
             out.role = Some(RoleChange { role, leader: self.leader(), term: self.term() });
         }
+        out.reads.extend(ready.read_states().iter().filter_map(read_index::confirmed));
         let mut write = PendingWrite { given: number, covers: number, ..PendingWrite::default() };
         if !ready.snapshot().is_empty() {
             self.begin_install(ready.snapshot(), &mut write, out);
@@ -189,7 +193,8 @@ impl RaftGroup {
             self.node.raft.bcast_append();
         }
         let retained = self.retained_entries();
-        self.node.mut_store().drop_applied(index, retained);
+        let retained_bytes = self.config.retained_bytes_max;
+        self.node.mut_store().drop_applied(index, retained, retained_bytes);
         self.take_over_if_asked();
     }
 

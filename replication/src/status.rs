@@ -8,7 +8,7 @@ use raft::{ProgressState, StateRole};
 
 use crate::entry::EntryMeta;
 use crate::group::{RaftGroup, Role};
-use crate::snapshot;
+use crate::snapshot::SnapshotHead;
 
 /// How a leader sends entries to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,12 +151,41 @@ impl RaftGroup {
         self.node.raft.raft_log.term(index.0).ok().map(Term)
     }
 
-    /// As leader, the last entry that each peer is known to hold on disk; itself where it is alone. A log that is cut
-    /// beyond this leaves a peer that needs a snapshot.
+    /// As leader, the last entry behind which the log may be cut so that no peer needs a snapshot for that: not before a
+    /// snapshot that is on its way is installed, or has failed, and, with `waits_for_peers`, not before those in reach
+    /// hold the entries that they are sent. Whoever does not lead keeps nothing for others.
     #[must_use]
-    pub fn slowest_match(&self) -> Option<RaftIndex> {
-        let matched = self.node.raft.prs().iter().map(|(_, progress)| progress.matched).min();
-        self.is_leader().then(|| RaftIndex(matched.unwrap_or(0)))
+    pub fn cut_limit(&self, waits_for_peers: bool) -> RaftIndex {
+        if !self.is_leader() {
+            return RaftIndex(u64::MAX);
+        }
+        let own = self.node.raft.id;
+        let peers = self.node.raft.prs().iter().filter(|(id, _)| **id != own);
+        let limits = peers.filter_map(|(_, progress)| match progress.state {
+            ProgressState::Snapshot => Some(progress.pending_snapshot),
+            ProgressState::Replicate | ProgressState::Probe => {
+                let is_sent_entries = waits_for_peers
+                    && progress.recent_active
+                    && progress.matched > 0
+                    && progress.matched >= self.log_start().index.0;
+                is_sent_entries.then_some(progress.matched)
+            }
+        });
+        RaftIndex(limits.min().unwrap_or(u64::MAX))
+    }
+
+    /// As leader, the voters that take entries as they come and hold all up to `index`; it counts itself. Nobody, if it
+    /// does not lead.
+    pub fn voters_that_hold(&self, index: RaftIndex) -> impl Iterator<Item = ReplicaId> {
+        let (own, peers) = (self.replica(), self.node.raft.prs());
+        let holds = move |voter: &ReplicaId| {
+            let takes_and_holds = |progress: &raft::Progress| {
+                progress.state == ProgressState::Replicate && progress.matched >= index.0
+            };
+            *voter == own || peers.get(voter.0).is_some_and(takes_and_holds)
+        };
+        let voters = self.is_leader().then_some(&self.meta.voters);
+        voters.into_iter().flatten().copied().filter(holds)
     }
 
     /// As leader, what it knows of each peer of the configuration, of both while one is left for the other; by id.
@@ -198,7 +227,7 @@ impl RaftGroup {
         let told = unstable.entries.get(..count)?.iter().rev().find_map(EntryMeta::end_offset_of);
         let accepted = self.node.raft.raft_log.unstable_snapshot().as_ref();
         let accepted = accepted.filter(|snapshot| snapshot.get_metadata().index <= index.0);
-        told.or_else(|| accepted.and_then(snapshot::end_offset_of)).or_else(|| {
+        told.or_else(|| accepted.and_then(SnapshotHead::of_snapshot).map(|head| head.applied_end_offset)).or_else(|| {
             let index = index.min(RaftIndex(unstable.offset.saturating_sub(1)));
             self.node.store().end_offset_at(index)
         })
