@@ -23,6 +23,8 @@ const COMMITTED_BYTES_PER_READY_MAX: u64 = 8 << 20;
 const SNAPSHOT_TICKS_MAX: usize = 600;
 /// Applied entries that stay in memory for followers which are slightly behind.
 const RETAINED_ENTRIES_MAX: u64 = 64;
+/// Their bytes. Beyond it a follower gets them from the disk, which costs the leader a read.
+const RETAINED_BYTES_MAX: u64 = 4 << 20;
 
 const _: () = assert!(ELECTION_TICKS > HEARTBEAT_TICKS);
 const _: () = assert!(SNAPSHOT_TICKS_MAX > ELECTION_TICKS);
@@ -49,6 +51,8 @@ pub struct GroupConfig {
     pub committed_bytes_per_ready_max: u64,
     /// Applied entries that stay in memory for followers. None stay in a group of one.
     pub retained_entries_max: u64,
+    /// The bytes of those.
+    pub retained_bytes_max: u64,
     /// Ticks after which a snapshot that nobody has answered counts as lost, and is sent anew.
     pub snapshot_ticks_max: usize,
 }
@@ -67,6 +71,7 @@ impl GroupConfig {
             uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
             committed_bytes_per_ready_max: COMMITTED_BYTES_PER_READY_MAX,
             retained_entries_max: RETAINED_ENTRIES_MAX,
+            retained_bytes_max: RETAINED_BYTES_MAX,
             snapshot_ticks_max: SNAPSHOT_TICKS_MAX,
         }
     }

@@ -6,7 +6,8 @@
 //!
 //! Invariants: (I1) slots are contiguous and end at the last entry; (I2) every entry after `applied` has a slot;
 //! (I3) a slot up to `heads_until` may hold a batch cut to its header and is never sent; (I4) an entry begins at the
-//! offset where the one before it ends.
+//! offset where the one before it ends; (I5) applied slots are counted and weighed, so that what is kept of them for
+//! followers is bounded in both.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -53,6 +54,9 @@ pub(crate) struct LogStore {
     /// The offset where the first slot begins.
     slots_start_offset: Offset,
     heads_until: RaftIndex,
+    /// The applied slots: the last of them, and the bytes of all of them (I5).
+    retained_to: RaftIndex,
+    retained_bytes: u64,
     /// Raft-rs reads through `&self`; what it misses is noted here. Borrowed within one call only.
     wanted: RefCell<Vec<Wanted>>,
     /// Entries that were read for the request that is being answered, else empty.
@@ -65,6 +69,8 @@ impl LogStore {
     pub(crate) fn new(initial: RaftState, view: LogView, end_offset: Offset) -> LogStore {
         LogStore {
             initial,
+            retained_to: view.last().index,
+            retained_bytes: 0,
             view,
             slots: VecDeque::new(),
             slots_start_offset: end_offset,
@@ -115,23 +121,41 @@ impl LogStore {
         self.heads_until = self.heads_until.min(index);
     }
 
-    /// Lets go of entries up to `applied`, but for `retained` that followers may still want.
-    pub(crate) fn drop_applied(&mut self, applied: RaftIndex, retained: u64) {
+    /// Lets go of entries up to `applied`, but for the last `retained` of them that come to `retained_bytes` at most:
+    /// followers may still want those.
+    pub(crate) fn drop_applied(&mut self, applied: RaftIndex, retained: u64, retained_bytes: u64) {
+        self.weigh_applied(applied);
         while let Some(front) = self.slots.front() {
             let index = front.entry.index;
-            let behind = index.0.saturating_add(retained) <= applied.0;
+            let is_too_many = index.0.saturating_add(retained) <= applied.0;
+            let is_too_heavy = index <= applied && self.retained_bytes > retained_bytes;
             let useless = index <= self.heads_until && index <= applied;
-            if !behind && !useless {
+            if !is_too_many && !is_too_heavy && !useless {
                 break;
             }
             self.slots_start_offset = front.entry.end_offset();
+            if index <= self.retained_to {
+                self.retained_bytes -= front.size();
+            }
             self.slots.pop_front();
         }
     }
 
+    /// Adds to what is retained the slots that are applied since, each once (I5).
+    fn weigh_applied(&mut self, applied: RaftIndex) {
+        let mut next = self.retained_to.max(self.before_slots()).next();
+        while next <= applied
+            && let Some(slot) = self.slot(next)
+        {
+            self.retained_bytes += slot.size();
+            next = next.next();
+        }
+        self.retained_to = self.retained_to.max(applied);
+    }
+
     /// Lets the log start after `index`, which is applied.
     pub(crate) fn start_after(&mut self, index: RaftIndex) {
-        self.drop_applied(index, 0);
+        self.drop_applied(index, 0, 0);
         self.view.start_after(index);
     }
 
@@ -318,5 +342,52 @@ impl Storage for LogStore {
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let kept = self.demand.take(request_index, to, self.view.start().index);
         kept.ok_or(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chronik_engine::wal::record::{EntryKind, LogPosition};
+
+    use super::*;
+
+    /// A log of entries with payloads of these sizes.
+    fn store(sizes: &[usize]) -> LogStore {
+        let start = LogPosition { index: RaftIndex(0), term: Term(0) };
+        let view = LogView::new(start, start, Vec::new());
+        let mut store = LogStore::new(RaftState::default(), view, Offset(0));
+        for (index, size) in (1..).zip(sizes) {
+            let entry = LogEntry {
+                index: RaftIndex(index),
+                term: Term(1),
+                kind: EntryKind::Command,
+                base_offset: Offset(0),
+                offset_count: 0,
+                max_timestamp_ms: -1,
+                payload: Bytes::from(vec![0; *size]),
+            };
+            store.append(Slot::from_log(entry));
+        }
+        store
+    }
+
+    fn first_in_memory(store: &LogStore) -> u64 {
+        store.before_slots().next().0
+    }
+
+    #[test]
+    fn given_applied_entries_when_dropped_then_what_stays_is_bounded_in_number_and_in_bytes() {
+        let mut store = store(&[100; 10]);
+        let one = store.slot(RaftIndex(1)).map(Slot::size).unwrap_or_default();
+        store.drop_applied(RaftIndex(4), 100, u64::MAX);
+        assert_eq!(first_in_memory(&store), 1);
+        store.drop_applied(RaftIndex(6), 3, u64::MAX);
+        assert_eq!(first_in_memory(&store), 4, "three of those that are applied");
+        store.drop_applied(RaftIndex(8), 100, 2 * one);
+        assert_eq!(first_in_memory(&store), 7, "and no more than two by weight");
+        store.drop_applied(RaftIndex(8), 100, 0);
+        assert_eq!(first_in_memory(&store), 9, "what is not applied stays, whatever it weighs");
+        assert_eq!(store.retained_bytes, 0);
     }
 }

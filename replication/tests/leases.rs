@@ -109,6 +109,5 @@ fn given_peers_in_different_places_when_progress_is_asked_for_then_it_names_each
         recent_active: true,
     };
     assert_eq!(cluster.group(1).progress(), [at(2, 3), at(3, 2), at(4, 3)]);
-    assert_eq!(cluster.group(1).slowest_match(), Some(RaftIndex(2)));
     assert_eq!(cluster.group(2).progress(), [], "only a leader knows");
 }

@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use chronik_engine::ids::{Offset, RaftIndex, Term};
 use chronik_engine::limits::GROUP_STATE_BYTES_MAX;
 use chronik_engine::wal::record::{EpochStart, LogPosition};
-use raft::eraftpb::{Snapshot, SnapshotMetadata};
+use raft::eraftpb::{Message, Snapshot, SnapshotMetadata};
 
 use crate::error::SnapshotError;
 use crate::membership::Members;
@@ -147,10 +147,33 @@ impl SnapshotParts {
     }
 }
 
-/// The offset where the log of a snapshot ends, read without the rest of it. The gate has let it in.
-pub(crate) fn end_offset_of(snapshot: &Snapshot) -> Option<Offset> {
-    let header = snapshot.data.first_chunk::<HEADER_BYTES>()?;
-    Some(Offset(i64_of(u64_at(header, 8))))
+/// What a snapshot says of its place, read without the rest of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotHead {
+    /// The last entry that is in it.
+    pub position: LogPosition,
+    /// The offset after the last batch that is in it.
+    pub applied_end_offset: Offset,
+    /// The first offset that may be read.
+    pub log_start_offset: Offset,
+}
+
+impl SnapshotHead {
+    /// Of a message with a snapshot; `None` of any other.
+    #[must_use]
+    pub fn of(message: &Message) -> Option<SnapshotHead> {
+        SnapshotHead::of_snapshot(message.get_snapshot())
+    }
+
+    pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Option<SnapshotHead> {
+        let header = snapshot.data.first_chunk::<HEADER_BYTES>()?;
+        let metadata = snapshot.get_metadata();
+        Some(SnapshotHead {
+            position: LogPosition { index: RaftIndex(metadata.index), term: Term(metadata.term) },
+            applied_end_offset: Offset(i64_of(u64_at(header, 8))),
+            log_start_offset: Offset(i64_of(u64_at(header, 16))),
+        })
+    }
 }
 
 /// Eight bytes from `at` on, of which the caller knows that they are there.
@@ -196,8 +219,16 @@ mod tests {
         ];
         let snapshot = parts().to_raft();
         assert_eq!(snapshot.as_ref().map(|s| s.data.as_ref()), Ok(golden.as_slice()));
-        assert_eq!(snapshot.and_then(|snapshot| SnapshotParts::from_raft(&snapshot)), Ok(parts()));
+        let decoded = snapshot.clone().and_then(|snapshot| SnapshotParts::from_raft(&snapshot));
+        assert_eq!(decoded, Ok(parts()));
         assert_eq!(parts().check(), Ok(()));
+        let head = snapshot.ok().as_ref().and_then(SnapshotHead::of_snapshot);
+        let expected = SnapshotHead {
+            position: parts().position,
+            applied_end_offset: Offset(40),
+            log_start_offset: Offset(7),
+        };
+        assert_eq!(head, Some(expected));
     }
 
     #[test]

@@ -6,10 +6,15 @@
 //!
 //! While a snapshot is on its way to a peer, raft-rs sends that peer nothing but heartbeats. The peer's own answer ends
 //! that. Where no answer comes, somebody must say that it failed, or the peer waits for ever: whoever sends it
-//! ([`RaftGroup::report_snapshot`]), and at the latest a clock in ticks.
+//! ([`RaftGroup::report_snapshot`]), and at the latest a clock in ticks. A peer that has much to fetch before it can
+//! install shows life meanwhile, which sets the clock back.
+//!
+//! A learner without a log gets a snapshot, too, though the leader's log may begin with its first entry: a snapshot and
+//! what is copied beside it cost less than every entry by itself. That it is blank shows in how it rejects an append.
 //!
 //! Invariants: (I1) a snapshot that is sent names its receiver as a member, reaches to where the log begins or beyond,
-//! and holds only what is applied here; (I2) each peer in raft-rs's state *snapshot* has a clock that runs.
+//! and holds only what is applied here; (I2) each peer in raft-rs's state *snapshot* has a clock that runs; (I3) a
+//! demand for a blank learner ends with the message that meets it, or raft-rs would send another after it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +28,18 @@ use raft::{ProgressState, SnapshotStatus};
 use super::SnapshotParts;
 use crate::error::SnapshotError;
 use crate::group::RaftGroup;
+
+/// What raft-rs takes for the demand for any snapshot.
+const ANY_SNAPSHOT: u64 = 1;
+
+/// A snapshot on its way to a peer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SentSnapshot {
+    /// Since it left, or since the peer was heard of about it.
+    ticks: usize,
+    /// Whether the peer is known to have it.
+    is_heard: bool,
+}
 
 /// The snapshot that peers wait for.
 #[derive(Debug, Default)]
@@ -73,7 +90,7 @@ impl RaftGroup {
     /// give them to [`RaftGroup::supply_snapshot`], or say that it cannot be done now.
     #[must_use]
     pub fn wants_snapshot(&self) -> bool {
-        self.is_leader() && self.node.store().demand().is_open()
+        self.is_leader() && self.applied() > RaftIndex(0) && self.node.store().demand().is_open()
     }
 
     /// A snapshot of what is applied, without what only the state machine knows: its `state` and `log_start_offset` as
@@ -135,25 +152,59 @@ impl RaftGroup {
         demand.waiting.get_mut().clear();
     }
 
-    /// What became of the snapshot that was sent to a peer. A failure lets it be sent anew; that all of it has left
-    /// lets the peer have all the time to install it, because its own answer says when it has.
-    pub fn report_snapshot(&mut self, to: ReplicaId, is_sent: bool) {
-        if is_sent {
-            if let Some(ticks) = self.snapshots_sent.get_mut(&to) {
-                *ticks = 0;
+    /// What became of the snapshot that was sent to a peer. A failure lets it be sent anew; a sign that the peer is at it
+    /// gives it all the time to install it, because its own answer says when it has.
+    pub fn report_snapshot(&mut self, to: ReplicaId, is_there: bool) {
+        if is_there {
+            if let Some(sent) = self.snapshots_sent.get_mut(&to) {
+                *sent = SentSnapshot { ticks: 0, is_heard: true };
             }
             return;
         }
         if self.snapshots_sent.remove(&to).is_some() {
             self.node.report_snapshot(to.0, SnapshotStatus::Failure);
+            self.demand_again(to);
         }
     }
 
-    /// Starts the clock of a snapshot that leaves (I2).
+    /// A message to a peer was lost: it may have been the snapshot.
+    pub(crate) fn report_unheard_snapshot(&mut self, to: ReplicaId) {
+        if self.snapshots_sent.get(&to).is_some_and(|sent| !sent.is_heard) {
+            self.report_snapshot(to, false);
+        }
+    }
+
+    /// Notes, before raft-rs sees the rejection of an append, that it comes from a learner without a log: raft-rs then
+    /// asks for a snapshot and not for the entries from the first on.
+    pub(crate) fn demand_for_blank(&mut self, message: &Message) {
+        let is_rejection = message.get_msg_type() == MessageType::MsgAppendResponse
+            && message.reject
+            && message.term == self.node.raft.term;
+        // No entry has term 0, and no log but an empty one ends at index 0.
+        if is_rejection && message.reject_hint == 0 && message.log_term == 0 {
+            self.demand_again(ReplicaId(message.from));
+        }
+    }
+
+    /// Lets a learner that holds nothing, as far as is known, get a snapshot next.
+    fn demand_again(&mut self, to: ReplicaId) {
+        if !self.is_leader() || self.is_voter(to) {
+            return;
+        }
+        let Some(progress) = self.node.raft.mut_prs().get_mut(to.0) else { return };
+        if progress.matched == 0 && progress.state == ProgressState::Probe {
+            progress.pending_request_snapshot = ANY_SNAPSHOT;
+        }
+    }
+
+    /// Starts the clock of a snapshot that leaves (I2), and ends the demand for it (I3).
     pub(crate) fn note_snapshots(&mut self, messages: &[Message]) {
         let is_snapshot = |message: &&Message| message.get_msg_type() == MessageType::MsgSnapshot;
         for message in messages.iter().filter(is_snapshot) {
-            self.snapshots_sent.insert(ReplicaId(message.to), 0);
+            self.snapshots_sent.insert(ReplicaId(message.to), SentSnapshot::default());
+            if let Some(progress) = self.node.raft.mut_prs().get_mut(message.to) {
+                progress.pending_request_snapshot = raft::INVALID_INDEX;
+            }
         }
     }
 
@@ -167,12 +218,12 @@ impl RaftGroup {
         let is_on_its_way = |peer: &ReplicaId| {
             prs.get(peer.0).is_some_and(|progress| progress.state == ProgressState::Snapshot)
         };
-        self.snapshots_sent.retain(|peer, ticks| {
-            *ticks += 1;
+        self.snapshots_sent.retain(|peer, sent| {
+            sent.ticks += 1;
             is_on_its_way(peer)
         });
         let ticks_max = self.config.snapshot_ticks_max;
-        let overdue = self.snapshots_sent.iter().filter(|(_, ticks)| **ticks >= ticks_max);
+        let overdue = self.snapshots_sent.iter().filter(|(_, sent)| sent.ticks >= ticks_max);
         let overdue: Vec<_> = overdue.map(|(peer, _)| *peer).collect();
         for peer in &overdue {
             self.report_snapshot(*peer, false);

@@ -381,7 +381,8 @@ impl Cluster {
         let least = self.replicas.iter().map(|r| r.disk.checkpoint.applied).min().unwrap();
         let Some(group) = &mut self.replica(id).group else { return };
         // Without snapshots a leader must keep what it does not know to be everywhere.
-        let least = group.slowest_match().map_or(least, |matched| matched.min(least));
+        let slowest = group.progress().iter().map(|peer| peer.matched).min();
+        let least = slowest.map_or(least, |matched| matched.min(least));
         self.cut(id, least);
     }
 
