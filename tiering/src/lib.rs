@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`executor`] | the threads |
 //! | [`write`] | from the log to segments |
+//! | [`fill`] | from a leader's records to segments |
 //! | [`compact`] | the newest record of each key |
 //! | [`merge`] | many small segments become one |
 //! | [`gather`] | batches on their way into a segment |
@@ -15,6 +16,7 @@
 
 pub mod compact;
 pub mod executor;
+pub mod fill;
 pub mod gather;
 pub mod merge;
 pub mod pace;

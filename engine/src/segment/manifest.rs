@@ -112,9 +112,15 @@ impl Manifest {
         self.segments.range(self.position(from)..).map(|segment| segment.file_bytes).sum()
     }
 
+    /// Whether a segment begins where the last one ends, or there is none.
+    #[must_use]
+    pub fn is_next(&self, segment: &Segment) -> bool {
+        self.end().is_none_or(|end| end == segment.base_offset)
+    }
+
     /// Adds the next segment.
     pub fn push(&mut self, segment: Segment) {
-        let follows = self.end().is_none_or(|end| end == segment.base_offset);
+        let follows = self.is_next(&segment);
         assert!(follows, "I2: {segment:?} does not begin at {:?}", self.end());
         self.segments.push_back(segment);
     }
@@ -142,6 +148,12 @@ impl Manifest {
     /// Drops the segments that stand for nothing at or after `log_start`; they are handed back.
     pub fn drop_before(&mut self, log_start: Offset) -> Vec<Segment> {
         self.segments.drain(..self.position(log_start)).collect()
+    }
+
+    /// Drops the segments that begin at or after `offset`; they are handed back.
+    pub fn drop_from(&mut self, offset: Offset) -> Vec<Segment> {
+        let first = self.segments.partition_point(|segment| segment.base_offset < offset);
+        self.segments.drain(first..).collect()
     }
 
     /// The place of the first segment that ends after `offset`.
@@ -249,5 +261,16 @@ mod tests {
         assert_eq!(all.drop_before(Offset(10)), segments[..1]);
         assert_eq!(all.drop_before(Offset(20)), segments[1..]);
         assert!(all.is_empty());
+    }
+
+    #[test]
+    fn given_a_gap_when_segments_behind_it_are_dropped_then_those_before_it_stay_and_can_be_followed()
+     {
+        let segments = [segment(0, 10, 0), segment(20, 30, 0), segment(30, 40, 0)];
+        let mut all = manifest(&segments);
+        assert_eq!(all.drop_from(all.covered_to(Offset(0))), segments[1..]);
+        assert!(all.is_next(&segment(10, 15, 0)) && !all.is_next(&segment(9, 15, 0)));
+        assert_eq!(all.drop_from(Offset(10)), []);
+        assert_eq!(all.drop_from(Offset(0)), segments[..1]);
     }
 }

@@ -14,6 +14,12 @@ use crate::ids::{Offset, Term};
 /// What every segment's name ends with.
 const SUFFIX: &str = ".segment";
 
+/// What the names of all segments of a partition begin with.
+#[must_use]
+pub fn prefix(topic: Uuid, partition: u32) -> String {
+    format!("{}-{partition}-", topic.simple())
+}
+
 /// A segment of a partition, as its name and its length tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
@@ -45,8 +51,8 @@ impl Segment {
             _ => "none".to_owned(),
         };
         format!(
-            "{}-{partition}-{:020}-{last:020}-{}-{}{compacted}-{timestamp}{SUFFIX}",
-            topic.simple(),
+            "{}{:020}-{last:020}-{}-{}{compacted}-{timestamp}{SUFFIX}",
+            prefix(topic, partition),
             self.base_offset.0,
             self.term.0,
             self.generation,
