@@ -6,13 +6,16 @@
 
 use chronik_engine::batch::{BatchHeader, RecordBatch};
 use chronik_engine::ids::{GroupId, Offset, Term};
+use chronik_shards::catalog::PartitionKind;
 use chronik_shards::core::producers::SequenceError;
 use chronik_shards::core::{Ack, ProduceError, ProduceResult, RequiredAcks};
 use rand::Rng;
 
+use super::event::{Event, Pending};
 use super::host::Host;
-use super::run::{Event, Pending, Run};
+use super::run::Run;
 use super::swarm::MS;
+use super::topics::Partition;
 use super::{Bug, Check, Violation};
 use crate::must;
 use crate::sim::client::{SimProducer, random_batch};
@@ -83,7 +86,8 @@ impl Producer {
 
 impl Run {
     pub(super) fn pick_partition(&mut self) -> Option<GroupId> {
-        let open = self.partitions.iter().filter(|(_, partition)| !partition.is_deleted);
+        let has_records = |partition: &Partition| partition.kind == PartitionKind::Records;
+        let open = self.partitions.iter().filter(|(_, p)| !p.is_deleted && has_records(p));
         let open: Vec<GroupId> = open.map(|(group, _)| *group).collect();
         let at = self.rng.random_range(0..open.len().max(1));
         open.get(at).copied()

@@ -1,4 +1,4 @@
-//! What the disks of a shard do: blocks, the next file, and reading for followers.
+//! What the disks of a shard do: blocks, the next file, segments, and reading for followers.
 
 use std::rc::Rc;
 
@@ -7,29 +7,32 @@ use chronik_engine::wal::WalError;
 use chronik_shards::core::GroupFetch;
 use rand::Rng;
 
-use super::run::{Event, Run};
+use super::event::Step;
+use super::run::Run;
 use super::{Check, Violation};
-use crate::sim::disk::io_failed;
+use crate::sim::disk::{io_failed, is_full, tiering_io_failed};
 use crate::sim::node::poll_once;
 
 impl Run {
     /// An idle log is marked, and the next file is made.
     pub(super) fn plan_idle_work(&mut self, host: usize, shard: usize) {
-        let life = self.hosts[host].life;
         let drawn = self.rng.random_range(0..20);
         let Some(running) = &mut self.hosts[host].shards[shard].running else { return };
         if drawn < 2 && running.writer.is_none() && running.is_mark_due && !running.is_write_due {
             running.writer = Some(Box::pin(Rc::clone(&running.node).write_mark()));
             running.is_mark_due = false;
             running.is_write_due = true;
-            self.after(0, Event::Write { host, life, shard });
+            self.plan(0, host, shard, Step::Write);
         } else if drawn < 6 && running.upkeep.is_none() {
             let node = Rc::clone(&running.node);
             running.upkeep = Some(match self.swarm.reclaims {
                 true => Box::pin(node.upkeep()),
                 false => Box::pin(node.upkeep_keeping_all()),
             });
-            self.after(0, Event::Upkeep { host, life, shard });
+            self.plan(0, host, shard, Step::Upkeep);
+        } else if drawn < 9 && running.tiering.is_none() && self.swarm.has_segments {
+            running.tiering = Some(Box::pin(Rc::clone(&running.node).tier()));
+            self.plan(0, host, shard, Step::Tier);
         }
     }
 
@@ -39,7 +42,6 @@ impl Run {
 
     pub(super) fn write(&mut self, host: usize, shard: usize) -> Check {
         let delay_us = self.disk_us(host);
-        let life = self.hosts[host].life;
         let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
         let node = &running.node;
         let task = running.writer.get_or_insert_with(|| Box::pin(Rc::clone(node).write_block()));
@@ -48,7 +50,7 @@ impl Run {
             running.writer = None;
             running.is_write_due = false;
         } else {
-            self.after(delay_us, Event::Write { host, life, shard });
+            self.plan(delay_us, host, shard, Step::Write);
         }
         self.absorb(host, shard)?;
         self.after_disk(host, shard, result)
@@ -56,17 +58,37 @@ impl Run {
 
     pub(super) fn upkeep(&mut self, host: usize, shard: usize) -> Check {
         let delay_us = self.disk_us(host);
-        let life = self.hosts[host].life;
         let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
         let Some(task) = &mut running.upkeep else { return Ok(()) };
         let result = poll_once(task);
         if result.is_some() {
             running.upkeep = None;
         } else {
-            self.after(delay_us, Event::Upkeep { host, life, shard });
+            self.plan(delay_us, host, shard, Step::Upkeep);
         }
         self.absorb(host, shard)?;
         self.after_disk(host, shard, result)
+    }
+
+    /// A shard goes on writing segments, merging them, and removing those that nobody needs.
+    pub(super) fn tier(&mut self, host: usize, shard: usize) -> Check {
+        let delay_us = self.disk_us(host);
+        let is_armed = self.hosts[host].shards[shard].is_armed;
+        let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
+        let Some(task) = &mut running.tiering else { return Ok(()) };
+        match poll_once(task) {
+            None => self.plan(delay_us, host, shard, Step::Tier),
+            Some(Ok(())) => running.tiering = None,
+            // It is tried again.
+            Some(Err(error)) if is_full(&error) || (is_armed && tiering_io_failed(&error)) => {
+                running.tiering = None;
+            }
+            Some(Err(error)) => {
+                let seat = self.seat(host, shard);
+                return Err(Violation { what: format!("{seat} writes no segments: {error:?}") });
+            }
+        }
+        self.absorb(host, shard)
     }
 
     /// A log that cannot be written ends its node (P17).

@@ -1,5 +1,7 @@
 //! What goes wrong, for how long, and that it is over.
 
+use std::path::Path;
+
 use chronik_engine::disk::Disk;
 use chronik_engine::disk_sim::{CrashMode, Fault as DiskFault, block_on};
 use chronik_engine::wal::Wal;
@@ -7,10 +9,12 @@ use chronik_replication::wire::Seat;
 use chronik_replication::{MessageType, PeerMessage};
 use rand::Rng;
 
-use super::run::{Event, Run};
+use super::event::Event;
+use super::run::Run;
 use super::swarm::{Fault, MS, SECOND};
 use super::{Bug, Check, Violation};
 use crate::sim::disk::HookedDisk;
+use crate::sim::node::SEGMENTS_DIR;
 
 /// Something that is over.
 #[derive(Debug, Clone)]
@@ -101,8 +105,9 @@ impl Run {
         self.report.disks_full += 1;
         let room = self.rng.random_range(0..2) * (64 << 10);
         let here = &self.hosts[host].shards[shard];
-        let files = block_on(here.disk.list(&here.options.dir)).unwrap_or_default();
-        let used: u64 = files.iter().map(|file| file.len).sum();
+        let dirs = [here.options.dir.as_path(), Path::new(SEGMENTS_DIR)];
+        let files = |dir: &Path| block_on(here.disk.list(dir)).unwrap_or_default();
+        let used: u64 = dirs.into_iter().flat_map(files).map(|file| file.len).sum();
         here.disk.set_capacity(Some(used + room));
         self.after(for_us, Event::Heal(Healing::Capacity { host, shard }));
     }

@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 
 use chronik_engine::ids::GroupId;
+use chronik_shards::catalog::PartitionKind;
 
+use super::event::Event;
 use super::host::HostState;
-use super::run::{Event, Run};
+use super::run::Run;
 use super::swarm::{MS, SECOND};
 use super::{Check, Violation};
 use crate::must;
@@ -32,6 +34,11 @@ impl Run {
             let open = run.partitions.values().filter(|partition| !partition.is_deleted);
             open.flat_map(|partition| &partition.producers).all(|p| p.sim.pending.is_empty())
         })?;
+        let since_us = self.now_us;
+        self.until("every member is in its group, and commits", PATIENCE_S, |run| {
+            run.are_members_settled(since_us)
+        })?;
+        self.is_over = true;
         self.until("everybody is answered", PATIENCE_S, |run| {
             let shards = run.hosts.iter().flat_map(|host| &host.shards);
             let mut running = shards.filter_map(|shard| shard.running.as_ref());
@@ -69,8 +76,12 @@ impl Run {
 
     /// While all is calm: clients go on with what they have begun.
     pub(super) fn settle_clients(&mut self) -> Check {
+        if self.is_over {
+            return Ok(());
+        }
         self.after(50 * MS, Event::Action);
         self.produce_open();
+        self.settle_members();
         self.read()
     }
 
@@ -123,8 +134,12 @@ impl Run {
             let held = self.oracle.replica_at(self.seat(host, shard), group);
             let held = held.map_or(0, |replica| replica.entries.len());
             // The catalog shows no offset that tells how far it is.
-            let is_applied = group != GroupId::META
-                || core.checkpoint(group).is_some_and(|c| c.applied.0 == held as u64);
+            let has_records = self
+                .partitions
+                .get(&group)
+                .is_some_and(|partition| partition.kind == PartitionKind::Records);
+            let is_applied =
+                has_records || core.checkpoint(group).is_some_and(|c| c.applied.0 == held as u64);
             seen.insert((view.high_watermark, view.end_offset, held));
             is_applied && view.high_watermark == view.end_offset && seen.len() == 1
         })

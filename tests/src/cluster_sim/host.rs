@@ -7,18 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use chronik_engine::disk::DirEntry;
 use chronik_engine::disk_sim::{SimDisk, block_on};
 use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId, ShardId};
 use chronik_engine::wal::record::{GroupMeta, WalRecord};
 use chronik_engine::wal::{RecoveredGroup, Wal, WalError, WalOptions};
 use chronik_replication::wire::Seat;
-use chronik_shards::catalog::{Catalog, CommandId};
+use chronik_shards::catalog::{Catalog, CommandId, PartitionKind, PartitionTag};
 use chronik_shards::core::{ShardCore, Token};
 use chronik_shards::stored::Segments;
+use chronik_tiering::write::WriteError;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::run::{Event, Pending, Run};
+use super::coordinators::Coordinators;
+use super::event::{Event, HostStep, Pending};
+use super::run::Run;
 use super::swarm::{MS, SECOND};
 use super::{Bug, Check, Violation};
 use crate::must;
@@ -51,10 +55,12 @@ pub(super) struct Running {
     pub node: Rc<Node>,
     pub writer: Option<Task<Result<(), WalError>>>,
     pub upkeep: Option<Task<Result<(), WalError>>>,
+    pub tiering: Option<Task<Result<(), WriteError>>>,
     pub is_write_due: bool,
     /// Something was written since the log was marked.
     pub is_mark_due: bool,
     pub tokens: BTreeMap<Token, Pending>,
+    pub groups: Coordinators,
 }
 
 /// A node.
@@ -125,7 +131,7 @@ impl Host {
     }
 }
 
-type Opened = (Wal<HookedDisk>, Vec<RecoveredGroup>, Segments<HookedDisk>);
+type Opened = (Wal<HookedDisk>, Vec<RecoveredGroup>, Segments<HookedDisk>, Vec<DirEntry>);
 
 impl Run {
     /// Makes the nodes, none of which runs.
@@ -170,7 +176,6 @@ impl Run {
         let here = &mut self.hosts[host];
         here.state = HostState::Up;
         here.life += 1;
-        let life = here.life;
         for shard in 0..self.hosts[host].shards.len() {
             let Some(node) = self.hosts[host].node(shard) else { continue };
             if shard == 0 && node.core.borrow().partition(GroupId::META).is_none() {
@@ -180,20 +185,22 @@ impl Run {
             node.core.borrow_mut().start();
             self.absorb(host, shard)?;
         }
-        self.after(10 * MS, Event::Register { host, life });
+        self.plan_on_host(10 * MS, host, HostStep::Register);
         Ok(())
     }
 
     fn start_shard(&mut self, host: usize, shard: usize) -> Check {
         let in_flight = std::mem::take(&mut self.in_flight[host][shard]);
-        let (wal, mut recovered, segments) = self.open(host, shard)?;
+        let (wal, mut recovered, segments, listed) = self.open(host, shard)?;
         let seat = self.seat(host, shard);
         self.oracle.recovered(seat, &recovered, &in_flight)?;
         self.damage(&mut recovered);
         let now_ms = self.wall_ms(host);
         let config = random_config(&mut self.rng, seat.node, seat.shard);
-        let core = ShardCore::new(config, recovered, now_ms)
+        let mut core = ShardCore::new(config, recovered, now_ms)
             .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
+        let strangers = segments.restore(&mut core, &wal, listed);
+        segments.note_gone(strangers);
         self.oracle.started(seat, &core.checkpoints())?;
         let bug = self.bug.and_then(Bug::of_shard);
         let hooked = HookedDisk::new(self.hosts[host].shards[shard].disk.clone(), bug);
@@ -201,9 +208,11 @@ impl Run {
             node: Node::new(core, wal, segments, hooked, bug),
             writer: None,
             upkeep: None,
+            tiering: None,
             is_write_due: false,
             is_mark_due: false,
             tokens: BTreeMap::new(),
+            groups: Coordinators::default(),
         });
         self.absorb(host, shard)?;
         self.compare_states(host, shard)
@@ -225,15 +234,21 @@ impl Run {
             let bug = self.bug.and_then(Bug::of_shard);
             let hooked = HookedDisk::new(here.disk.clone(), bug);
             let opened = block_on(Wal::open(hooked.clone(), here.options.clone()));
-            let segments = block_on(Segments::open(hooked, SEGMENTS_DIR.into()));
+            let segments = block_on(async {
+                let segments = Segments::open(hooked, SEGMENTS_DIR.into()).await?;
+                let listed = segments.list().await?;
+                Ok::<_, std::io::Error>((segments, listed))
+            });
             match (opened, segments) {
-                (Ok((wal, groups, _)), Ok(segments)) => return Ok((wal, groups, segments)),
+                (Ok((wal, groups, _)), Ok((segments, listed))) => {
+                    return Ok((wal, groups, segments, listed));
+                }
                 (Err(error), _) if !is_armed || !io_failed(&error) => {
                     let seat = self.seat(host, shard);
                     return Err(Violation { what: format!("P13: the log of {seat}: {error:?}") });
                 }
                 (Ok(_), Err(error)) if !is_armed => {
-                    return Err(Violation { what: format!("no directory of segments: {error}") });
+                    return Err(Violation { what: format!("P1: the segments: {error}") });
                 }
                 _ => {
                     self.report.recovery_crashes += 1;
@@ -264,7 +279,10 @@ impl Run {
                     let RaftIndex(last) = group.last.index;
                     group.hard_state.commit.0 = group.hard_state.commit.0.min(last);
                 }
-                Some(Bug::LoseDedupState) if group.checkpoint.group != GroupId::META => {
+                Some(Bug::LoseDedupState) if kind_of(group) == Some(PartitionKind::Records) => {
+                    group.checkpoint.state.clear();
+                }
+                Some(Bug::LoseGroups) if kind_of(group) == Some(PartitionKind::Groups) => {
                     group.checkpoint.state.clear();
                 }
                 _ => {}
@@ -313,8 +331,7 @@ impl Run {
             ended.lost.clear();
             ended.is_armed = false;
             let Some(running) = ended.running.take() else { continue };
-            self.report.rolls += running.node.rolls.get();
-            self.report.reclaimed += running.node.reclaimed.get() as u64;
+            self.report.count(&running.node);
             // The log has said so, though nobody has heard it.
             let mut records: Vec<WalRecord> = running.node.persisted.take();
             records.extend(running.node.in_flight.take());
@@ -371,4 +388,8 @@ impl Run {
         }
         Ok(())
     }
+}
+
+fn kind_of(group: &RecoveredGroup) -> Option<PartitionKind> {
+    PartitionTag::decode(&group.checkpoint.meta.tag).map(|tag| tag.kind)
 }

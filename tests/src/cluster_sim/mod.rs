@@ -12,12 +12,17 @@
 //! | `swarm` | how likely what is in a run: each run draws its own |
 //! | `host` | a node: its shards, its starts and its ends |
 //! | `net` | links, and what becomes of messages on them |
-//! | `disks` | what the disks of a shard do |
+//! | `disks` | what the disks of a shard do: blocks, segments |
+//! | `event` | what happens, and what is waited for |
 //! | `clients`, `readers` | producers and readers that follow leaders |
+//! | `members` | members of consumer groups |
+//! | `coordinators` | who coordinates them, as the shell's `groups` has it |
 //! | `topics` | commands of the catalog on any node, and what a new catalog makes a node do |
 //! | `faults` | what goes wrong |
 //! | `finish` | the end: everything heals, and must |
 //! | [`oracle`] | what must be true of messages, disks and logs |
+//! | `offsets` | what must be true of the logs of consumer groups |
+//! | `configs` | who belongs to a group, as its log says |
 //! | `replica` | what the disk of one replica holds |
 //! | [`report`] | what a run came to |
 //!
@@ -37,11 +42,16 @@ macro_rules! trace {
 }
 
 mod clients;
+mod configs;
+mod coordinators;
 mod disks;
+mod event;
 mod faults;
 mod finish;
 mod host;
+mod members;
 mod net;
+mod offsets;
 pub mod oracle;
 mod readers;
 mod replica;
@@ -73,6 +83,10 @@ pub enum Bug {
     LoseTail,
     /// A restart forgets the producers of the checkpoint.
     LoseDedupState,
+    /// A core hears of a segment whose file is gone again.
+    LoseSegment,
+    /// Logs are cut behind records that are in no segment.
+    CutUnstored,
     /// Who asks for all replicas is answered when the leader has it.
     AckBeforeQuorum,
     /// Followers are told that all entries of a message are committed.
@@ -85,11 +99,17 @@ pub enum Bug {
     WrongGroup,
     /// Who does not lead any more is read all the same.
     StaleReads,
+    /// Whoever wants to commit offsets may.
+    StaleGenerations,
+    /// Who commits offsets is answered before they are in the log.
+    AckCommitEarly,
+    /// A restart forgets the consumer groups of the checkpoint.
+    LoseGroups,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 20] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -99,12 +119,17 @@ impl Bug {
         Bug::ForgetHardState,
         Bug::LoseTail,
         Bug::LoseDedupState,
+        Bug::LoseSegment,
+        Bug::CutUnstored,
         Bug::AckBeforeQuorum,
         Bug::ApplyUncommitted,
         Bug::ForgedCommit,
         Bug::ForgedVote,
         Bug::WrongGroup,
         Bug::StaleReads,
+        Bug::StaleGenerations,
+        Bug::AckCommitEarly,
+        Bug::LoseGroups,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.
@@ -115,6 +140,8 @@ impl Bug {
             Bug::SendBeforePersist => Some(crate::sim::Bug::AckBeforePersist),
             Bug::DropHardState => Some(crate::sim::Bug::DropHardState),
             Bug::LoseTruncate => Some(crate::sim::Bug::LoseTruncate),
+            Bug::LoseSegment => Some(crate::sim::Bug::LoseSegment),
+            Bug::CutUnstored => Some(crate::sim::Bug::CutUnstored),
             _ => None,
         }
     }

@@ -17,8 +17,9 @@ use chronik_replication::{MessageType, PeerMessage};
 use chronik_shards::catalog::CommandId;
 use rand::Rng;
 
+use super::event::Event;
 use super::host::HostState;
-use super::run::{Event, Run};
+use super::run::Run;
 use super::swarm::MS;
 use super::{Bug, Check, Violation};
 use crate::must;

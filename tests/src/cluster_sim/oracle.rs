@@ -17,8 +17,10 @@ use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{EntryKind, GroupCheckpoint, WalRecord};
 use chronik_replication::wire::Seat;
 use chronik_replication::{Message, MessageType, PeerMessage};
-use chronik_shards::catalog::{Catalog, CatalogCommand};
+use chronik_shards::catalog::{Catalog, CatalogCommand, PartitionKind, PartitionTag};
 
+use super::configs::Configs;
+use super::offsets::OffsetsOracle;
 use super::replica::{Known, Replica};
 use super::{Check, Violation};
 use crate::must;
@@ -26,8 +28,10 @@ use crate::sim::oracle::{ReadBatch, check_producers};
 
 /// One group.
 #[derive(Debug, Default)]
-struct GroupOracle {
-    replicas: BTreeMap<ReplicaId, Replica>,
+pub(super) struct GroupOracle {
+    is_of_groups: bool,
+    pub(super) replicas: BTreeMap<ReplicaId, Replica>,
+    pub(super) configs: Configs,
     /// The entry with index 1 first.
     chosen: Vec<Known>,
     leaders: BTreeMap<Term, ReplicaId>,
@@ -39,7 +43,8 @@ struct GroupOracle {
 /// See the module's page.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    groups: BTreeMap<GroupId, GroupOracle>,
+    pub(super) groups: BTreeMap<GroupId, GroupOracle>,
+    pub(super) offsets: OffsetsOracle,
     /// Which replica of a group a seat has.
     seats: BTreeMap<(Seat, GroupId), ReplicaId>,
     /// The catalog after each entry of its log, and its checksum.
@@ -53,28 +58,31 @@ fn place(index: RaftIndex) -> usize {
 }
 
 impl GroupOracle {
+    pub(super) fn chosen(&self) -> &[Known] {
+        &self.chosen
+    }
+
     /// Everything up to here counts as committed: then the disks of a majority hold it (P1).
     fn choose(&mut self, id: GroupId, up_to: usize, who: &str) -> Check {
         while self.chosen.len() < up_to {
             let at = self.chosen.len();
-            let held = |known: &Known| {
-                let same = |replica: &&Replica| {
-                    replica.entries.get(at).is_some_and(|entry| entry.is_same(known))
+            let entries = || self.replicas.values().filter_map(|replica| replica.entries.get(at));
+            let is_held = |entry: &&Known| {
+                let holds = |replica: &Replica| {
+                    replica.entries.get(at).is_some_and(|other| other.is_same(entry))
                 };
-                self.replicas.values().filter(same).count()
+                let holds = |replica| self.replicas.get(&replica).is_some_and(holds);
+                self.configs.may_commit(holds)
             };
-            let is_held = |replica: &Replica| {
-                let entry = replica.entries.get(at)?;
-                (held(entry) > replica.voters.len() / 2).then(|| entry.clone())
-            };
-            let chosen = self.replicas.values().find_map(is_held);
-            let Some(chosen) = chosen else {
+            let Some(chosen) = entries().find(is_held).cloned() else {
                 let what = format!(
-                    "P1: group {id}: entry {} counts as committed ({who}), the disks of no majority hold it",
-                    at + 1
+                    "P1: group {id}: entry {} counts as committed ({who}), the disks of no quorum of {:?} hold it",
+                    at + 1,
+                    self.configs.newest()
                 );
                 return Err(Violation { what });
             };
+            self.configs.committed(at + 1, &chosen)?;
             self.chosen.push(chosen);
         }
         Ok(())
@@ -97,13 +105,21 @@ impl Oracle {
         self.groups.entry(id).or_default()
     }
 
+    /// So many entries count as committed.
+    pub(super) fn choose(&mut self, id: GroupId, up_to: usize, who: &str) -> Check {
+        self.group(id).choose(id, up_to, who)
+    }
+
     /// These records are durable on a seat.
     pub fn persisted(&mut self, seat: Seat, records: &[WalRecord]) -> Check {
         for record in records {
             let id = record.group();
             let group = self.groups.entry(id).or_default();
             if let WalRecord::GroupCreated { meta, .. } = record {
-                let before = group.replicas.insert(meta.replica, Replica::created(meta));
+                let kind = PartitionTag::decode(&meta.tag).map(|tag| tag.kind);
+                group.is_of_groups = kind == Some(PartitionKind::Groups);
+                group.configs.begin(meta.replica, &meta.voters);
+                let before = group.replicas.insert(meta.replica, Replica::created());
                 must!(before.is_none(), "P26: replica {} of {id} is made twice", meta.replica);
                 self.seats.insert((seat, id), meta.replica);
                 continue;
@@ -265,6 +281,10 @@ impl Oracle {
         group.choose(id, applied, "a state machine has it")?;
         if id == GroupId::META {
             return self.check_catalog(seat, applied, &checkpoint.state);
+        }
+        if group.is_of_groups {
+            let checked = self.check_groups(id, applied, &checkpoint.state);
+            return checked.map_err(|v| at_place(seat, id, v));
         }
         let batches: Vec<ReadBatch> = group.chosen[..applied]
             .iter()

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chronik_engine::batch::HEADER_BYTES;
 use chronik_engine::ids::{Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::RecoveredGroup;
-use chronik_engine::wal::record::{EntryKind, GroupMeta, HardState, LogEntry, WalRecord};
+use chronik_engine::wal::record::{EntryKind, HardState, LogEntry, WalRecord};
 
 use super::Check;
 use crate::must;
@@ -67,10 +67,8 @@ fn digest(entry: &LogEntry) -> u32 {
 }
 
 /// The disk of one replica.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Replica {
-    /// Its group's voters.
-    pub voters: Vec<ReplicaId>,
     /// The newest hard state.
     pub hard_state: HardState,
     /// The entry with index 1 first.
@@ -85,13 +83,8 @@ fn place(index: RaftIndex) -> usize {
 
 impl Replica {
     /// A replica that was just made.
-    pub fn created(meta: &GroupMeta) -> Replica {
-        Replica {
-            voters: meta.voters.clone(),
-            hard_state: HardState::default(),
-            entries: Vec::new(),
-            is_deleted: false,
-        }
+    pub fn created() -> Replica {
+        Replica::default()
     }
 
     /// The entry with this index.

@@ -1,5 +1,7 @@
 //! What a run came to: figures that show that what should have happened did.
 
+use crate::sim::node::Node;
+
 macro_rules! report {
     ($($(#[$doc:meta])* $name:ident,)+) => {
         /// What a run came to.
@@ -93,12 +95,22 @@ report! {
     rolls,
     /// Files that logs gave back.
     reclaimed,
+    /// Segments written from full files of the log.
+    segments,
+    /// Times that small segments were merged.
+    merges,
     /// Snapshots that were sent to followers.
     snapshots,
     /// Topics created.
     topics_created,
     /// Topics deleted.
     topics_deleted,
+    /// Offsets committed.
+    commits,
+    /// Commits that were refused.
+    commits_refused,
+    /// Assignments that members of consumer groups got.
+    assignments,
     /// Commands of the catalog that another node proposed.
     forwarded,
     /// Commands of which nobody knows what became of them.
@@ -107,4 +119,14 @@ report! {
     probes,
     /// State machines compared with their logs.
     states_compared,
+}
+
+impl Report {
+    /// Takes in what a life of a shard came to.
+    pub(super) fn count(&mut self, node: &Node) {
+        self.rolls += node.rolls.get();
+        self.reclaimed += node.reclaimed.get() as u64;
+        self.segments += node.written.get() as u64;
+        self.merges += node.merged.get() as u64;
+    }
 }

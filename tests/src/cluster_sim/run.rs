@@ -8,15 +8,14 @@ use std::collections::BTreeMap;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_engine::wal::record::WalRecord;
 use chronik_replication::wire::Seat;
-use chronik_shards::catalog::{CatalogCommand, CommandId};
-use chronik_shards::core::{GroupFetch, ProduceResult, Token};
+use chronik_shards::core::{ProduceResult, Token};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::clients::{Answer, Request};
-use super::faults::Healing;
+use super::event::{Event, HostStep, Pending, Step};
 use super::host::{Host, HostState};
-use super::net::{Net, Packet};
+use super::members::Members;
+use super::net::Net;
 use super::oracle::Oracle;
 pub use super::report::Report;
 use super::swarm::{MS, SECOND, Swarm};
@@ -26,80 +25,6 @@ use crate::must;
 
 /// With this in the environment a run tells what happens.
 const TRACE: &str = "CHRONIK_CLUSTER_SIM_TRACE";
-
-/// Something that happens at its time.
-#[derive(Debug, Clone)]
-pub(super) enum Event {
-    /// Time passes on a node.
-    Tick {
-        host: usize,
-    },
-    /// A shard's disk goes on with a block.
-    Write {
-        host: usize,
-        life: u64,
-        shard: usize,
-    },
-    /// A shard's disk goes on with the next file.
-    Upkeep {
-        host: usize,
-        life: u64,
-        shard: usize,
-    },
-    /// Entries for a follower were read.
-    Fetched {
-        host: usize,
-        life: u64,
-        shard: usize,
-        fetch: GroupFetch,
-    },
-    /// The next step of a publication.
-    Publish {
-        host: usize,
-        life: u64,
-        step: usize,
-    },
-    /// A node wants to be in the catalog.
-    Register {
-        host: usize,
-        life: u64,
-    },
-    /// Nobody has answered a call.
-    CallTimeout {
-        host: usize,
-        life: u64,
-        id: CommandId,
-    },
-    Packet(Packet),
-    Request(Request),
-    Answer(Answer),
-    Restart {
-        host: usize,
-        life: u64,
-    },
-    Resume {
-        host: usize,
-        life: u64,
-    },
-    Heal(Healing),
-    /// All links are looked at.
-    Links,
-    /// A client or fate does something.
-    Action,
-}
-
-/// What a token stands for.
-#[derive(Debug, Clone)]
-pub(super) enum Pending {
-    /// A batch that somebody wants to hear of.
-    Batch(Request),
-    Command(CatalogCommand),
-    /// A command that another node waits for.
-    Forwarded {
-        id: CommandId,
-        asked_by: Seat,
-    },
-}
 
 /// See the module's page.
 pub(super) struct Run {
@@ -121,8 +46,11 @@ pub(super) struct Run {
     pub partitions: BTreeMap<GroupId, Partition>,
     pub topics: BTreeMap<String, Topic>,
     pub producer_ids: Vec<(i64, u32)>,
+    pub members: Members,
     /// No faults any more.
     pub is_calm: bool,
+    /// Clients do nothing any more.
+    pub is_over: bool,
     /// Actions that are left.
     pub actions_left: usize,
     next: i64,
@@ -168,7 +96,9 @@ impl Run {
             partitions: BTreeMap::new(),
             topics: BTreeMap::new(),
             producer_ids: Vec::new(),
+            members: Members::default(),
             is_calm: true,
+            is_over: false,
             actions_left: 0,
             next: 0,
             is_traced: std::env::var_os(TRACE).is_some(),
@@ -183,8 +113,10 @@ impl Run {
         run.until("all nodes are in the catalog", 60, |run| {
             run.hosts.iter().all(|host| host.is_registered)
         })?;
-        while run.partitions.is_empty() {
+        run.make_members();
+        while run.members.partitions.is_empty() || run.pick_partition().is_none() {
             must!(run.now_us < 120 * SECOND, "liveness: no topic comes to be{}", run.outlook());
+            run.create_offsets_topic()?;
             run.create_topic()?;
             run.go_on(2 * SECOND)?;
         }
@@ -242,22 +174,31 @@ impl Run {
         self.at(self.now_us + delay_us, event);
     }
 
+    /// A shard goes on with something, unless its node ends before.
+    pub(super) fn plan(&mut self, delay_us: u64, host: usize, shard: usize, step: Step) {
+        let life = self.hosts[host].life;
+        self.after(delay_us, Event::Shard { host, life, shard, step });
+    }
+
+    /// A node goes on with something, unless it ends before.
+    pub(super) fn plan_on_host(&mut self, delay_us: u64, host: usize, step: HostStep) {
+        let life = self.hosts[host].life;
+        self.after(delay_us, Event::Host { host, life, step });
+    }
+
     pub(super) fn next_event(&mut self) -> Check {
         let Some(((at_us, _), event)) = self.events.pop_first() else {
             return Err(Violation { what: "nothing happens any more".into() });
         };
         self.now_us = at_us;
         self.report.events += 1;
-        // What is meant for a node that has started again is void; what comes to one that stands still waits.
         let target = match &event {
-            Event::Write { host, life, .. }
-            | Event::Upkeep { host, life, .. }
-            | Event::Fetched { host, life, .. }
-            | Event::Publish { host, life, .. }
-            | Event::Register { host, life }
-            | Event::CallTimeout { host, life, .. } => Some((*host, Some(*life))),
+            Event::Shard { host, life, .. } | Event::Host { host, life, .. } => {
+                Some((*host, Some(*life)))
+            }
             Event::Packet(packet) => Some((self.place(packet.to).0, None)),
             Event::Request(request) => Some((request.host, None)),
+            Event::GroupRequest(request) => Some((request.host, None)),
             Event::Restart { host, life } | Event::Resume { host, life } => {
                 if self.hosts[*host].life != *life {
                     return Ok(());
@@ -282,15 +223,22 @@ impl Run {
     fn handle(&mut self, event: Event) -> Check {
         match event {
             Event::Tick { host } => self.tick(host),
-            Event::Write { host, shard, .. } => self.write(host, shard),
-            Event::Upkeep { host, shard, .. } => self.upkeep(host, shard),
-            Event::Fetched { host, shard, fetch, .. } => self.fetched(host, shard, fetch),
-            Event::Publish { host, step, .. } => self.publish(host, step),
-            Event::Register { host, .. } => self.register(host),
-            Event::CallTimeout { host, id, .. } => self.call_timeout(host, id),
+            Event::Shard { host, shard, step, .. } => match step {
+                Step::Write => self.write(host, shard),
+                Step::Upkeep => self.upkeep(host, shard),
+                Step::Tier => self.tier(host, shard),
+                Step::Fetched(fetch) => self.fetched(host, shard, fetch),
+            },
+            Event::Host { host, step, .. } => match step {
+                HostStep::Publish(step) => self.publish(host, step),
+                HostStep::Register => self.register(host),
+                HostStep::CallTimeout(id) => self.call_timeout(host, id),
+            },
             Event::Packet(packet) => self.arrive(packet),
             Event::Request(request) => self.take_request(request),
             Event::Answer(answer) => self.take_answer(answer),
+            Event::GroupRequest(request) => self.take_group_request(*request),
+            Event::GroupAnswer(answer) => self.take_group_answer(*answer),
             Event::Restart { host, .. } => self.start_host(host),
             Event::Resume { host, .. } => self.resume(host),
             Event::Heal(healing) => self.heal(healing),
@@ -318,10 +266,14 @@ impl Run {
         if drawn < self.swarm.faults + self.swarm.commands {
             return self.command();
         }
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..12) {
             0..6 => self.produce(),
             6 => self.produce_plain(),
-            _ => self.read(),
+            7..10 => self.read(),
+            _ => {
+                self.group_action();
+                Ok(())
+            }
         }
     }
 
@@ -338,6 +290,7 @@ impl Run {
             for (group, replica) in std::mem::take(&mut self.hosts[host].shards[shard].lost) {
                 node.core.borrow_mut().peer_unreachable(group, replica);
             }
+            self.tick_groups(host, shard)?;
             self.absorb(host, shard)?;
             self.plan_idle_work(host, shard);
         }
@@ -348,7 +301,6 @@ impl Run {
     pub(super) fn absorb(&mut self, host: usize, shard: usize) -> Check {
         let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
         let seat = self.seat(host, shard);
-        let life = self.hosts[host].life;
         let persisted = std::mem::take(&mut *node.persisted.borrow_mut());
         self.oracle.persisted(seat, &persisted)?;
         let effects = node.core.borrow_mut().take_effects();
@@ -365,9 +317,10 @@ impl Run {
             self.hosts[host].newest = Some(catalog);
             self.plan_publication(host);
         }
+        node.segments.note_gone(effects.segments_gone);
         for fetch in effects.fetches {
             let delay_us = self.disk_us(host);
-            self.after(delay_us, Event::Fetched { host, life, shard, fetch });
+            self.plan(delay_us, host, shard, Step::Fetched(fetch));
         }
         let has_work = node.core.borrow().has_work();
         if let Some(running) = &mut self.hosts[host].shards[shard].running {
@@ -375,7 +328,7 @@ impl Run {
             if has_work && !running.is_write_due {
                 running.is_write_due = true;
                 let delay_us = self.disk_us(host);
-                self.after(delay_us, Event::Write { host, life, shard });
+                self.plan(delay_us, host, shard, Step::Write);
             }
         }
         self.look_at(host, shard)
@@ -410,6 +363,11 @@ impl Run {
                 self.forwarded_done(host, id, asked_by, is_done);
                 Ok(())
             }
+            Pending::GroupJob { group, term, job } => {
+                self.job_done(host, shard, (group, term), job, result)
+            }
+            Pending::GroupCommit(request) => self.commit_done(*request, result),
+            Pending::Nobody => Ok(()),
         }
     }
 
@@ -419,8 +377,7 @@ impl Run {
         for running in
             self.hosts.iter().flat_map(|host| &host.shards).filter_map(|s| s.running.as_ref())
         {
-            self.report.rolls += running.node.rolls.get();
-            self.report.reclaimed += running.node.reclaimed.get() as u64;
+            self.report.count(&running.node);
         }
     }
 }

@@ -71,6 +71,8 @@ pub(super) struct Swarm {
     pub commands: u32,
     /// Whether logs give back files that nobody on their node needs.
     pub reclaims: bool,
+    /// Whether full files of the log become segments.
+    pub has_segments: bool,
 }
 
 impl Swarm {
@@ -100,6 +102,7 @@ impl Swarm {
             patience_us: rng.random_range(500..4_000) * MS,
             commands: rng.random_range(2..20),
             reclaims: rng.random(),
+            has_segments: rng.random_range(0..4) > 0,
         }
     }
 

@@ -9,18 +9,20 @@ use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_engine::wal::record::GroupMeta;
 use chronik_replication::wire::Seat;
 use chronik_shards::catalog::{
-    Broker, Catalog, CatalogCommand, ClusterId, CommandId, CommandOutcome, NewPartition, NewTopic,
-    TopicId, TopicRef,
+    self, Broker, Catalog, CatalogCommand, ClusterId, CommandId, CommandOutcome, NewPartition,
+    NewTopic, PartitionKind, Placement, TopicId, TopicRef,
 };
 use chronik_shards::core::{Ack, ProduceError, ProduceResult};
+use chronik_shards::groups::OFFSETS_TOPIC;
 use rand::Rng;
 use rand::rngs::StdRng;
 use uuid::Uuid;
 
 use super::clients::Producer;
+use super::event::{HostStep, Pending};
 use super::net::Body;
 use super::readers::Reader;
-use super::run::{Event, Pending, Run};
+use super::run::Run;
 use super::swarm::{MS, SECOND};
 use super::{Check, Violation};
 use crate::must;
@@ -39,6 +41,8 @@ pub(super) struct Partition {
     pub oracle: PartitionOracle,
     pub producers: Vec<Producer>,
     pub readers: Vec<Reader>,
+    /// What its log drives.
+    pub kind: PartitionKind,
     /// Where its replicas are.
     pub places: Vec<Seat>,
     /// Some catalog names it no more.
@@ -89,10 +93,9 @@ impl Run {
         let awaited = node.core.borrow_mut().await_command(id, token);
         must!(awaited.is_ok(), "nobody waits, but {awaited:?}");
         self.hosts[host].calls.insert(id);
-        let life = self.hosts[host].life;
         let here = self.seat(host, 0);
         if self.send(here, leader, Body::Call { id, payload: Bytes::from(payload) }) {
-            self.after(CALL_TIMEOUT_US, Event::CallTimeout { host, life, id });
+            self.plan_on_host(CALL_TIMEOUT_US, host, HostStep::CallTimeout(id));
             return Ok(());
         }
         self.call_timeout(host, id)
@@ -163,11 +166,10 @@ impl Run {
 
     /// A node enters itself into the catalog: until then it knows no catalog that is new enough.
     pub(super) fn register(&mut self, host: usize) -> Check {
-        let life = self.hosts[host].life;
         if self.hosts[host].is_registered {
             return Ok(());
         }
-        self.after(300 * MS, Event::Register { host, life });
+        self.plan_on_host(300 * MS, host, HostStep::Register);
         if self.hosts[host].is_registering {
             return Ok(());
         }
@@ -198,6 +200,16 @@ impl Run {
             return Ok(());
         }
         let name = format!("topic-{}", self.next());
+        self.create(name)
+    }
+
+    /// The topic of the consumer groups' offsets, unless it is there.
+    pub(super) fn create_offsets_topic(&mut self) -> Check {
+        self.create(OFFSETS_TOPIC.to_owned())
+    }
+
+    fn create(&mut self, name: String) -> Check {
+        let internal = name == OFFSETS_TOPIC;
         let id = TopicId(Uuid::from_u128(self.rng.random()));
         let partitions = self.rng.random_range(1..3);
         let partition = |rng: &mut StdRng| NewPartition {
@@ -206,11 +218,13 @@ impl Run {
         let topic = NewTopic {
             name: name.clone(),
             id,
-            internal: false,
+            internal,
             partitions: (0..partitions).map(|_| partition(&mut self.rng)).collect(),
             configs: BTreeMap::new(),
         };
-        self.topics.insert(name, Topic { id, is_acked: false, is_deletion_asked: false });
+        if !internal {
+            self.topics.insert(name, Topic { id, is_acked: false, is_deletion_asked: false });
+        }
         let host = self.rng.random_range(0..self.hosts.len());
         self.submit(host, &CatalogCommand::CreateTopics { topics: vec![topic] })
     }
@@ -244,7 +258,7 @@ impl Run {
             Ok(Ack::Command(outcome)) => outcome,
             Ok(other) => return Err(Violation { what: format!("a command came to {other:?}") }),
             Err(_) => {
-                if let CatalogCommand::CreateTopics { topics } = command {
+                if let CatalogCommand::CreateTopics { topics, .. } = command {
                     // Nobody knows whether it will be there; another one is made under another name.
                     topics.iter().for_each(|topic| self.forget_topic(&topic.name));
                 }
@@ -252,8 +266,11 @@ impl Run {
             }
         };
         match (command, outcome) {
-            (CatalogCommand::CreateTopics { topics }, CommandOutcome::TopicsCreated(results)) => {
-                for (asked, result) in topics.iter().zip(results) {
+            (
+                CatalogCommand::CreateTopics { topics, .. },
+                CommandOutcome::TopicsCreated(results),
+            ) => {
+                for (asked, result) in topics.iter().zip(results).filter(|(t, _)| !t.internal) {
                     must!(result.is_ok(), "topic {}: {result:?}", asked.name);
                     self.report.topics_created += 1;
                     if let Some(topic) = self.topics.get_mut(&asked.name) {
@@ -297,9 +314,8 @@ impl Run {
     }
 
     fn plan_step(&mut self, host: usize, step: usize) {
-        let life = self.hosts[host].life;
         let delay_us = self.rng.random_range(100..20 * MS);
-        self.after(delay_us, Event::Publish { host, life, step });
+        self.plan_on_host(delay_us, host, HostStep::Publish(step));
     }
 
     /// One shard makes its groups, and when all have, one after the other deletes those that are no more.
@@ -338,18 +354,11 @@ impl Run {
 
     /// Clients learn of new partitions, and of those that are no more.
     fn learn(&mut self, catalog: &Arc<Catalog>) {
-        for partition in catalog.topics().flat_map(|topic| &topic.partitions) {
-            if self.partitions.contains_key(&partition.group) {
-                continue;
-            }
-            let mut places = Vec::new();
-            for place in &partition.replicas {
-                let seat = Seat { node: place.node, shard: place.shard };
-                self.seats.insert((partition.group, place.replica), seat);
-                places.push(seat);
-            }
-            let new = self.new_partition(places);
-            self.partitions.insert(partition.group, new);
+        if let Some(topic) = catalog.topic(OFFSETS_TOPIC) {
+            self.members.partitions = topic.partitions.iter().map(|p| p.group).collect();
+        }
+        for topic in catalog.topics() {
+            self.learn_topic(topic);
         }
         let named: BTreeSet<GroupId> =
             catalog.topics().flat_map(|topic| &topic.partitions).map(|p| p.group).collect();
@@ -358,9 +367,28 @@ impl Run {
         }
     }
 
-    fn new_partition(&mut self, places: Vec<Seat>) -> Partition {
+    fn learn_topic(&mut self, topic: &catalog::Topic) {
+        for partition in &topic.partitions {
+            let group = partition.group;
+            let seat = |place: &Placement| Seat { node: place.node, shard: place.shard };
+            for place in &partition.replicas {
+                self.seats.insert((group, place.replica), seat(place));
+            }
+            let places: Vec<Seat> = partition.replicas.iter().map(seat).collect();
+            if let Some(known) = self.partitions.get_mut(&group) {
+                known.places = places;
+            } else {
+                let new = self.new_partition(topic.kind(), places);
+                self.partitions.insert(group, new);
+            }
+        }
+    }
+
+    fn new_partition(&mut self, kind: PartitionKind, places: Vec<Seat>) -> Partition {
         let host = self.place(places[0]).0;
-        let producers = (0..self.rng.random_range(1..4))
+        let has_records = kind == PartitionKind::Records;
+        let producers = if has_records { self.rng.random_range(1..4) } else { 0 };
+        let producers = (0..producers)
             .map(|_| {
                 let first = [0, 0, i32::MAX - 30][self.rng.random_range(0..3)];
                 Producer::new(self.next(), first, host)
@@ -369,7 +397,8 @@ impl Run {
         Partition {
             oracle: PartitionOracle::default(),
             producers,
-            readers: (0..2).map(|_| Reader::new(host)).collect(),
+            readers: (0..if has_records { 2 } else { 0 }).map(|_| Reader::new(host)).collect(),
+            kind,
             places,
             is_deleted: false,
             acked_to: Offset(0),

@@ -10,6 +10,7 @@ use chronik_engine::disk_sim::{CrashEnding, CrashMode, NameEnding, SimDisk, SimF
 use chronik_engine::segment::SegmentError;
 use chronik_engine::wal::{ReadError, WalError};
 use chronik_shards::stored::StoredError;
+use chronik_tiering::write::WriteError;
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -127,6 +128,22 @@ pub fn io_failed(error: &WalError) -> bool {
 pub fn read_io_failed(error: &ReadError) -> bool {
     // An index that cannot be read is reported as such, whatever the reason.
     matches!(error, ReadError::Io { .. } | ReadError::Index { .. })
+}
+
+/// Whether the disk is to blame for segments that could not be written.
+#[must_use]
+pub fn tiering_io_failed(error: &WriteError) -> bool {
+    match error {
+        WriteError::Read(error) => read_io_failed(error),
+        WriteError::Segment(error) => matches!(error, SegmentError::Io { .. }),
+    }
+}
+
+/// Whether there was no room for a segment.
+#[must_use]
+pub fn is_full(error: &WriteError) -> bool {
+    let is_full = |source: &io::Error| source.kind() == io::ErrorKind::StorageFull;
+    matches!(error, WriteError::Segment(SegmentError::Io { source, .. }) if is_full(source))
 }
 
 /// Whether the disk is to blame for records that could not be read.

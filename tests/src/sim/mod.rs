@@ -45,13 +45,15 @@ pub enum Bug {
     ForgetLogStart,
     /// The core hears of a segment whose file is gone again.
     LoseSegment,
+    /// Logs are cut behind records that are in no segment.
+    CutUnstored,
     /// Where entries take the place of others, neither is written. Of one node alone no entry is ever replaced.
     LoseTruncate,
 }
 
 impl Bug {
     /// All that a single node can show.
-    pub const ALL: [Bug; 9] = [
+    pub const ALL: [Bug; 10] = [
         Bug::SkipSync,
         Bug::AckBeforePersist,
         Bug::DropHardState,
@@ -61,6 +63,7 @@ impl Bug {
         Bug::PublishOldCatalog,
         Bug::ForgetLogStart,
         Bug::LoseSegment,
+        Bug::CutUnstored,
     ];
 }
 

@@ -15,7 +15,7 @@ use chronik_engine::disk_sim::block_on;
 use chronik_engine::ids::{FileSeq, GroupId, NodeId, Offset, ShardId};
 use chronik_engine::segment::Segment;
 use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
-use chronik_engine::wal::{SpareProgress, Wal, WalError, WalOptions};
+use chronik_engine::wal::{LogNeed, SpareProgress, Wal, WalError, WalOptions};
 use chronik_shards::core::{CoreConfig, NamedSegment, ShardCore};
 use chronik_shards::stored::{Segments, StoredError};
 use chronik_tiering::merge::{merge, mergeable};
@@ -248,7 +248,7 @@ impl Node {
     }
 
     async fn reclaim(&self) -> Result<(), WalError> {
-        let cuts = self.wal.cuts_of_oldest(|group| self.core.borrow().log_need(group));
+        let cuts = self.wal.cuts_of_oldest(|group| self.log_need(group));
         for (group, index) in cuts {
             self.core.borrow_mut().cut_log(group, index);
         }
@@ -256,6 +256,15 @@ impl Node {
         let reclaimed = self.wal.reclaim(|| self.held.get(), needed).await?;
         self.reclaimed.set(self.reclaimed.get() + reclaimed);
         Ok(())
+    }
+
+    fn log_need(&self, group: GroupId) -> Option<LogNeed> {
+        let core = self.core.borrow();
+        let need = core.log_need(group)?;
+        if matches!(need, LogNeed::Offset(_)) && self.bug == Some(Bug::CutUnstored) {
+            return core.partition(group).map(|view| LogNeed::Offset(view.high_watermark));
+        }
+        Some(need)
     }
 
     async fn prepare_file(&self) -> Result<(), WalError> {

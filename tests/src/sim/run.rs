@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::client::{Expected, SimProducer, check_odd};
-use super::disk::{HookedDisk, io_failed, read_io_failed, stored_io_failed};
+use super::disk::{HookedDisk, io_failed, is_full, stored_io_failed, tiering_io_failed};
 use super::node::{Node, SEGMENTS_DIR, Task, poll_once, random_config, random_options};
 use super::oracle::{LogOracle, PartitionOracle, ReadBatch};
 use super::{Bug, Check, Violation};
 use crate::must;
 use chronik_engine::disk_sim::{SimDisk, block_on};
 use chronik_engine::ids::{GroupId, NodeId, Offset, ShardId};
-use chronik_engine::segment::SegmentError;
 use chronik_engine::wal::{Wal, WalError, WalOptions};
 use chronik_shards::catalog::{CatalogCommand, TopicId};
 use chronik_shards::core::{Ack, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId};
@@ -158,18 +157,6 @@ pub fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<Report, Violatio
     }
     run.finish()?;
     Ok(run.report)
-}
-
-fn tiering_io_failed(error: &WriteError) -> bool {
-    match error {
-        WriteError::Read(error) => read_io_failed(error),
-        WriteError::Segment(error) => matches!(error, SegmentError::Io { .. }),
-    }
-}
-
-fn is_full(error: &WriteError) -> bool {
-    let is_full = |source: &std::io::Error| source.kind() == std::io::ErrorKind::StorageFull;
-    matches!(error, WriteError::Segment(SegmentError::Io { source, .. }) if is_full(source))
 }
 
 impl Run {
