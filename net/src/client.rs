@@ -44,10 +44,19 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: SocketAddr, timeout: Duration) -> Result<Self, ClientError> {
-        let stream = TcpStream::connect_timeout(&address, timeout)?;
+        Self::connect_with(address, timeout, timeout)
+    }
+
+    /// With one time for connecting, and another for each read and write.
+    pub fn connect_with(
+        address: SocketAddr,
+        connect: Duration,
+        answer: Duration,
+    ) -> Result<Self, ClientError> {
+        let stream = TcpStream::connect_timeout(&address, connect)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
+        stream.set_read_timeout(Some(answer))?;
+        stream.set_write_timeout(Some(answer))?;
         let client_id = StrBytes::from_static_str("chronik-client");
         Ok(Self { stream, client_id, next_correlation_id: 1 })
     }
@@ -90,8 +99,12 @@ impl Client {
             .ok()
             .filter(|bytes| *bytes <= RESPONSE_BYTES_MAX)
             .ok_or(ClientError::ResponseLength { length })?;
-        let mut frame = vec![0; bytes];
-        self.stream.read_exact(&mut frame)?;
+        // Memory grows with what comes, not with what a length announces.
+        let mut frame = Vec::new();
+        (&mut self.stream).take(u64::try_from(bytes).unwrap_or(0)).read_to_end(&mut frame)?;
+        if frame.len() < bytes {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
         Ok(Bytes::from(frame))
     }
 

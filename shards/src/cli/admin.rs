@@ -72,7 +72,7 @@ pub(super) fn fetch(address: SocketAddr, path: &str) -> Result<String, AdminErro
 }
 
 /// An address to listen on every interface is reached through this machine's own.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

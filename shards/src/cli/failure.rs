@@ -7,6 +7,7 @@ use chronik_replication::formation::FormError;
 use thiserror::Error;
 
 use super::admin::AdminError;
+use super::kafka::KafkaError;
 use super::wal::WalToolError;
 use crate::config::ConfigErrors;
 use crate::identity::IdentityError;
@@ -29,6 +30,8 @@ pub enum Failure {
     Form(#[from] FormError),
     #[error(transparent)]
     Admin(#[from] AdminError),
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
     #[error(transparent)]
     Wal(#[from] WalToolError),
     #[error(transparent)]
@@ -55,7 +58,7 @@ impl Failure {
             Failure::Run(RunError::Disk { .. }) => exit_code::DATA_DIR,
             Failure::Run(RunError::Executor { .. }) => exit_code::ENVIRONMENT,
             Failure::Run(RunError::Listen { .. }) => exit_code::PORT_IN_USE,
-            Failure::Run(_) | Failure::Admin(_) | Failure::Output { .. } => 1,
+            Failure::Run(_) | Failure::Admin(_) | Failure::Kafka(_) | Failure::Output { .. } => 1,
         }
     }
 

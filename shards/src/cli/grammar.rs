@@ -1,10 +1,16 @@
 //! What can be written after `chronik-server`.
 
+mod group;
+mod topic;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use group::{GroupCommand, ResetArgs, ResetTo};
+pub use topic::{KafkaArgs, TopicCommand, TopicCreateArgs};
 
 /// The version, with the commit where the build was given one (CHRONIK_GIT_COMMIT; a build needs no git).
 pub(super) static VERSION: LazyLock<String> =
@@ -30,7 +36,10 @@ Examples:
       Check every byte of the write-ahead logs of a stopped broker
   chronik-server latency
       Show how long each stage of a request takes in the running broker
-
+  chronik-server topic create orders --partitions 6
+      Make a topic; any broker can be asked, also from elsewhere with --bootstrap HOST:PORT
+  chronik-server group describe billing
+      Show what a consumer group has committed and how far behind it is
   chronik-server cluster status
       Show the nodes of a cluster, who leads how much, and replicas that are behind
 
@@ -77,6 +86,16 @@ pub enum Command {
     },
     /// Show the latencies of a running broker, stage by stage
     Latency(LatencyArgs),
+    /// List, make, change and delete topics
+    Topic {
+        #[command(subcommand)]
+        command: TopicCommand,
+    },
+    /// List, look at, delete and reset consumer groups
+    Group {
+        #[command(subcommand)]
+        command: GroupCommand,
+    },
     /// Look after a running cluster
     Cluster {
         #[command(subcommand)]

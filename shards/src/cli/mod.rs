@@ -3,8 +3,13 @@
 //! Never done here: reading variables other than through [`Environment`], starting shards.
 
 mod admin;
+mod assignment;
 mod failure;
 mod grammar;
+mod group;
+mod kafka;
+mod table;
+mod topic;
 mod wal;
 
 use std::io::Write as _;
@@ -12,10 +17,13 @@ use std::path::PathBuf;
 
 pub use failure::Failure;
 pub use grammar::{
-    Cli, ClusterCommand, Command, ConfigCommand, LatencyArgs, ServerArgs, StatusArgs, WalArgs,
-    WalCommand,
+    Cli, ClusterCommand, Command, ConfigCommand, GroupCommand, KafkaArgs, LatencyArgs, ResetArgs,
+    ResetTo, ServerArgs, StatusArgs, TopicCommand, TopicCreateArgs, WalArgs, WalCommand,
 };
+pub use kafka::{KafkaError, Refusal};
 
+use self::kafka::Kafka;
+use self::table::Report;
 use crate::config::{self, ConfigError, ConfigErrors, FlagValue, Inputs, Loaded};
 
 /// The variables of the process, as text.
@@ -81,6 +89,14 @@ pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure>
             let format = admin::Format::of(args.json, args.hgrm);
             print(&admin::fetch(address, &format.path())?)
         }
+        Some(Command::Topic { command }) => {
+            let mut kafka = brokers(command.kafka(), load)?;
+            tell(topic::run(&mut kafka, &command)?, command.kafka().json)
+        }
+        Some(Command::Group { command }) => {
+            let mut kafka = brokers(command.kafka(), load)?;
+            tell(group::run(&mut kafka, &command)?, command.kafka().json)
+        }
         Some(Command::Cluster { command: ClusterCommand::Status(args) }) => {
             let address = match args.admin {
                 Some(address) => address,
@@ -91,6 +107,25 @@ pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure>
         }
         Some(Command::Version) => print(&format!("chronik-server {}\n", *grammar::VERSION)),
     }
+}
+
+/// The brokers that a command is for: those that it names, or the one on this machine.
+fn brokers(
+    args: &KafkaArgs,
+    load: impl Fn(ServerArgs) -> Result<Loaded, ConfigErrors>,
+) -> Result<Kafka, Failure> {
+    if let Some(bootstrap) = &args.bootstrap {
+        return Ok(Kafka::new(bootstrap));
+    }
+    let loaded = load(ServerArgs { config: args.config.clone(), ..ServerArgs::default() })?;
+    Ok(Kafka::new(&admin::reachable(loaded.config.kafka_addr).to_string()))
+}
+
+/// Prints what a command found; what was refused makes it fail.
+fn tell(report: Report, json: bool) -> Result<Outcome, Failure> {
+    print(&report.to_print(json))?;
+    report.verdict()?;
+    Ok(Outcome::Done)
 }
 
 /// Loads the settings from the file, the variables and these flags.
