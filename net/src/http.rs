@@ -114,6 +114,10 @@ fn parse_head(received: &[u8]) -> Result<Option<Head>, Refusal> {
     };
     let mut body_bytes = None;
     for header in request.headers.iter() {
+        // Only browsers send it: a page that somebody looks at on this machine must not change anything here.
+        if method == HttpMethod::Post && header.name.eq_ignore_ascii_case("origin") {
+            return Err(Refusal { status: 403, what: "not for web pages" });
+        }
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
             return Err(Refusal { status: 501, what: "transfer encodings are not served" });
         }
@@ -197,7 +201,8 @@ mod tests {
 
     #[test]
     fn given_heads_that_are_not_served_when_parsed_then_each_gets_its_status() {
-        let cases: [(&str, u16); 6] = [
+        let cases: [(&str, u16); 7] = [
+            ("POST / HTTP/1.1\r\nOrigin: http://example.net\r\n\r\n", 403),
             ("GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", 413),

@@ -8,15 +8,16 @@
 //! I2 A response that fails to encode leaves no byte in the output.
 
 use kafka_protocol::messages::{
-    AlterConfigsResponse, ApiKey, ApiVersionsResponse, CreatePartitionsResponse,
-    CreateTopicsResponse, DeleteGroupsResponse, DeleteRecordsResponse, DeleteTopicsResponse,
-    DescribeClusterResponse, DescribeConfigsResponse, DescribeGroupsResponse,
-    DescribeLogDirsResponse, DescribeProducersResponse, DescribeTopicPartitionsResponse,
-    FindCoordinatorResponse, HeartbeatResponse, IncrementalAlterConfigsResponse,
-    InitProducerIdResponse, JoinGroupResponse, LeaveGroupResponse, ListConfigResourcesResponse,
-    ListGroupsResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse,
+    AlterConfigsResponse, AlterPartitionReassignmentsResponse, ApiKey, ApiVersionsResponse,
+    CreatePartitionsResponse, CreateTopicsResponse, DeleteGroupsResponse, DeleteRecordsResponse,
+    DeleteTopicsResponse, DescribeClusterResponse, DescribeConfigsResponse, DescribeGroupsResponse,
+    DescribeLogDirsResponse, DescribeProducersResponse, DescribeQuorumResponse,
+    DescribeTopicPartitionsResponse, ElectLeadersResponse, FindCoordinatorResponse,
+    HeartbeatResponse, IncrementalAlterConfigsResponse, InitProducerIdResponse, JoinGroupResponse,
+    LeaveGroupResponse, ListConfigResourcesResponse, ListGroupsResponse, ListOffsetsResponse,
+    ListPartitionReassignmentsResponse, MetadataResponse, OffsetCommitResponse,
     OffsetDeleteResponse, OffsetFetchResponse, OffsetForLeaderEpochResponse, ProduceResponse,
-    SyncGroupResponse,
+    SyncGroupResponse, UnregisterBrokerResponse,
 };
 use kafka_protocol::protocol::Encodable;
 
@@ -57,6 +58,11 @@ pub enum ResponseBody {
     DescribeProducers(DescribeProducersResponse),
     ListConfigResources(ListConfigResourcesResponse),
     DescribeTopicPartitions(DescribeTopicPartitionsResponse),
+    ElectLeaders(ElectLeadersResponse),
+    AlterPartitionReassignments(AlterPartitionReassignmentsResponse),
+    ListPartitionReassignments(ListPartitionReassignmentsResponse),
+    DescribeQuorum(DescribeQuorumResponse),
+    UnregisterBroker(UnregisterBrokerResponse),
 }
 
 macro_rules! response_from {
@@ -100,6 +106,11 @@ response_from!(
     DescribeProducers(DescribeProducersResponse),
     ListConfigResources(ListConfigResourcesResponse),
     DescribeTopicPartitions(DescribeTopicPartitionsResponse),
+    ElectLeaders(ElectLeadersResponse),
+    AlterPartitionReassignments(AlterPartitionReassignmentsResponse),
+    ListPartitionReassignments(ListPartitionReassignmentsResponse),
+    DescribeQuorum(DescribeQuorumResponse),
+    UnregisterBroker(UnregisterBrokerResponse),
 );
 
 impl ResponseBody {
@@ -135,6 +146,11 @@ impl ResponseBody {
             Self::DescribeProducers(_) => ApiKey::DescribeProducers,
             Self::ListConfigResources(_) => ApiKey::ListConfigResources,
             Self::DescribeTopicPartitions(_) => ApiKey::DescribeTopicPartitions,
+            Self::ElectLeaders(_) => ApiKey::ElectLeaders,
+            Self::AlterPartitionReassignments(_) => ApiKey::AlterPartitionReassignments,
+            Self::ListPartitionReassignments(_) => ApiKey::ListPartitionReassignments,
+            Self::DescribeQuorum(_) => ApiKey::DescribeQuorum,
+            Self::UnregisterBroker(_) => ApiKey::UnregisterBroker,
         }
     }
 }
@@ -187,6 +203,11 @@ pub fn encode_response(
         ResponseBody::DescribeProducers(body) => body.encode(output.inline(), version),
         ResponseBody::ListConfigResources(body) => body.encode(output.inline(), version),
         ResponseBody::DescribeTopicPartitions(body) => body.encode(output.inline(), version),
+        ResponseBody::ElectLeaders(body) => body.encode(output.inline(), version),
+        ResponseBody::AlterPartitionReassignments(body) => body.encode(output.inline(), version),
+        ResponseBody::ListPartitionReassignments(body) => body.encode(output.inline(), version),
+        ResponseBody::DescribeQuorum(body) => body.encode(output.inline(), version),
+        ResponseBody::UnregisterBroker(body) => body.encode(output.inline(), version),
     };
     let sized = encoded.map_err(|error| {
         tracing::error!(?api_key, version, %error, "a response does not encode");

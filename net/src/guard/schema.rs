@@ -23,6 +23,7 @@ use kafka_protocol::protocol::StrBytes;
 
 mod admin;
 mod groups;
+mod replicas;
 
 const INT8: usize = 1;
 const INT16: usize = 2;
@@ -138,7 +139,11 @@ pub(super) fn schema_of(api_key: ApiKey) -> Option<Schema> {
         ApiKey::DeleteRecords => (2, &DELETE_RECORDS),
         ApiKey::InitProducerId => (2, &INIT_PRODUCER_ID),
         ApiKey::OffsetForLeaderEpoch => (4, &OFFSET_FOR_LEADER_EPOCH),
-        _ => return groups::schema_of(api_key).or_else(|| admin::schema_of(api_key)),
+        _ => {
+            return groups::schema_of(api_key)
+                .or_else(|| admin::schema_of(api_key))
+                .or_else(|| replicas::schema_of(api_key));
+        }
     };
     Some(Schema { flexible_from, body })
 }

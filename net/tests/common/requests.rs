@@ -40,6 +40,7 @@ macro_rules! tagged {
 
 mod admin;
 mod groups;
+mod replicas;
 
 /// Every API key and version that is served.
 pub fn served() -> impl Iterator<Item = (ApiKey, i16)> {
@@ -92,6 +93,15 @@ pub fn random_frame(api_key: ApiKey, version: i16, seed: u64) -> Bytes {
         ApiKey::DescribeTopicPartitions => {
             encode_request(&f.describe_topic_partitions(), version, id, client)
         }
+        ApiKey::ElectLeaders => encode_request(&f.elect_leaders(), version, id, client),
+        ApiKey::AlterPartitionReassignments => {
+            encode_request(&f.alter_reassignments(), version, id, client)
+        }
+        ApiKey::ListPartitionReassignments => {
+            encode_request(&f.list_reassignments(), version, id, client)
+        }
+        ApiKey::DescribeQuorum => encode_request(&f.describe_quorum(), version, id, client),
+        ApiKey::UnregisterBroker => encode_request(&f.unregister_broker(), version, id, client),
         other => panic!("no generator for {other:?}"),
     }
     .unwrap()

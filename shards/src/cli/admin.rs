@@ -7,6 +7,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than a change of the catalog may take.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(150);
 /// Far above any table; a port that answers with something else must not fill the memory.
 const RESPONSE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -60,9 +62,23 @@ impl Format {
 
 /// Fetches a page.
 pub(super) fn fetch(address: SocketAddr, path: &str) -> Result<String, AdminError> {
+    ask("GET", address, path, TIMEOUT)
+}
+
+/// Asks for something to be done.
+pub(super) fn post(address: SocketAddr, path: &str) -> Result<String, AdminError> {
+    ask("POST", address, path, CHANGE_TIMEOUT)
+}
+
+fn ask(
+    method: &str,
+    address: SocketAddr,
+    path: &str,
+    timeout: Duration,
+) -> Result<String, AdminError> {
     let address = reachable(address);
-    let response =
-        get(address, path).map_err(|source| AdminError::Unreachable { address, source })?;
+    let response = exchange(method, address, path, timeout)
+        .map_err(|source| AdminError::Unreachable { address, source })?;
     let (status, body) = parse(&response).ok_or(AdminError::NotHttp { address })?;
     if status == 200 {
         Ok(body)
@@ -81,11 +97,16 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn get(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
+fn exchange(
+    method: &str,
+    address: SocketAddr,
+    path: &str,
+    timeout: Duration,
+) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut response = Vec::new();
     stream.take(RESPONSE_BYTES_MAX).read_to_end(&mut response)?;
     Ok(response)

@@ -1,5 +1,6 @@
 //! What can be written after `chronik-server`.
 
+mod cluster;
 mod group;
 mod topic;
 
@@ -9,6 +10,9 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use cluster::{
+    ClusterArgs, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs, RemoveArgs,
+};
 pub use group::{GroupCommand, ResetArgs, ResetTo};
 pub use topic::{KafkaArgs, TopicCommand, TopicCreateArgs};
 
@@ -110,6 +114,16 @@ pub enum Command {
 pub enum ClusterCommand {
     /// Show the nodes, who leads how much, and replicas that are behind
     Status(StatusArgs),
+    /// Take a node out of service: it hands over what it leads and gets no new replicas
+    Drain(NodeArgs),
+    /// Let a drained node serve again
+    Undrain(NodeArgs),
+    /// Move all that a node has to others, and take it out of the cluster
+    Remove(RemoveArgs),
+    /// Spread replicas and leaderships evenly over the nodes
+    Rebalance(RebalanceArgs),
+    /// Move the replicas of a partition to certain nodes
+    Reassign(ReassignArgs),
 }
 
 /// What to do with settings.

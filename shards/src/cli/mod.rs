@@ -4,10 +4,13 @@
 
 mod admin;
 mod assignment;
+mod cluster;
 mod failure;
 mod grammar;
 mod group;
 mod kafka;
+mod mover;
+mod plan;
 mod table;
 mod topic;
 mod wal;
@@ -17,11 +20,13 @@ use std::path::PathBuf;
 
 pub use failure::Failure;
 pub use grammar::{
-    Cli, ClusterCommand, Command, ConfigCommand, GroupCommand, KafkaArgs, LatencyArgs, ResetArgs,
-    ResetTo, ServerArgs, StatusArgs, TopicCommand, TopicCreateArgs, WalArgs, WalCommand,
+    Cli, ClusterArgs, ClusterCommand, Command, ConfigCommand, GroupCommand, KafkaArgs, LatencyArgs,
+    MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs, RemoveArgs, ResetArgs, ResetTo, ServerArgs,
+    StatusArgs, TopicCommand, TopicCreateArgs, WalArgs, WalCommand,
 };
 pub use kafka::{KafkaError, Refusal};
 
+use self::cluster::Cluster;
 use self::kafka::Kafka;
 use self::table::Report;
 use crate::config::{self, ConfigError, ConfigErrors, FlagValue, Inputs, Loaded};
@@ -104,6 +109,18 @@ pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure>
             };
             let query = if args.json { "?format=json" } else { "" };
             print(&admin::fetch(address, &format!("/cluster/status{query}"))?)
+        }
+        Some(Command::Cluster { command }) => {
+            let Some(args) = command.args() else { return Ok(Outcome::Done) };
+            let admin = match args.admin {
+                Some(address) => address,
+                None => {
+                    load(ServerArgs { config: args.config.clone(), ..ServerArgs::default() })?
+                        .config
+                        .admin_addr
+                }
+            };
+            tell(Cluster::new(admin, args.bootstrap.clone()).run(&command)?, args.json)
         }
         Some(Command::Version) => print(&format!("chronik-server {}\n", *grammar::VERSION)),
     }

@@ -471,7 +471,8 @@ mod tests {
             partitions: Vec::new(),
             configs: std::collections::BTreeMap::new(),
         };
-        let command = CatalogCommand::CreateTopics { topics: vec![topic] }.encode().unwrap();
+        let command = CatalogCommand::CreateTopics { topics: vec![topic], avoid: Vec::new() };
+        let command = command.encode().unwrap();
         let kind = PartitionKind::Records;
         let tag = PartitionTag { topic: id, partition, kind }.encode();
         let mut blocks = Vec::new();

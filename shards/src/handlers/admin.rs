@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use chronik_net::{CloseReason, Enqueued, Finished, RequestKind};
 
-use super::{configs, describe, finished, log_dirs, partitions};
+use super::{
+    configs, describe, elections, finished, log_dirs, partitions, quorum, reassignments,
+};
 use crate::shell::shard::Shard;
 
 /// Hands a request to its handler. Its work is done when its turn to be answered comes.
@@ -36,6 +38,21 @@ async fn answer(shard: Rc<Shard>, version: i16, request: RequestKind) -> Finishe
         }
         RequestKind::DescribeProducers(body) => {
             finished(describe::describe_producers(shard, body).await)
+        }
+        RequestKind::ElectLeaders(body) => {
+            finished(elections::elect_leaders(shard, version, body).await)
+        }
+        RequestKind::AlterPartitionReassignments(body) => {
+            finished(reassignments::alter_reassignments(shard, body).await)
+        }
+        RequestKind::ListPartitionReassignments(body) => {
+            finished(reassignments::list_reassignments(&shard, body))
+        }
+        RequestKind::DescribeQuorum(body) => {
+            finished(quorum::describe_quorum(shard, version, body).await)
+        }
+        RequestKind::UnregisterBroker(body) => {
+            finished(quorum::unregister_broker(shard, body).await)
         }
         // What the dispatcher forgot: no answer is better than a wrong one.
         _ => Finished::Close(CloseReason::Handler { what: "a request that no handler answers" }),

@@ -7,15 +7,19 @@ use chronik_engine::ids::ShardId;
 use chronik_net::{HttpMethod, HttpRequest, HttpResponse, ListenerKind};
 use futures_util::future::join_all;
 
+use super::nodes;
 use crate::metrics::{self, ShardSnapshot};
 use crate::shell::shard::Shard;
 
 /// Serves one HTTP request.
 pub async fn http(shard: Rc<Shard>, listener: ListenerKind, request: HttpRequest) -> HttpResponse {
+    let admin = listener == ListenerKind::Http;
     if request.method == HttpMethod::Post {
+        if admin {
+            return nodes::post(&shard, &request).await;
+        }
         return HttpResponse::text(405, "only GET and HEAD are served here\n");
     }
-    let admin = listener == ListenerKind::Http;
     match request.path.as_str() {
         "/health" => HttpResponse::text(200, "ok\n"),
         "/metrics" => {

@@ -40,7 +40,7 @@ impl Names {
             }
             Some(WalRecord::Checkpoint(checkpoint)) => self.note_meta(group, &checkpoint.meta),
             Some(WalRecord::Entry { entry, .. }) => {
-                if let Ok((_, CatalogCommand::CreateTopics { topics })) =
+                if let Ok((_, CatalogCommand::CreateTopics { topics, .. })) =
                     CatalogCommand::decode_named(&entry.payload)
                 {
                     self.topics.extend(topics.into_iter().map(|topic| (topic.id, topic.name)));

@@ -1,0 +1,89 @@
+//! What can be written after `chronik-server cluster`, but for the status.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Which cluster to look after, and how to print.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ClusterArgs {
+    /// The admin address of any running broker of it; otherwise it is taken from the settings
+    #[arg(long, value_name = "IP:PORT")]
+    pub admin: Option<SocketAddr>,
+    /// The Kafka addresses of brokers; otherwise the cluster says where they are
+    #[arg(long, short = 'b', value_name = "HOST:PORT")]
+    pub bootstrap: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Read settings from this TOML file [env: CHRONIK_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Which node to drain, or to let in again.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// The node's id
+    pub node: u32,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Which node to remove.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// The node's id
+    pub node: u32,
+    /// Where too few nodes are left, let partitions have fewer replicas
+    #[arg(long)]
+    pub fewer_replicas: bool,
+    #[command(flatten)]
+    pub moving: MovingArgs,
+}
+
+/// How to spread replicas.
+#[derive(Debug, Args)]
+pub struct RebalanceArgs {
+    /// Move at most so many replicas
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub moves_max: usize,
+    #[command(flatten)]
+    pub moving: MovingArgs,
+}
+
+/// Where a partition is to have its replicas.
+#[derive(Debug, Args)]
+pub struct ReassignArgs {
+    /// The topic
+    #[arg(long, required_unless_present = "list")]
+    pub topic: Option<String>,
+    /// The partition
+    #[arg(long, required_unless_present = "list")]
+    pub partition: Option<i32>,
+    /// The nodes, the one that is to lead first
+    #[arg(long, value_name = "NODES", conflicts_with = "cancel", required_unless_present_any = ["cancel", "list"])]
+    pub to: Option<String>,
+    /// Go back to where the replicas were
+    #[arg(long)]
+    pub cancel: bool,
+    /// Print the partitions that are moving
+    #[arg(long, conflicts_with_all = ["topic", "partition", "to", "cancel"])]
+    pub list: bool,
+    #[command(flatten)]
+    pub moving: MovingArgs,
+}
+
+/// How partitions are moved.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MovingArgs {
+    /// Only show what would be moved
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Move so many partitions at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 16)]
+    pub at_a_time: usize,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
