@@ -1,19 +1,19 @@
 //! What a command does to the catalog.
 //!
-//! Everything here is a function of the catalog and the command alone (I1 of the module): placement takes the shard
-//! with the fewest replicas, ties by the lowest node and shard, so that all nodes choose the same.
+//! Everything here is a function of the catalog and the command alone (I1 of the module). What is said of brokers stands
+//! in `brokers`, where replicas are put in `place`, and how they move in `moves`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chronik_engine::ids::{GroupId, NodeId, ShardId};
+use chronik_engine::ids::NodeId;
 
 use super::name::{can_collide, is_internal_topic, names_collide, topic_name_problem};
 use super::settings::check_configs;
 use super::{
-    BROKERS_MAX, Broker, CATALOG_PARTITIONS_MAX, Catalog, CatalogCommand, CatalogError, ClusterId,
-    CommandOutcome, DeletedTopic, NewPartition, NewTopic, PRODUCER_ID_BLOCK_MAX, Partition,
-    Placement, ProducerIdRange, TOPIC_PARTITIONS_MAX, Topic, TopicRef, TopicSettings,
+    CATALOG_PARTITIONS_MAX, Catalog, CatalogCommand, CatalogError, CommandOutcome, DeletedTopic,
+    NewPartition, NewTopic, PRODUCER_ID_BLOCK_MAX, Partition, ProducerIdRange,
+    TOPIC_PARTITIONS_MAX, Topic, TopicRef, TopicSettings,
 };
 
 impl Catalog {
@@ -21,17 +21,17 @@ impl Catalog {
     pub fn apply(&mut self, command: &CatalogCommand) -> CommandOutcome {
         let refused = CommandOutcome::Refused;
         match command {
-            CatalogCommand::RegisterBroker { cluster_id, broker } => self
-                .register_broker(*cluster_id, broker)
+            CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed } => self
+                .register_broker(*cluster_id, broker, *replica_seed)
                 .map_or_else(refused, |()| CommandOutcome::BrokerRegistered),
-            CatalogCommand::CreateTopics { topics } => CommandOutcome::TopicsCreated(
-                topics.iter().map(|topic| self.create_topic(topic)).collect(),
+            CatalogCommand::CreateTopics { topics, avoid } => CommandOutcome::TopicsCreated(
+                topics.iter().map(|topic| self.create_topic(topic, avoid)).collect(),
             ),
             CatalogCommand::DeleteTopics { topics } => CommandOutcome::TopicsDeleted(
                 topics.iter().map(|topic| self.delete_topic(topic)).collect(),
             ),
-            CatalogCommand::CreatePartitions { name, partitions, total } => self
-                .create_partitions(name, partitions, *total)
+            CatalogCommand::CreatePartitions { name, partitions, total, avoid } => self
+                .create_partitions(name, partitions, *total, avoid)
                 .map_or_else(refused, CommandOutcome::TopicChanged),
             CatalogCommand::AlterTopicConfigs { name, changes } => self
                 .alter_topic_configs(name, changes)
@@ -42,6 +42,18 @@ impl Catalog {
             CatalogCommand::AllocateProducerIds { count } => {
                 self.allocate_producer_ids(*count).map_or_else(refused, CommandOutcome::ProducerIds)
             }
+            CatalogCommand::MovePartitions { moves } => CommandOutcome::PartitionsMoved(
+                moves.iter().map(|wanted| self.move_partition(wanted)).collect(),
+            ),
+            CatalogCommand::ReplicasSettled { group, replicas } => self
+                .settle_replicas(*group, replicas)
+                .map_or_else(refused, |()| CommandOutcome::ReplicasSettled),
+            CatalogCommand::CordonBroker { node, is_cordoned } => self
+                .cordon_broker(*node, *is_cordoned)
+                .map_or_else(refused, |()| CommandOutcome::BrokerChanged),
+            CatalogCommand::UnregisterBroker { node } => self
+                .unregister_broker(*node)
+                .map_or_else(refused, |()| CommandOutcome::BrokerChanged),
         }
     }
 
@@ -91,34 +103,15 @@ impl Catalog {
                 partitions_max: CATALOG_PARTITIONS_MAX,
             });
         }
-        let brokers = self.brokers.len();
+        let brokers = self.open_brokers().count();
         for partition in added {
             let replicas = partition.replicas.len();
             if replicas == 0 || replicas > brokers {
                 return Err(CatalogError::InvalidReplicationFactor { replicas, brokers });
             }
-        }
-        Ok(())
-    }
-
-    fn register_broker(
-        &mut self,
-        cluster_id: ClusterId,
-        broker: &Broker,
-    ) -> Result<(), CatalogError> {
-        let node = broker.node;
-        if let Some(ours) = self.cluster_id.filter(|ours| *ours != cluster_id) {
-            return Err(CatalogError::OtherCluster { node, theirs: cluster_id, ours });
-        }
-        let brokers = self.brokers.len();
-        let known = self.brokers.contains_key(&node);
-        if broker.shards == 0 || (!known && brokers >= BROKERS_MAX) {
-            return Err(CatalogError::InvalidBroker { node, brokers });
-        }
-        self.cluster_id = Some(cluster_id);
-        self.brokers.insert(node, Arc::new(broker.clone()));
-        if !known && !self.broker_configs.is_empty() {
-            self.settle_topics();
+            if !partition.nodes.is_empty() {
+                self.check_nodes(&partition.nodes, &partition.replicas, None)?;
+            }
         }
         Ok(())
     }
@@ -142,7 +135,7 @@ impl Catalog {
     }
 
     /// The defaults are others now.
-    fn settle_topics(&mut self) {
+    pub(super) fn settle_topics(&mut self) {
         let defaults = self.topic_defaults();
         for topic in self.topics.values_mut() {
             let settings = TopicSettings::settle(&topic.configs, &defaults);
@@ -153,9 +146,13 @@ impl Catalog {
         }
     }
 
-    fn create_topic(&mut self, new: &NewTopic) -> Result<Arc<Topic>, CatalogError> {
+    fn create_topic(
+        &mut self,
+        new: &NewTopic,
+        avoid: &[NodeId],
+    ) -> Result<Arc<Topic>, CatalogError> {
         self.check_new_topic(new)?;
-        let partitions = self.place_all(&new.partitions);
+        let partitions = self.place_all(&new.partitions, avoid);
         let topic = Arc::new(Topic {
             name: Arc::from(new.name.as_str()),
             id: new.id,
@@ -192,6 +189,7 @@ impl Catalog {
         name: &str,
         added: &[NewPartition],
         total: u32,
+        avoid: &[NodeId],
     ) -> Result<Arc<Topic>, CatalogError> {
         let Some(old) = self.topic_names.get(name).cloned() else {
             return Err(unknown(name));
@@ -203,7 +201,7 @@ impl Catalog {
             return Err(CatalogError::PartitionCountChanged { name, partitions, total });
         }
         let mut changed = Topic::clone(&old);
-        changed.partitions.extend(self.place_all(added));
+        changed.partitions.extend(self.place_all(added, avoid));
         Ok(self.replace_topic(&old, changed))
     }
 
@@ -239,44 +237,6 @@ impl Catalog {
         Ok(ProducerIdRange { first, count })
     }
 
-    /// Gives each partition a group and places for its replicas.
-    fn place_all(&mut self, added: &[NewPartition]) -> Vec<Partition> {
-        let mut placed = Vec::with_capacity(added.len());
-        for new in added {
-            let group = GroupId(self.next_group);
-            self.next_group += 1;
-            let mut replicas: Vec<Placement> = Vec::with_capacity(new.replicas.len());
-            for replica in &new.replicas {
-                // Checked before: there is a broker left for each replica, and every broker has a shard.
-                let Some((node, shard)) = self.least_loaded(&replicas) else { break };
-                *self.load.entry((node, shard)).or_default() += 1;
-                replicas.push(Placement { node, shard, replica: *replica });
-            }
-            assert!(replicas.len() == new.replicas.len(), "a replica of {group} has no place");
-            // The first one leads where it can: leaders go round, however the replicas were found.
-            let turn = group.0 % u64::try_from(replicas.len().max(1)).unwrap_or(1);
-            replicas.sort_unstable_by_key(|placement| placement.node);
-            replicas.rotate_left(usize::try_from(turn).unwrap_or(0));
-            placed.push(Partition { group, replicas });
-        }
-        placed
-    }
-
-    /// The shard with the fewest replicas among the nodes that hold none of `taken`, on the node with the fewest.
-    fn least_loaded(&self, taken: &[Placement]) -> Option<(NodeId, ShardId)> {
-        let load = |place: (NodeId, ShardId)| self.load.get(&place).copied().unwrap_or(0);
-        let shards = |broker: &Broker| {
-            let node = broker.node;
-            (0..broker.shards).map(move |shard| (node, ShardId(shard)))
-        };
-        let node = self
-            .brokers
-            .values()
-            .filter(|broker| taken.iter().all(|placement| placement.node != broker.node))
-            .min_by_key(|broker| (shards(broker).map(load).sum::<u32>(), broker.node))?;
-        shards(node).min_by_key(|place| (load(*place), *place))
-    }
-
     /// Adds a topic whose placements are counted in `load` already.
     pub(super) fn insert_topic(&mut self, topic: Arc<Topic>) {
         self.partition_count += topic.partitions.len();
@@ -285,31 +245,17 @@ impl Catalog {
         assert!(self.topics.len() == self.topic_names.len(), "I4: topics by id and by name differ");
     }
 
-    /// Counts the placements of a topic that was read back.
-    pub(super) fn count_load(&mut self, topic: &Topic) {
-        for placement in topic.partitions.iter().flat_map(|partition| &partition.replicas) {
-            *self.load.entry((placement.node, placement.shard)).or_default() += 1;
-        }
-    }
-
     fn remove_topic(&mut self, topic: &Topic) {
         self.partition_count -= topic.partitions.len();
         self.topics.remove(&topic.id);
         self.topic_names.remove(&topic.name);
-        for placement in topic.partitions.iter().flat_map(|partition| &partition.replicas) {
-            let place = (placement.node, placement.shard);
-            let count = self.load.get(&place).copied().unwrap_or(0);
-            assert!(count > 0, "I4: {place:?} is counted as empty");
-            if count == 1 {
-                self.load.remove(&place);
-            } else {
-                self.load.insert(place, count - 1);
-            }
+        for placement in topic.partitions.iter().flat_map(Partition::placements) {
+            self.uncount(placement);
         }
     }
 
-    /// Puts `changed` in the place of `old`, whose placements it has kept; new ones are counted already.
-    fn replace_topic(&mut self, old: &Topic, changed: Topic) -> Arc<Topic> {
+    /// Puts `changed` in the place of `old`; the placements are counted already.
+    pub(super) fn replace_topic(&mut self, old: &Topic, changed: Topic) -> Arc<Topic> {
         assert!(changed.id == old.id, "a topic keeps its id");
         assert!(changed.partitions.len() >= old.partitions.len(), "a topic keeps its partitions");
         let changed = Arc::new(changed);

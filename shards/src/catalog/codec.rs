@@ -13,16 +13,11 @@ use chronik_engine::ids::GroupId;
 use thiserror::Error;
 
 use super::{
-    Broker, BrokerConfigs, Catalog, CatalogCommand, ClusterId, CommandId, Partition, Topic,
-    TopicId, TopicSettings, is_internal_topic,
+    Broker, BrokerConfigs, Catalog, CatalogCommand, ClusterId, CommandId, Incarnation, Partition,
+    Topic, TopicId, TopicSettings, is_internal_topic,
 };
 
-const VERSION: u8 = 1;
-/// Of a catalog whose brokers were given configurations; one without is written as before.
-const VERSION_WITH_BROKER_CONFIGS: u8 = 2;
-
-/// Of a command that has a name.
-const VERSION_NAMED: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Most memory that decoding one command may claim.
 const COMMAND_BYTES_MAX: usize = 16 << 20;
@@ -44,12 +39,12 @@ pub enum CatalogCodecError {
 }
 
 impl CatalogCommand {
-    /// The command as an entry's payload.
+    /// The command as an entry's payload, without a name.
     ///
     /// # Errors
     /// [`FramedError::Encode`], never in practice: encoding to memory does not fail.
     pub fn encode(&self) -> Result<Vec<u8>, CatalogCodecError> {
-        Ok(framed::encode(VERSION, self)?)
+        self.encode_named(None)
     }
 
     /// The command in an entry's payload.
@@ -57,7 +52,7 @@ impl CatalogCommand {
     /// # Errors
     /// If the bytes are not a command of a version this program knows.
     pub fn decode(bytes: &[u8]) -> Result<CatalogCommand, CatalogCodecError> {
-        Ok(framed::decode::<_, COMMAND_BYTES_MAX>(VERSION, bytes)?)
+        CatalogCommand::decode_named(bytes).map(|(_, command)| command)
     }
 
     /// The command as an entry's payload, with its name if it has one.
@@ -65,10 +60,7 @@ impl CatalogCommand {
     /// # Errors
     /// As [`CatalogCommand::encode`].
     pub fn encode_named(&self, id: Option<CommandId>) -> Result<Vec<u8>, CatalogCodecError> {
-        match id {
-            Some(id) => Ok(framed::encode(VERSION_NAMED, (id, self))?),
-            None => self.encode(),
-        }
+        Ok(framed::encode(VERSION, (id, self))?)
     }
 
     /// The command in an entry's payload, and its name if it has one.
@@ -78,11 +70,7 @@ impl CatalogCommand {
     pub fn decode_named(
         bytes: &[u8],
     ) -> Result<(Option<CommandId>, CatalogCommand), CatalogCodecError> {
-        if bytes.first() != Some(&VERSION_NAMED) {
-            return CatalogCommand::decode(bytes).map(|command| (None, command));
-        }
-        let (id, command) = framed::decode::<_, COMMAND_BYTES_MAX>(VERSION_NAMED, bytes)?;
-        Ok((Some(id), command))
+        Ok(framed::decode::<_, COMMAND_BYTES_MAX>(VERSION, bytes)?)
     }
 }
 
@@ -91,9 +79,11 @@ impl CatalogCommand {
 struct CatalogImage {
     cluster_id: Option<ClusterId>,
     brokers: Vec<Broker>,
+    retired: Vec<Incarnation>,
     topics: Vec<TopicImage>,
     next_group: u64,
     next_producer_id: i64,
+    broker_configs: BrokerConfigs,
 }
 
 #[derive(bincode::Encode, bincode::Decode)]
@@ -121,14 +111,13 @@ impl Catalog {
         let image = CatalogImage {
             cluster_id: self.cluster_id,
             brokers: self.brokers.values().map(|broker| Broker::clone(broker)).collect(),
+            retired: self.retired.iter().copied().collect(),
             topics: self.topics.values().map(topic).collect(),
             next_group: self.next_group,
             next_producer_id: self.next_producer_id,
+            broker_configs: self.broker_configs.clone(),
         };
-        if self.broker_configs.is_empty() {
-            return Ok(framed::encode(VERSION, image)?);
-        }
-        Ok(framed::encode(VERSION_WITH_BROKER_CONFIGS, (image, &self.broker_configs))?)
+        Ok(framed::encode(VERSION, image)?)
     }
 
     /// The catalog in a checkpoint. No bytes at all are the catalog before any command.
@@ -139,20 +128,13 @@ impl Catalog {
         if bytes.is_empty() {
             return Ok(Catalog::new());
         }
-        let (image, broker_configs): (CatalogImage, BrokerConfigs) = match bytes.first() {
-            Some(&VERSION_WITH_BROKER_CONFIGS) => {
-                framed::decode::<_, CATALOG_BYTES_MAX>(VERSION_WITH_BROKER_CONFIGS, bytes)?
-            }
-            _ => {
-                let image = framed::decode::<_, CATALOG_BYTES_MAX>(VERSION, bytes)?;
-                (image, BrokerConfigs::default())
-            }
-        };
+        let image: CatalogImage = framed::decode::<_, CATALOG_BYTES_MAX>(VERSION, bytes)?;
         let mut catalog = Catalog {
             cluster_id: image.cluster_id,
+            retired: image.retired.into(),
             next_group: image.next_group,
             next_producer_id: image.next_producer_id,
-            broker_configs,
+            broker_configs: image.broker_configs,
             ..Catalog::default()
         };
         for broker in image.brokers {
@@ -182,6 +164,12 @@ impl Catalog {
         }
         if image.internal != is_internal_topic(&image.name) {
             return inconsistent("a topic bears a reserved name");
+        }
+        if !image.partitions.is_sorted_by_key(|partition| partition.group) {
+            return inconsistent("the groups of a topic are not in their order");
+        }
+        if !image.partitions.iter().all(Partition::is_coherent) {
+            return inconsistent("the replicas of a partition are not what they can be");
         }
         let topic = Topic {
             name: Arc::from(image.name),

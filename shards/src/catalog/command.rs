@@ -4,24 +4,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chronik_engine::ids::{GroupId, NodeId, ReplicaId};
-use thiserror::Error;
 
-use super::{Broker, ClusterId, ConfigProblem, Topic, TopicId};
+use super::{Broker, CatalogError, ClusterId, Topic, TopicId};
 
 /// A change to the catalog: the payload of an entry in META's log.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum CatalogCommand {
-    /// A broker starts, or came back with another address. The first one names the cluster.
+    /// A broker starts, or came back with another address, or on another disk: then each replica that was placed on it
+    /// is replaced by a new one there. The first broker names the cluster.
     RegisterBroker {
         /// The id the cluster gets if it has none yet.
         cluster_id: ClusterId,
         /// The broker.
         broker: Broker,
+        /// Where the ids of new replicas come from; random.
+        replica_seed: u64,
     },
     /// Makes topics; each stands for itself.
     CreateTopics {
         /// The topics.
         topics: Vec<NewTopic>,
+        /// Nodes that get a replica only where there are not enough others: the proposer knows them to be down.
+        avoid: Vec<NodeId>,
     },
     /// Deletes topics; each stands for itself.
     DeleteTopics {
@@ -36,6 +40,8 @@ pub enum CatalogCommand {
         partitions: Vec<NewPartition>,
         /// How many there will be then: refused if another command changed the count in between.
         total: u32,
+        /// As in [`CatalogCommand::CreateTopics`].
+        avoid: Vec<NodeId>,
     },
     /// Sets (`Some`) or resets (`None`) configurations of a topic; all or none.
     AlterTopicConfigs {
@@ -56,13 +62,52 @@ pub enum CatalogCommand {
         /// The changes by configuration name.
         changes: BTreeMap<String, Option<String>>,
     },
+    /// Says where partitions are to have their replicas; each move stands for itself.
+    MovePartitions {
+        /// The moves.
+        moves: Vec<PartitionMove>,
+    },
+    /// Raft's members are what the catalog wants: replicas that go may go. Of no effect if it wants others by now.
+    ReplicasSettled {
+        /// The partition's group.
+        group: GroupId,
+        /// Its members, in any order.
+        replicas: Vec<ReplicaId>,
+    },
+    /// Keeps new replicas away from a broker, or lets them come again.
+    CordonBroker {
+        /// The broker.
+        node: NodeId,
+        /// Which of the two.
+        is_cordoned: bool,
+    },
+    /// Forgets a broker on which no replica is placed. Its disk does not come back.
+    UnregisterBroker {
+        /// The broker.
+        node: NodeId,
+    },
 }
 
-/// A partition to be made: one replica per entry. Where they are put is decided when the command is applied.
+/// A partition to be made: one replica per entry.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct NewPartition {
     /// Random ids for the replicas.
     pub replicas: Vec<ReplicaId>,
+    /// The node of each, the preferred leader first; if there are none, the catalog chooses when it applies the command.
+    pub nodes: Vec<NodeId>,
+}
+
+/// Where a partition is to have its replicas.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct PartitionMove {
+    /// The topic.
+    pub topic: TopicRef,
+    /// The partition's number.
+    pub partition: u32,
+    /// The nodes, the preferred leader first. None: back to where the replicas were before the move that is under way.
+    pub nodes: Vec<NodeId>,
+    /// Random ids, one for each node: for those that have no replica yet.
+    pub replica_ids: Vec<ReplicaId>,
 }
 
 /// A topic to be made.
@@ -111,6 +156,12 @@ pub enum CommandOutcome {
     TopicChanged(Arc<Topic>),
     /// The brokers' configurations are as asked.
     BrokerConfigsChanged,
+    /// The broker is cordoned or not, or is gone, as asked.
+    BrokerChanged,
+    /// One answer for each move, in the order of the command.
+    PartitionsMoved(Vec<Result<(), CatalogError>>),
+    /// The partition is settled.
+    ReplicasSettled,
     /// The producer ids.
     ProducerIds(ProducerIdRange),
     /// The command as a whole was refused.
@@ -124,10 +175,13 @@ impl CommandOutcome {
     pub fn changes_image(&self) -> bool {
         match self {
             CommandOutcome::BrokerRegistered
+            | CommandOutcome::BrokerChanged
             | CommandOutcome::TopicChanged(_)
+            | CommandOutcome::ReplicasSettled
             | CommandOutcome::BrokerConfigsChanged => true,
             CommandOutcome::TopicsCreated(results) => results.iter().any(Result::is_ok),
             CommandOutcome::TopicsDeleted(results) => results.iter().any(Result::is_ok),
+            CommandOutcome::PartitionsMoved(results) => results.iter().any(Result::is_ok),
             CommandOutcome::ProducerIds(_) | CommandOutcome::Refused(_) => false,
         }
     }
@@ -142,122 +196,4 @@ pub struct DeletedTopic {
     pub id: TopicId,
     /// The groups of its partitions.
     pub groups: Vec<GroupId>,
-}
-
-/// Why the catalog refuses.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum CatalogError {
-    /// INVALID_TOPIC_EXCEPTION
-    #[error("topic name {name:?} is illegal: {problem}")]
-    InvalidTopicName {
-        /// The name.
-        name: String,
-        /// The rule it breaks.
-        problem: &'static str,
-    },
-    /// INVALID_TOPIC_EXCEPTION
-    #[error("topic name {name:?} is reserved for the cluster's own use")]
-    ReservedTopicName {
-        /// The name.
-        name: String,
-    },
-    /// INVALID_TOPIC_EXCEPTION
-    #[error(
-        "topic {name:?} collides with the existing topic {existing:?}: '.' and '_' count as the same"
-    )]
-    TopicNameCollides {
-        /// The name.
-        name: String,
-        /// The topic that is there.
-        existing: Arc<str>,
-    },
-    /// TOPIC_ALREADY_EXISTS
-    #[error("Topic '{name}' already exists.")]
-    TopicExists {
-        /// The name.
-        name: String,
-    },
-    /// UNKNOWN_TOPIC_OR_PARTITION or UNKNOWN_TOPIC_ID
-    #[error("no such topic: {topic:?}")]
-    UnknownTopic {
-        /// How it was named.
-        topic: TopicRef,
-    },
-    /// INVALID_PARTITIONS
-    #[error("{partitions} partitions asked for; a topic has 1 to {partitions_max}")]
-    InvalidPartitionCount {
-        /// How many were asked for.
-        partitions: usize,
-        /// How many there may be.
-        partitions_max: usize,
-    },
-    /// INVALID_PARTITIONS
-    #[error("topic {name:?} has {partitions} partitions, {total} were asked for")]
-    PartitionCountChanged {
-        /// The topic.
-        name: String,
-        /// How many it has.
-        partitions: usize,
-        /// How many there would be.
-        total: u32,
-    },
-    /// INVALID_PARTITIONS
-    #[error("the cluster has {partitions} partitions, {partitions_max} are allowed")]
-    TooManyPartitions {
-        /// How many there are.
-        partitions: usize,
-        /// How many there may be.
-        partitions_max: usize,
-    },
-    /// INVALID_REPLICATION_FACTOR
-    #[error("replication factor {replicas} with {brokers} brokers")]
-    InvalidReplicationFactor {
-        /// How many replicas were asked for.
-        replicas: usize,
-        /// How many brokers there are.
-        brokers: usize,
-    },
-    /// INVALID_CONFIG
-    #[error("configuration {name:?}: {problem}")]
-    InvalidConfig {
-        /// The configuration.
-        name: String,
-        /// What is wrong with it.
-        problem: ConfigProblem,
-    },
-    /// INVALID_REQUEST
-    #[error("{count} producer ids asked for; a range has 1 to {count_max}")]
-    InvalidProducerIdCount {
-        /// How many were asked for.
-        count: u32,
-        /// How many there may be.
-        count_max: u32,
-    },
-    /// UNKNOWN_SERVER_ERROR
-    #[error("the producer ids are used up")]
-    ProducerIdsExhausted,
-    /// INVALID_REQUEST
-    #[error("broker {node} has no shards, or the cluster has {brokers} brokers already")]
-    InvalidBroker {
-        /// The broker.
-        node: NodeId,
-        /// How many there are.
-        brokers: usize,
-    },
-    /// INCONSISTENT_CLUSTER_ID
-    #[error("broker {node} belongs to cluster {theirs}, this is {ours}")]
-    OtherCluster {
-        /// The broker.
-        node: NodeId,
-        /// The cluster it names.
-        theirs: ClusterId,
-        /// This cluster.
-        ours: ClusterId,
-    },
-    /// INVALID_REQUEST: the command names an id that is in use; its proposer must draw another.
-    #[error("topic id {id:?} is in use")]
-    TopicIdInUse {
-        /// The id.
-        id: TopicId,
-    },
 }

@@ -11,35 +11,42 @@
 //! - I1: applying the same commands in the same order gives the same catalog on every node, byte for byte when encoded.
 //! - I2: a `GroupId` is given out once and never again, also after its topic is deleted.
 //! - I3: a producer id is given out once.
-//! - I4: `topics` and `topic_names` hold the same topics; `load` counts exactly the placements in `topics`.
+//! - I4: `topics` and `topic_names` hold the same topics; `load` counts exactly the placements in `topics`, those of
+//!   replicas that go included.
 //! - I5: a command that is refused changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
 use bincode::de::Decoder;
 use bincode::enc::Encoder;
 use bincode::error::{DecodeError, EncodeError};
-use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId, Term};
-use chronik_engine::segment::SegmentId;
+use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId};
 use chronik_engine::wal::record::GroupMeta;
 use uuid::Uuid;
 
 mod apply;
 mod broker_configs;
+mod brokers;
 mod codec;
 mod command;
+mod error;
+mod moves;
 mod name;
+mod partition;
+mod place;
 mod settings;
 
 pub use broker_configs::{BrokerConfigs, broker_config_of, topic_config_of};
 pub use codec::CatalogCodecError;
 pub use command::{
-    CatalogCommand, CatalogError, CommandOutcome, DeletedTopic, NewPartition, NewTopic,
+    CatalogCommand, CommandOutcome, DeletedTopic, NewPartition, NewTopic, PartitionMove,
     ProducerIdRange, TopicRef,
 };
+pub use error::{AssignmentProblem, CatalogError};
 pub use name::{TOPIC_NAME_BYTES_MAX, is_internal_topic, topic_name_problem};
+pub use partition::{Partition, PartitionKind, PartitionTag, Placement};
 pub use settings::{
     CleanupPolicy, ConfigDefinition, ConfigProblem, ConfigType, Durability, TimestampType,
     TopicSettings, config_definition, config_definitions,
@@ -55,6 +62,10 @@ pub const TOPIC_CONFIGS_MAX: usize = 128;
 pub const TOPIC_CONFIG_VALUE_BYTES_MAX: usize = 4096;
 /// Brokers a cluster may have.
 pub const BROKERS_MAX: usize = 1_000;
+/// Disks of nodes that are remembered after another one took their place; then the oldest is forgotten.
+pub const RETIRED_MAX: usize = 1_000;
+/// Replicas a partition may have, those that come and go included: Raft has no more members.
+pub const PARTITION_REPLICAS_MAX: usize = 32;
 /// Producer ids that one command may take.
 pub const PRODUCER_ID_BLOCK_MAX: u32 = 100_000;
 
@@ -102,43 +113,14 @@ uuid_newtype!(
 );
 
 uuid_newtype!(
+    /// A disk of a node: drawn when its data directory is made, another one after that was wiped.
+    Incarnation
+);
+
+uuid_newtype!(
     /// Names a command that one node lets another propose: by it the first one finds its outcome in the log.
     CommandId
 );
-
-/// Where one replica of a partition lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub struct Placement {
-    /// The node.
-    pub node: NodeId,
-    /// The shard of that node.
-    pub shard: ShardId,
-    /// The replica's Raft id: new for every placement.
-    pub replica: ReplicaId,
-}
-
-/// One partition of a topic.
-#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub struct Partition {
-    /// Its Raft group.
-    pub group: GroupId,
-    /// Its replicas; the first is the preferred leader.
-    pub replicas: Vec<Placement>,
-}
-
-impl Partition {
-    /// The node that should lead the partition, `None` if it has no replica.
-    #[must_use]
-    pub fn preferred_leader(&self) -> Option<NodeId> {
-        self.replicas.first().map(|placement| placement.node)
-    }
-
-    /// This partition's replica on `node`.
-    #[must_use]
-    pub fn placement_on(&self, node: NodeId) -> Option<Placement> {
-        self.replicas.iter().find(|placement| placement.node == node).copied()
-    }
-}
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,6 +167,14 @@ pub struct Broker {
     pub rack: Option<String>,
     /// How many shards it has.
     pub shards: u16,
+    /// The disk that it runs on: replicas placed on the node are on this one.
+    pub incarnation: Incarnation,
+    /// Its replica of the catalog.
+    pub meta_replica: ReplicaId,
+    /// Where other nodes reach it.
+    pub raft_addr: String,
+    /// It gets no new replicas, and leads only what nobody else can. Registrations do not change it.
+    pub is_cordoned: bool,
 }
 
 /// An image of the catalog.
@@ -192,6 +182,8 @@ pub struct Broker {
 pub struct Catalog {
     cluster_id: Option<ClusterId>,
     brokers: BTreeMap<NodeId, Arc<Broker>>,
+    /// Disks that do not count any more: that of a node which runs on another one, or is none of the cluster's now.
+    retired: VecDeque<Incarnation>,
     topics: BTreeMap<TopicId, Arc<Topic>>,
     topic_names: BTreeMap<Arc<str>, Arc<Topic>>,
     next_group: u64,
@@ -266,7 +258,18 @@ impl Catalog {
         self.partition_count
     }
 
-    /// The replicas that belong on one shard, each with what its group needs to be created there.
+    /// The partition that has this group: its topic, and its number there.
+    #[must_use]
+    pub fn partition_of(&self, group: GroupId) -> Option<(&Arc<Topic>, usize)> {
+        // Groups are given out in ascending order, so those of a topic ascend with the partitions' numbers.
+        self.topics.values().find_map(|topic| {
+            let found = topic.partitions.binary_search_by_key(&group, |p| p.group).ok()?;
+            Some((topic, found))
+        })
+    }
+
+    /// The replicas that belong on one shard, each with what its group needs to be created there. Those that go belong
+    /// there, too, until the partition is settled.
     pub fn placed_on(
         &self,
         node: NodeId,
@@ -276,85 +279,8 @@ impl Catalog {
             topic.partitions.iter().enumerate().filter_map(move |(number, partition)| {
                 let placement = partition.placement_on(node)?;
                 (placement.shard == shard)
-                    .then(|| (partition.group, group_meta(topic, number, partition, placement)))
+                    .then(|| (partition.group, partition.group_meta(topic, number, placement)))
             })
-        })
-    }
-}
-
-/// What a partition's group is told when it is created: its voters, and as tag whose log it is.
-fn group_meta(
-    topic: &Topic,
-    number: usize,
-    partition: &Partition,
-    placement: Placement,
-) -> GroupMeta {
-    let number = u32::try_from(number).unwrap_or(u32::MAX);
-    GroupMeta {
-        replica: placement.replica,
-        voters: partition.replicas.iter().map(|placement| placement.replica).collect(),
-        learners: Vec::new(),
-        tag: PartitionTag { topic: topic.id, partition: number, kind: topic.kind() }.encode(),
-        ..GroupMeta::default()
-    }
-}
-
-/// The tag in a partition's `GroupMeta`: lets the offline tools, which have no catalog, name the partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PartitionTag {
-    /// The topic.
-    pub topic: TopicId,
-    /// The partition's number.
-    pub partition: u32,
-    /// What its log drives.
-    pub kind: PartitionKind,
-}
-
-/// What the log of a partition drives; for as long as the partition lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartitionKind {
-    /// It holds records.
-    Records,
-    /// It holds the state of consumer groups.
-    Groups,
-}
-
-impl PartitionTag {
-    const BYTES: usize = 1 + 16 + 4;
-
-    /// The kind as a byte, topic id, partition (little-endian).
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(Self::BYTES);
-        bytes.push(match self.kind {
-            PartitionKind::Records => 1,
-            PartitionKind::Groups => 2,
-        });
-        bytes.extend_from_slice(self.topic.0.as_bytes());
-        bytes.extend_from_slice(&self.partition.to_le_bytes());
-        bytes
-    }
-
-    /// Whose the partition's segments are, written in this term.
-    #[must_use]
-    pub fn segment_id(&self, cluster: Uuid, term: Term) -> SegmentId {
-        SegmentId { cluster, topic: self.topic.0, partition: self.partition, term }
-    }
-
-    /// The tag in these bytes, `None` if they are not one.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<PartitionTag> {
-        let (&kind, rest) = bytes.split_first()?;
-        let (topic, partition) = rest.split_first_chunk::<16>()?;
-        let kind = match kind {
-            1 => PartitionKind::Records,
-            2 => PartitionKind::Groups,
-            _ => return None,
-        };
-        Some(PartitionTag {
-            topic: TopicId(Uuid::from_bytes(*topic)),
-            partition: u32::from_le_bytes(partition.try_into().ok()?),
-            kind,
         })
     }
 }

@@ -8,17 +8,34 @@ use super::*;
 
 const CLUSTER: ClusterId = ClusterId(Uuid::from_u128(0xC1));
 
-fn register(node: u32, shards: u16) -> CatalogCommand {
+mod moves;
+mod place;
+
+fn broker(node: u32, shards: u16, disk: u128) -> Broker {
+    Broker {
+        node: NodeId(node),
+        host: format!("host-{node}"),
+        port: 9092,
+        rack: (node > 1).then(|| "r".to_owned()),
+        shards,
+        incarnation: Incarnation(Uuid::from_u128(disk)),
+        meta_replica: ReplicaId(u64::from(node) + 100),
+        raft_addr: format!("host-{node}:9192"),
+        is_cordoned: false,
+    }
+}
+
+fn register_on(node: u32, shards: u16, disk: u128) -> CatalogCommand {
     CatalogCommand::RegisterBroker {
         cluster_id: CLUSTER,
-        broker: Broker {
-            node: NodeId(node),
-            host: format!("host-{node}"),
-            port: 9092,
-            rack: (node > 1).then(|| "r".to_owned()),
-            shards,
-        },
+        broker: broker(node, shards, disk),
+        replica_seed: u64::try_from(disk).unwrap_or(0) << 8,
     }
+}
+
+/// On the first disk that it ever had.
+fn register(node: u32, shards: u16) -> CatalogCommand {
+    register_on(node, shards, u128::from(node) << 32)
 }
 
 fn new_topic(name: &str, id: u128, partitions: u64) -> NewTopic {
@@ -27,14 +44,17 @@ fn new_topic(name: &str, id: u128, partitions: u64) -> NewTopic {
         id: TopicId(Uuid::from_u128(id)),
         internal: false,
         partitions: (0..partitions)
-            .map(|partition| NewPartition { replicas: vec![ReplicaId(1000 + partition)] })
+            .map(|partition| NewPartition {
+                replicas: vec![ReplicaId(1000 + partition)],
+                nodes: Vec::new(),
+            })
             .collect(),
         configs: BTreeMap::new(),
     }
 }
 
 fn create(topic: NewTopic) -> CatalogCommand {
-    CatalogCommand::CreateTopics { topics: vec![topic] }
+    CatalogCommand::CreateTopics { topics: vec![topic], avoid: Vec::new() }
 }
 
 fn create_one(catalog: &mut Catalog, topic: NewTopic) -> Result<Arc<Topic>, CatalogError> {
@@ -163,8 +183,9 @@ fn given_a_topic_when_its_configs_and_partitions_change_then_the_rest_stays() {
     assert!(matches!(bad, CommandOutcome::Refused(CatalogError::InvalidConfig { .. })));
     let add = |total| CatalogCommand::CreatePartitions {
         name: "a".to_owned(),
-        partitions: vec![NewPartition { replicas: vec![ReplicaId(9)] }],
+        partitions: vec![NewPartition { replicas: vec![ReplicaId(9)], nodes: Vec::new() }],
         total,
+        avoid: Vec::new(),
     };
     let outcome = catalog.apply(&add(2));
     let CommandOutcome::TopicChanged(changed) = outcome else { panic!("{outcome:?}") };
@@ -177,9 +198,9 @@ fn given_a_topic_when_its_configs_and_partitions_change_then_the_rest_stays() {
 #[test]
 fn given_a_broker_of_another_cluster_when_it_registers_then_it_is_refused() {
     let mut catalog = one_broker(1);
-    let CatalogCommand::RegisterBroker { broker, .. } = register(2, 1) else { unreachable!() };
-    let cluster_id = ClusterId(Uuid::from_u128(0xC2));
-    let outcome = catalog.apply(&CatalogCommand::RegisterBroker { cluster_id, broker });
+    let (cluster_id, broker) = (ClusterId(Uuid::from_u128(0xC2)), broker(2, 1, 2));
+    let outcome =
+        catalog.apply(&CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: 1 });
     assert!(matches!(outcome, CommandOutcome::Refused(CatalogError::OtherCluster { .. })));
     assert_eq!(catalog.brokers().len(), 1);
 }
@@ -199,15 +220,31 @@ fn golden_commands() -> Vec<CatalogCommand> {
         },
         CatalogCommand::CreatePartitions {
             name: "orders".to_owned(),
-            partitions: vec![NewPartition { replicas: vec![ReplicaId(5)] }],
+            partitions: vec![NewPartition { replicas: vec![ReplicaId(5)], nodes: Vec::new() }],
             total: 3,
+            avoid: vec![NodeId(1)],
         },
         CatalogCommand::AlterTopicConfigs {
             name: "orders".to_owned(),
             changes: BTreeMap::from([("cleanup.policy".to_owned(), Some("compact".to_owned()))]),
         },
         CatalogCommand::AllocateProducerIds { count: 1000 },
+        of_broker(None, "log.retention.ms", "60000"),
+        of_broker(Some(NodeId(2)), "log.segment.delete.delay.ms", "5000"),
+        register(3, 2),
+        CatalogCommand::MovePartitions {
+            moves: vec![moves::to("orders", 0, &[3]), moves::to("orders", 1, &[])],
+        },
+        register_on(2, 2, 0xd15c),
+        CatalogCommand::CordonBroker { node: NodeId(3), is_cordoned: true },
+        CatalogCommand::ReplicasSettled { group: GroupId(9), replicas: vec![ReplicaId(3)] },
+        CatalogCommand::UnregisterBroker { node: NodeId(7) },
     ]
+}
+
+fn of_broker(node: Option<NodeId>, name: &str, value: &str) -> CatalogCommand {
+    let changes = BTreeMap::from([(name.to_owned(), Some(value.to_owned()))]);
+    CatalogCommand::AlterBrokerConfigs { node, changes }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -250,20 +287,7 @@ fn check_golden(name: &str, version: u8, commands: &[CatalogCommand]) {
 
 #[test]
 fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
-    check_golden("v1.hex", 1, &golden_commands());
-}
-
-#[test]
-fn given_the_golden_file_with_brokers_configurations_when_read_then_it_is_what_this_version_writes()
-{
-    let of_broker = |node, name: &str, value: &str| CatalogCommand::AlterBrokerConfigs {
-        node,
-        changes: BTreeMap::from([(name.to_owned(), Some(value.to_owned()))]),
-    };
-    let mut commands = golden_commands();
-    commands.push(of_broker(None, "log.retention.ms", "60000"));
-    commands.push(of_broker(Some(NodeId(2)), "log.segment.delete.delay.ms", "5000"));
-    check_golden("v2.hex", 2, &commands);
+    check_golden("v3.hex", 3, &golden_commands());
 }
 
 #[test]
@@ -284,7 +308,7 @@ fn given_bytes_that_are_no_catalog_when_decoded_then_an_error_says_why() {
         Err(CatalogCodecError::Framed(FramedError::Trailing { bytes: 1 }))
     ));
     // CreateTopics with 2^60 topics: refused before anything is reserved for them.
-    let huge = [1, 1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0x10];
+    let huge = [3, 0, 1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0x10];
     assert!(matches!(
         CatalogCommand::decode(&huge),
         Err(CatalogCodecError::Framed(FramedError::Malformed { .. }))
@@ -315,8 +339,9 @@ fn any_command() -> impl Strategy<Value = CatalogCommand> {
         }),
         (name, 1_u32..6).prop_map(|(name, total)| CatalogCommand::CreatePartitions {
             name: name.to_owned(),
-            partitions: vec![NewPartition { replicas: vec![ReplicaId(7)] }],
+            partitions: vec![NewPartition { replicas: vec![ReplicaId(7)], nodes: Vec::new() }],
             total,
+            avoid: Vec::new(),
         }),
         (0_u32..10).prop_map(|count| CatalogCommand::AllocateProducerIds { count }),
     ]
@@ -361,7 +386,7 @@ proptest! {
         mut bytes in proptest::collection::vec(any::<u8>(), 0..300)
     ) {
         if let Some(first) = bytes.first_mut() {
-            *first = 1;
+            *first = 3;
         }
         if let Ok(command) = CatalogCommand::decode(&bytes) {
             prop_assert_eq!(CatalogCommand::decode(&command.encode().unwrap()).unwrap(), command);

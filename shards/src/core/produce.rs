@@ -8,7 +8,8 @@ use chronik_replication::{ProposeError, ProposedEntry};
 
 use super::commit::{UNIT_BYTES_MAX, UNIT_ENTRIES_MAX};
 use super::group::{Group, InFlight, Machine, acked, log_append_time_ms, producer_batch};
-use super::producers::{ProducerBatch, Verdict};
+use super::producers::{ProducerBatch, SequenceError, Verdict};
+use super::read_index::Waiting;
 use super::{Appended, ProduceError, RequiredAcks, ShardCore, Shared, Token};
 use crate::catalog::{CatalogCommand, CommandId};
 
@@ -36,10 +37,13 @@ impl ShardCore {
             return Err(ProduceError::NotLeader);
         }
         let producer = check_kind(&batch)?;
-        if let Some(producer) = &producer
-            && target.answer_duplicate(producer, batch.header(), (token, acks), &mut self.shared)?
-        {
-            return Ok(());
+        if let Some(producer) = &producer {
+            let waiting = (token, acks);
+            match target.answer_duplicate(producer, batch.header(), waiting, &mut self.shared) {
+                Ok(false) => {}
+                Ok(true) => return Ok(()),
+                Err(error) => return target.refuse(error, token, &mut self.shared),
+            }
         }
         if is_storage_full {
             return Err(ProduceError::StorageFull);
@@ -125,11 +129,18 @@ impl ShardCore {
     }
 }
 
-/// Deleting is how an operator makes room, and without its registration a node does not start: then nobody could read,
-/// nor delete. Both are small; the log keeps some room in reserve for them.
+/// Deleting and moving away is how an operator makes room, and without its registration a node does not start: then
+/// nobody could read, nor delete. All are small; the log keeps some room in reserve for them.
 fn is_let_through_when_full(command: &CatalogCommand) -> bool {
-    use CatalogCommand::{DeleteTopics, RegisterBroker};
-    matches!(command, DeleteTopics { .. } | RegisterBroker { .. })
+    use CatalogCommand::{
+        CordonBroker, DeleteTopics, MovePartitions, RegisterBroker, ReplicasSettled,
+        UnregisterBroker,
+    };
+    match command {
+        DeleteTopics { .. } | RegisterBroker { .. } | UnregisterBroker { .. } => true,
+        MovePartitions { .. } | ReplicasSettled { .. } | CordonBroker { .. } => true,
+        _ => false,
+    }
 }
 
 /// Refuses what clients may not append, and finds the producer.
@@ -165,6 +176,24 @@ impl Shared {
 }
 
 impl Group {
+    /// Refuses a batch, now or once it is known that this replica may: the producer of a gap may have gone on at another
+    /// leader that this one has not heard of, and would take the gap for records lost.
+    fn refuse(
+        &mut self,
+        error: ProduceError,
+        token: Token,
+        shared: &mut Shared,
+    ) -> Result<(), ProduceError> {
+        let ProduceError::Sequence(gap @ SequenceError::OutOfOrderSequence { .. }) = error else {
+            return Err(error);
+        };
+        if self.raft.leads_alone() {
+            return Err(error);
+        }
+        let waits = self.wait_for_quorum(Waiting::Refused(token, gap), shared);
+        if waits { Ok(()) } else { Err(ProduceError::NotLeader) }
+    }
+
     /// Checks the sequence. A duplicate is answered with the first one's fate: now, or when that is known. Says
     /// whether it was one.
     fn answer_duplicate(

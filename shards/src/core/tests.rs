@@ -5,11 +5,14 @@ use chronik_engine::wal::record::{EntryKind, LogPosition};
 use uuid::Uuid;
 
 use super::*;
-use crate::catalog::{Broker, CatalogCommand, ClusterId, TopicRef};
+use crate::catalog::{Broker, CatalogCommand, ClusterId, Incarnation, TopicRef};
 
 mod checkpoints;
+mod fill;
 mod log_start;
+mod reads;
 mod refusal;
+mod trio;
 
 const GROUP: GroupId = GroupId(1);
 const BLOCK_BYTES: usize = 8 << 20;
@@ -44,6 +47,20 @@ fn sequenced(sequence: i32, records: usize) -> RecordBatch {
         builder = builder.record(1000, None, Some(b"value"));
     }
     builder.build().unwrap()
+}
+
+fn broker() -> Broker {
+    Broker {
+        node: NodeId(1),
+        host: "h".to_owned(),
+        port: 1,
+        rack: None,
+        shards: 1,
+        incarnation: Incarnation(Uuid::from_u128(1)),
+        meta_replica: ReplicaId(5),
+        raft_addr: String::new(),
+        is_cordoned: false,
+    }
 }
 
 /// A core whose disk is as fast and as reliable as the test wants.
@@ -385,7 +402,8 @@ fn given_a_full_disk_when_commands_come_then_only_what_a_start_and_a_cleaner_nee
     bench.core.set_storage_full(true);
     let register = CatalogCommand::RegisterBroker {
         cluster_id: ClusterId(Uuid::from_u128(1)),
-        broker: Broker { node: NodeId(1), host: "h".to_owned(), port: 1, rack: None, shards: 1 },
+        broker: broker(),
+        replica_seed: 1,
     };
     assert!(bench.command(&register).is_ok());
     assert!(bench.command(&CatalogCommand::DeleteTopics { topics: Vec::new() }).is_ok());
@@ -400,10 +418,7 @@ fn given_the_meta_group_when_commands_commit_then_outcome_and_catalog_come_out()
     bench.write_all();
     assert!(bench.core.take_effects().catalog.is_some(), "it leads: this is the catalog");
     let cluster_id = ClusterId(Uuid::from_u128(1));
-    let register = CatalogCommand::RegisterBroker {
-        cluster_id,
-        broker: Broker { node: NodeId(1), host: "h".to_owned(), port: 1, rack: None, shards: 1 },
-    };
+    let register = CatalogCommand::RegisterBroker { cluster_id, broker: broker(), replica_seed: 1 };
     let token = bench.command(&register).unwrap();
     let ids = bench.command(&CatalogCommand::AllocateProducerIds { count: 10 }).unwrap();
     assert!(bench.core.take_effects().catalog.is_none());
@@ -434,7 +449,8 @@ fn given_commands_that_change_nothing_to_be_seen_when_they_commit_then_no_catalo
     bench.core.create_group(GroupId::META, alone(5));
     let register = CatalogCommand::RegisterBroker {
         cluster_id: ClusterId(Uuid::from_u128(1)),
-        broker: Broker { node: NodeId(1), host: "h".to_owned(), port: 1, rack: None, shards: 1 },
+        broker: broker(),
+        replica_seed: 1,
     };
     let ids = CatalogCommand::AllocateProducerIds { count: 10 };
     bench.command(&register).unwrap();

@@ -16,7 +16,9 @@ pub fn produce_error(error: &ProduceError) -> ResponseError {
         ProduceError::StorageFull => ResponseError::KafkaStorageError,
         // Every client tries again on this one, and none takes it for a reason to look for another leader. What says
         // "overloaded", THROTTLING_QUOTA_EXCEEDED, librdkafka takes as final for a produce.
-        ProduceError::Overloaded => ResponseError::NotEnoughReplicas,
+        ProduceError::Overloaded | ProduceError::NotEnoughReplicas { .. } => {
+            ResponseError::NotEnoughReplicas
+        }
         ProduceError::CommandTooLarge => ResponseError::UnknownServerError,
         ProduceError::ControlBatch | ProduceError::NoSequence { .. } => {
             ResponseError::InvalidRecord
@@ -59,9 +61,16 @@ pub fn catalog_error(error: &CatalogError) -> ResponseError {
         | CatalogError::PartitionCountChanged { .. }
         | CatalogError::TooManyPartitions { .. } => ResponseError::InvalidPartitions,
         CatalogError::InvalidReplicationFactor { .. } => ResponseError::InvalidReplicationFactor,
+        CatalogError::InvalidReplicaAssignment(_) => ResponseError::InvalidReplicaAssignment,
+        CatalogError::NoReassignmentInProgress => ResponseError::NoReassignmentInProgress,
+        CatalogError::UnknownBroker { .. } => ResponseError::BrokerIdNotRegistered,
         CatalogError::InvalidConfig { .. } => ResponseError::InvalidConfig,
         CatalogError::InvalidProducerIdCount { .. }
         | CatalogError::InvalidBroker { .. }
+        | CatalogError::OtherReplicas { .. }
+        | CatalogError::BrokerHasReplicas { .. }
+        | CatalogError::LastBroker { .. }
+        | CatalogError::RetiredIncarnation { .. }
         | CatalogError::TopicIdInUse { .. } => ResponseError::InvalidRequest,
         CatalogError::ProducerIdsExhausted => ResponseError::UnknownServerError,
         CatalogError::OtherCluster { .. } => ResponseError::InconsistentClusterId,

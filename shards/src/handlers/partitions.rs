@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use chronik_engine::ids::NodeId;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
@@ -10,7 +11,10 @@ use kafka_protocol::messages::{BrokerId, CreatePartitionsRequest, CreatePartitio
 use kafka_protocol::protocol::StrBytes;
 
 use super::error_code::{catalog_error, produce_error};
-use super::topics::{change_catalog, check_limits, new_partitions, repeated, wait_of, within};
+use super::topics::{
+    change_catalog, check_limits, new_partitions, node_ids, nodes_down, place_on, repeated,
+    wait_of, within,
+};
 use crate::catalog::{Catalog, CatalogCommand, CommandOutcome, Topic};
 use crate::shell::shard::Shard;
 
@@ -80,24 +84,27 @@ fn wanted(shard: &Shard, asked: &CreatePartitionsTopic) -> Result<CatalogCommand
         let why = "Excessively large number of partitions per request.".to_owned();
         return Err((ResponseError::PolicyViolation, why));
     }
-    check_assignments(shard, topic, asked, added)?;
+    let nodes = assigned_nodes(shard, topic, asked, added)?;
     check_limits(shard, 0, added).map_err(|why| (why.response_error(), why.to_string()))?;
     let added = u32::try_from(added).unwrap_or(u32::MAX);
+    let mut partitions = new_partitions(added, replicas_of(topic));
+    place_on(&mut partitions, nodes);
     Ok(CatalogCommand::CreatePartitions {
         name: topic.name.to_string(),
-        partitions: new_partitions(added, replicas_of(topic)),
+        partitions,
         total: asked.count.unsigned_abs(),
+        avoid: nodes_down(shard),
     })
 }
 
-/// An assignment may say what would be done anyhow: which node is the cluster's to choose only where there are several.
-fn check_assignments(
+/// The nodes of each new partition, where the request says so.
+fn assigned_nodes(
     shard: &Shard,
     topic: &Topic,
     asked: &CreatePartitionsTopic,
     added: usize,
-) -> Result<(), Refusal> {
-    let Some(assignments) = &asked.assignments else { return Ok(()) };
+) -> Result<Vec<Vec<NodeId>>, Refusal> {
+    let Some(assignments) = &asked.assignments else { return Ok(Vec::new()) };
     let refuse = |why| Err((ResponseError::InvalidReplicaAssignment, why));
     if assignments.len() != added {
         return refuse(format!(
@@ -109,23 +116,11 @@ fn check_assignments(
     for assignment in assignments {
         check_replicas(&catalog, &assignment.broker_ids, Some(replicas_of(topic)))?;
     }
-    check_manual(&catalog)
+    Ok(assignments.iter().map(|assignment| node_ids(&assignment.broker_ids)).collect())
 }
 
 fn replicas_of(topic: &Topic) -> usize {
     topic.partitions.first().map_or(1, |partition| partition.replicas.len())
-}
-
-/// Where there are several brokers, the cluster places replicas by itself.
-///
-/// # Errors
-/// There are several.
-pub(super) fn check_manual(catalog: &Catalog) -> Result<(), Refusal> {
-    if catalog.brokers().len() <= 1 {
-        return Ok(());
-    }
-    let why = "Replicas cannot be placed by hand in this version; leave the assignment out.";
-    Err((ResponseError::InvalidReplicaAssignment, why.to_owned()))
 }
 
 /// Checks the brokers that one partition is to be on. `replicas` is how many the topic's other partitions have.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chronik_engine::ids::{ReplicaId, ShardId};
+use chronik_engine::ids::{NodeId, ReplicaId, ShardId};
 use futures_util::future::{Either, select};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
@@ -14,7 +14,8 @@ use kafka_protocol::messages::create_topics_response::{
 };
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{
-    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, TopicName,
+    BrokerId, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use rand::Rng;
@@ -22,7 +23,7 @@ use uuid::Uuid;
 
 use super::configs::rules;
 use super::error_code::{catalog_error, produce_error};
-use super::partitions::{check_manual, check_replicas};
+use super::partitions::check_replicas;
 use crate::catalog::{
     CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, Topic, TopicId, TopicRef,
     config_definitions,
@@ -50,6 +51,8 @@ pub struct TopicWanted {
     name: String,
     partitions: Option<u32>,
     replicas: Option<usize>,
+    /// The nodes of each partition, where somebody has said so.
+    nodes: Vec<Vec<NodeId>>,
     configs: BTreeMap<String, String>,
 }
 
@@ -57,7 +60,8 @@ impl TopicWanted {
     /// A topic with the node's default number of partitions and no configurations.
     #[must_use]
     pub fn with_defaults(name: String) -> TopicWanted {
-        TopicWanted { name, partitions: None, replicas: None, configs: BTreeMap::new() }
+        let (nodes, configs) = (Vec::new(), BTreeMap::new());
+        TopicWanted { name, partitions: None, replicas: None, nodes, configs }
     }
 }
 
@@ -174,7 +178,8 @@ fn wanted_topic(
             .map_err(|(error, why)| RefusedBecause::Config { error, why })?;
         configs.insert(config.name.to_string(), value.to_string());
     }
-    Ok(TopicWanted { name: topic.name.to_string(), partitions, replicas, configs })
+    let nodes = assigned_nodes(topic);
+    Ok(TopicWanted { name: topic.name.to_string(), partitions, replicas, nodes, configs })
 }
 
 /// How many replicas a topic is to have, if the request says so.
@@ -186,14 +191,14 @@ fn wanted_replicas(shard: &Shard, topic: &CreatableTopic) -> Result<Option<usize
         return Ok(None);
     }
     let error = ResponseError::InvalidReplicationFactor;
-    let brokers = shard.catalog().brokers().len();
+    let brokers = shard.catalog().open_brokers().count();
     match usize::try_from(topic.replication_factor) {
         Ok(replicas) if replicas >= 1 && replicas <= brokers => Ok(Some(replicas)),
         Ok(replicas) if replicas >= 1 => Err(RefusedBecause::Config {
             error,
             why: format!(
                 "Unable to replicate the partition {replicas} time(s): The target replication factor of {replicas} \
-                 cannot be reached because only {brokers} broker(s) are registered."
+                 cannot be reached because only {brokers} broker(s) take new replicas."
             ),
         }),
         _ => Err(RefusedBecause::Invalid {
@@ -205,7 +210,7 @@ fn wanted_replicas(shard: &Shard, topic: &CreatableTopic) -> Result<Option<usize
 
 /// How many replicas a topic gets that says nothing of it: as set, as far as there are brokers.
 pub(super) fn default_replicas(shard: &Shard) -> usize {
-    let brokers = shard.catalog().brokers().len().max(1);
+    let brokers = shard.catalog().open_brokers().count().max(1);
     usize::from(shard.node.config.kafka.default_replication_factor).clamp(1, brokers)
 }
 
@@ -223,7 +228,15 @@ fn check_assignments(shard: &Shard, topic: &CreatableTopic) -> Result<(), Refuse
         check_replicas(&catalog, &assignment.broker_ids, Some(first.broker_ids.len()))
             .map_err(|(error, why)| RefusedBecause::Config { error, why })?;
     }
-    check_manual(&catalog).map_err(|(error, why)| RefusedBecause::Config { error, why })
+    Ok(())
+}
+
+/// The nodes of each partition by its number, after [`check_assignments`] and [`assigned_partitions`].
+fn assigned_nodes(topic: &CreatableTopic) -> Vec<Vec<NodeId>> {
+    let assignments = topic.assignments.iter();
+    let by_number: BTreeMap<i32, Vec<NodeId>> =
+        assignments.map(|a| (a.partition_index, node_ids(&a.broker_ids))).collect();
+    by_number.into_values().collect()
 }
 
 fn assigned_partitions(topic: &CreatableTopic) -> Result<u32, RefusedBecause> {
@@ -274,7 +287,7 @@ pub async fn create(
         };
         return topics.iter().map(|topic| Err(why(topic))).collect();
     }
-    let command = CatalogCommand::CreateTopics { topics };
+    let command = CatalogCommand::CreateTopics { topics, avoid: nodes_down(shard) };
     let late = RefusedBecause::Invalid {
         error: ResponseError::RequestTimedOut,
         why: "the topic was not ready in time; it may be made yet",
@@ -317,7 +330,8 @@ pub(super) fn check_limits(
 fn validate(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<Result<Arc<Topic>, RefusedBecause>> {
     let count = wanted.len();
     let mut scratch = (*shard.catalog()).clone();
-    match scratch.apply(&CatalogCommand::CreateTopics { topics: new_topics(shard, wanted) }) {
+    let topics = new_topics(shard, wanted);
+    match scratch.apply(&CatalogCommand::CreateTopics { topics, avoid: Vec::new() }) {
         CommandOutcome::TopicsCreated(results) => {
             results.into_iter().map(|result| result.map_err(RefusedBecause::from)).collect()
         }
@@ -331,14 +345,14 @@ fn new_topics(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<NewTopic> {
         .into_iter()
         .map(|topic| {
             let count = topic.partitions.unwrap_or(shard.node.config.kafka.num_partitions);
+            let replicas = topic.replicas.unwrap_or_else(|| default_replicas(shard));
+            let mut partitions = new_partitions(count, replicas);
+            place_on(&mut partitions, topic.nodes);
             NewTopic {
                 name: topic.name,
                 id: TopicId(Uuid::new_v4()),
                 internal: false,
-                partitions: new_partitions(
-                    count,
-                    topic.replicas.unwrap_or_else(|| default_replicas(shard)),
-                ),
+                partitions,
                 configs: topic.configs,
             }
         })
@@ -356,8 +370,32 @@ pub(super) fn new_partitions(count: u32, replicas: usize) -> Vec<NewPartition> {
     let mut random = rand::rng();
     let mut replica = || ReplicaId(random.random_range(1..=u64::MAX));
     (0..count)
-        .map(|_| NewPartition { replicas: (0..replicas).map(|_| replica()).collect() })
+        .map(|_| NewPartition {
+            replicas: (0..replicas).map(|_| replica()).collect(),
+            nodes: Vec::new(),
+        })
         .collect()
+}
+
+/// Says where new partitions are to be; nothing where nobody has said so.
+pub(super) fn place_on(partitions: &mut [NewPartition], nodes: Vec<Vec<NodeId>>) {
+    for (partition, nodes) in partitions.iter_mut().zip(nodes) {
+        partition.nodes = nodes;
+    }
+}
+
+/// Brokers' ids that are known to be right.
+pub(super) fn node_ids(brokers: &[BrokerId]) -> Vec<NodeId> {
+    brokers.iter().map(|broker| NodeId(broker.0.unsigned_abs())).collect()
+}
+
+/// The nodes that cannot be heard from here now.
+pub(super) fn nodes_down(shard: &Shard) -> Vec<NodeId> {
+    let Some(links) = shard.links() else { return Vec::new() };
+    let catalog = shard.catalog();
+    let others = catalog.brokers().map(|broker| broker.node);
+    let others = others.filter(|node| *node != shard.node.config.node_id);
+    others.filter(|node| !links.is_up(*node)).collect()
 }
 
 /// Proposes a change of the catalog and waits until it is committed and every core shows it. Cancel-safe; the change is

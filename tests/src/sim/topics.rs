@@ -6,8 +6,8 @@ use std::rc::Rc;
 use chronik_engine::ids::{GroupId, ReplicaId};
 use chronik_engine::wal::record::GroupMeta;
 use chronik_shards::catalog::{
-    Broker, Catalog, CatalogCommand, ClusterId, CommandOutcome, NewPartition, NewTopic, TopicId,
-    TopicRef,
+    Broker, Catalog, CatalogCommand, ClusterId, CommandOutcome, Incarnation, NewPartition,
+    NewTopic, TopicId, TopicRef,
 };
 use chronik_shards::core::RequiredAcks;
 use rand::Rng;
@@ -32,9 +32,20 @@ impl Run {
     }
 
     pub(super) fn register_broker(&mut self) -> Check {
-        let broker = Broker { node: NODE, host: "sim".into(), port: 9092, rack: None, shards: 1 };
+        let broker = Broker {
+            node: NODE,
+            host: "sim".into(),
+            port: 9092,
+            rack: None,
+            shards: 1,
+            incarnation: Incarnation(Uuid::from_u128(1)),
+            meta_replica: ReplicaId(1),
+            raft_addr: String::new(),
+            is_cordoned: false,
+        };
         let cluster_id = ClusterId(Uuid::from_u128(1));
-        self.propose_command(CatalogCommand::RegisterBroker { cluster_id, broker });
+        let replica_seed = 1;
+        self.propose_command(CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed });
         self.settle()
     }
 
@@ -60,6 +71,7 @@ impl Run {
         let partitions = self.rng.random_range(1..4);
         let partition = |rng: &mut StdRng| NewPartition {
             replicas: vec![ReplicaId(rng.random_range(1..u64::MAX))],
+            nodes: Vec::new(),
         };
         let topic = NewTopic {
             name: name.clone(),
@@ -69,7 +81,8 @@ impl Run {
             configs: BTreeMap::new(),
         };
         self.topics.insert(name, Topic { id: Some(id), ..Topic::default() });
-        self.propose_command(CatalogCommand::CreateTopics { topics: vec![topic] });
+        let avoid = Vec::new();
+        self.propose_command(CatalogCommand::CreateTopics { topics: vec![topic], avoid });
         Ok(())
     }
 
@@ -93,7 +106,7 @@ impl Run {
         outcome: &CommandOutcome,
     ) -> Check {
         match (command, outcome) {
-            (CatalogCommand::CreateTopics { topics }, CommandOutcome::TopicsCreated(results)) => {
+            (CatalogCommand::CreateTopics { topics, .. }, CommandOutcome::TopicsCreated(results)) => {
                 for (asked, result) in topics.iter().zip(results) {
                     must!(result.is_ok(), "topic {}: {result:?}", asked.name);
                     self.report.topics_created += 1;

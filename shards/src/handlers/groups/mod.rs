@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chronik_engine::ids::{GroupId, ShardId};
+use chronik_engine::ids::{GroupId as PartitionGroup, ShardId};
 use chronik_net::{ConnectionContext, Enqueued, RequestKind};
 use futures_util::future::{Either, join_all, select};
 use kafka_protocol::protocol::StrBytes;
@@ -22,7 +22,9 @@ use super::finished;
 use super::routing::Route;
 use super::topics::change_catalog;
 use crate::catalog::{CatalogCommand, NewTopic, Topic, TopicId};
+use crate::core::FetchError;
 use crate::groups::{Coordinator, GroupError, GroupStore, Now, OFFSETS_TOPIC, partition_of};
+use crate::shell::barrier::Leading;
 use crate::shell::shard::Shard;
 
 /// How long somebody is kept waiting for `__consumer_offsets` to be made.
@@ -115,7 +117,8 @@ async fn offsets_topic(shard: &Rc<Shard>) -> Result<Arc<Topic>, GroupError> {
         ),
         configs: BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]),
     };
-    let command = CatalogCommand::CreateTopics { topics: vec![topic] };
+    let avoid = super::topics::nodes_down(shard);
+    let command = CatalogCommand::CreateTopics { topics: vec![topic], avoid };
     let timeout = std::pin::pin!(chronik_ring::sleep(TOPIC_WAIT));
     // Whether it was made by this or by somebody else at the same time is the same.
     if let Either::Left((Err(error), _)) =
@@ -140,21 +143,38 @@ fn route_of(shard: &Shard, group: &str) -> Result<Route, GroupError> {
     route_in(shard, topic, group)
 }
 
-/// Does something with the coordinator of a group, on its core.
+/// Why a replica that may no longer lead does not answer for its groups.
+fn read_error(error: FetchError) -> GroupError {
+    match error {
+        FetchError::UnknownPartition | FetchError::NotLeader => GroupError::NotCoordinator,
+        FetchError::OffsetOutOfRange { .. }
+        | FetchError::FencedLeaderEpoch { .. }
+        | FetchError::UnknownLeaderEpoch { .. }
+        | FetchError::Storage => GroupError::NotAvailable,
+    }
+}
+
+/// Waits, on the core of a coordinator, until it is known to be the one still.
+async fn still_coordinates(shard: &Rc<Shard>, group: PartitionGroup) -> Result<(), GroupError> {
+    shard.still_leads(group).known().await.map_err(read_error)
+}
+
+/// Does something with the coordinator of a group, on its core, once it is known to be the one still: another may have
+/// other members and newer offsets.
 async fn on_coordinator<T: Send + 'static>(
     shard: &Rc<Shard>,
     group: &str,
     f: impl FnOnce(&mut Coordinator, &GroupStore, Now) -> T + Send + 'static,
 ) -> Result<T, GroupError> {
     let route = route_of(shard, group)?;
-    let done = shard.on(route.shard, move |there| {
-        let result = there.with_coordinator_and_store(route.group, f);
-        async move { result }
+    let done = shard.on(route.shard, move |there| async move {
+        still_coordinates(&there, route.group).await?;
+        there.with_coordinator_and_store(route.group, f)
     });
     done.await.unwrap_or(Err(GroupError::NotAvailable))
 }
 
-/// Does something with every coordinator of this node, the cores side by side.
+/// Does something with every coordinator of this node that is known to be one still, the cores side by side.
 async fn on_all_coordinators<T: Send + 'static>(
     shard: &Rc<Shard>,
     f: impl Fn(&mut Coordinator) -> T + Copy + Send + 'static,
@@ -162,7 +182,7 @@ async fn on_all_coordinators<T: Send + 'static>(
     let catalog = shard.catalog();
     let Some(topic) = catalog.topic(OFFSETS_TOPIC) else { return Ok(Vec::new()) };
     let node = shard.node.config.node_id;
-    let mut by_shard: BTreeMap<ShardId, Vec<GroupId>> = BTreeMap::new();
+    let mut by_shard: BTreeMap<ShardId, Vec<PartitionGroup>> = BTreeMap::new();
     for partition in &topic.partitions {
         if let Some(placement) = partition.placement_on(node) {
             by_shard.entry(placement.shard).or_default().push(partition.group);
@@ -170,16 +190,30 @@ async fn on_all_coordinators<T: Send + 'static>(
     }
     let asked = by_shard.into_iter().map(|(target, groups)| {
         shard.on(target, move |there| {
-            let results: Result<Vec<T>, GroupError> = groups
-                .into_iter()
-                .map(|group| there.with_coordinator(group, |coordinator, _| f(coordinator)))
-                .collect();
-            async move { results }
+            let leading = groups.into_iter().map(|group| (group, there.still_leads(group)));
+            let leading: Vec<(PartitionGroup, Leading)> = leading.collect();
+            async move {
+                let mut results = Vec::with_capacity(leading.len());
+                for (group, leading) in leading {
+                    let known = leading.known().await.map_err(read_error);
+                    results.push(known.and_then(|()| {
+                        there.with_coordinator(group, |coordinator, _| f(coordinator))
+                    }));
+                }
+                results
+            }
         })
     });
     let mut all = Vec::new();
-    for answer in join_all(asked).await {
-        all.extend(answer.unwrap_or(Err(GroupError::NotAvailable))?);
+    for results in join_all(asked).await {
+        for result in results.map_err(|_| GroupError::NotAvailable)? {
+            match result {
+                Ok(result) => all.push(result),
+                // Its groups are those of another node.
+                Err(GroupError::NotCoordinator) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
     Ok(all)
 }

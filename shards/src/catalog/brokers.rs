@@ -1,0 +1,89 @@
+//! The brokers: how they come, on which disk they run, and how they go.
+//!
+//! - I1: a disk that another one took the place of, or whose node was removed, never comes back: its replicas may be
+//!   voted for under other ids by now, or be nobody's.
+
+use std::sync::Arc;
+
+use chronik_engine::ids::NodeId;
+
+use super::{BROKERS_MAX, Broker, Catalog, CatalogError, ClusterId, Incarnation, RETIRED_MAX};
+
+impl Catalog {
+    pub(super) fn register_broker(
+        &mut self,
+        cluster_id: ClusterId,
+        broker: &Broker,
+        replica_seed: u64,
+    ) -> Result<(), CatalogError> {
+        let node = broker.node;
+        if let Some(ours) = self.cluster_id.filter(|ours| *ours != cluster_id) {
+            return Err(CatalogError::OtherCluster { node, theirs: cluster_id, ours });
+        }
+        let brokers = self.brokers.len();
+        let known = self.brokers.get(&node).cloned();
+        if broker.shards == 0 || (known.is_none() && brokers >= BROKERS_MAX) {
+            return Err(CatalogError::InvalidBroker { node, brokers });
+        }
+        if self.retired.contains(&broker.incarnation) {
+            return Err(CatalogError::RetiredIncarnation { node });
+        }
+        self.cluster_id = Some(cluster_id);
+        let is_cordoned = known.as_ref().is_some_and(|known| known.is_cordoned);
+        self.brokers.insert(node, Arc::new(Broker { is_cordoned, ..broker.clone() }));
+        match known {
+            None if !self.broker_configs.is_empty() => self.settle_topics(),
+            Some(known) if known.incarnation != broker.incarnation => {
+                self.retire(known.incarnation);
+                self.replace_replicas_of(node, replica_seed);
+            }
+            None | Some(_) => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn cordon_broker(
+        &mut self,
+        node: NodeId,
+        is_cordoned: bool,
+    ) -> Result<(), CatalogError> {
+        let broker = self.brokers.get_mut(&node).ok_or(CatalogError::UnknownBroker { node })?;
+        if broker.is_cordoned != is_cordoned {
+            *broker = Arc::new(Broker { is_cordoned, ..Broker::clone(broker) });
+        }
+        Ok(())
+    }
+
+    pub(super) fn unregister_broker(&mut self, node: NodeId) -> Result<(), CatalogError> {
+        let Some(broker) = self.brokers.get(&node) else {
+            return Err(CatalogError::UnknownBroker { node });
+        };
+        let replicas = self.replicas_on(node);
+        if replicas > 0 {
+            return Err(CatalogError::BrokerHasReplicas { node, replicas });
+        }
+        if self.brokers.len() == 1 {
+            return Err(CatalogError::LastBroker { node });
+        }
+        let incarnation = broker.incarnation;
+        self.brokers.remove(&node);
+        self.retire(incarnation);
+        if !self.broker_configs.is_empty() {
+            self.settle_topics();
+        }
+        Ok(())
+    }
+
+    /// Whether a disk of a node does not count any more (I1).
+    #[must_use]
+    pub fn is_retired(&self, incarnation: Incarnation) -> bool {
+        self.retired.contains(&incarnation)
+    }
+
+    fn retire(&mut self, incarnation: Incarnation) {
+        if self.retired.len() >= RETIRED_MAX {
+            self.retired.pop_front();
+        }
+        self.retired.push_back(incarnation);
+    }
+}
