@@ -41,7 +41,8 @@ fn step_all(cluster: &mut Cluster, to: u64) {
 }
 
 #[test]
-fn given_a_leader_when_one_of_two_peers_answers_then_the_round_is_confirmed_with_what_is_committed() {
+fn given_a_leader_when_one_of_two_peers_answers_then_the_round_is_confirmed_with_what_is_committed()
+{
     let mut cluster = settled();
     let round = cluster.group(1).begin_read().unwrap();
     assert_eq!(confirmed(&mut cluster, 1), [], "nobody has answered");

@@ -87,6 +87,8 @@ pub(super) struct Link {
     told_to_end: RefCell<Option<LinkEnd>>,
     heard_at: Cell<Instant>,
     sent_at: Cell<Instant>,
+    /// A ping that has no answer yet.
+    pinged_at: Cell<Option<Instant>>,
     /// Nothing is taken any more.
     is_down: Cell<bool>,
 }
@@ -109,6 +111,7 @@ impl Link {
             told_to_end: RefCell::new(None),
             heard_at: Cell::new(now),
             sent_at: Cell::new(now),
+            pinged_at: Cell::new(None),
             is_down: Cell::new(false),
         })
     }
@@ -201,6 +204,7 @@ impl Link {
         if !is_empty && quiet >= bounds.stall_after {
             self.finish(LinkEnd::Stalled { stalled: quiet });
         } else if is_empty && quiet >= bounds.ping_interval {
+            self.pinged_at.set(self.pinged_at.get().or(Some(now)));
             self.send_sign(FrameKind::Ping);
         }
     }
@@ -348,7 +352,10 @@ fn handle_frame<H: PeerHandler>(
         }
         FrameKind::Reply => link.calls.on_reply(Reply::decode(&body)?),
         FrameKind::Ping => link.send_sign(FrameKind::Pong),
-        FrameKind::Pong => {}
+        FrameKind::Pong => {
+            let took = link.pinged_at.take().map(|at| now().saturating_duration_since(at));
+            peer.counters.rtt.set(took.or(peer.counters.rtt.get()));
+        }
         FrameKind::Refused => return Err(LinkEnd::Refused(Refused::decode(&body)?.reason)),
         FrameKind::Hello
         | FrameKind::Welcome

@@ -1,6 +1,7 @@
 //! What is counted of every link, for metrics.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use crate::wire::Seat;
 
@@ -16,6 +17,8 @@ pub(super) struct Counters {
     pub(super) messages_dropped: Cell<u64>,
     pub(super) connects: Cell<u64>,
     pub(super) losses: Cell<u64>,
+    /// From the last ping to its answer.
+    pub(super) rtt: Cell<Option<Duration>>,
 }
 
 pub(super) fn add(counter: &Cell<u64>, count: u64) {
@@ -42,6 +45,8 @@ pub struct PeerStats {
     pub connects: u64,
     /// Links that went down.
     pub losses: u64,
+    /// From a ping to its answer, the last time that the link was quiet.
+    pub rtt: Option<Duration>,
 }
 
 impl Counters {
@@ -59,6 +64,7 @@ impl Counters {
             queue_bytes,
             connects: self.connects.get(),
             losses: self.losses.get(),
+            rtt: self.rtt.get(),
         }
     }
 }

@@ -131,6 +131,13 @@ pub enum ValueProblem {
     Empty,
     #[error("this is what is shown in the place of the secret; give the secret itself")]
     SecretHidden,
+    #[error("must have at most {bytes_max} bytes")]
+    TooLong { bytes_max: usize },
+    #[error(
+        "must be org.apache.kafka.common.replica.LeaderSelector or \
+         org.apache.kafka.common.replica.RackAwareReplicaSelector"
+    )]
+    NotASelector,
     #[error(
         "must be an IP address and a port, such as 127.0.0.1:9092, 0.0.0.0:9092 or [::1]:9092; \
          the name that clients use belongs into advertised_addr"

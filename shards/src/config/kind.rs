@@ -264,6 +264,68 @@ impl SettingType for Option<Secret> {
     }
 }
 
+/// Where a node stands: a name that its operator gives to a rack, a room, a zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rack(pub String);
+
+/// Longest name of a rack, in bytes: every answer to Metadata has one per node.
+const RACK_BYTES_MAX: usize = 255;
+
+impl SettingType for Option<Rack> {
+    const NAME: &'static str = "text";
+
+    /// Empty text is none, so that the reference can be a file.
+    fn from_raw(raw: &Raw) -> Result<Self, ValueProblem> {
+        if matches!(raw, Raw::Untyped(text) | Raw::Text(text) if text.trim().is_empty()) {
+            return Ok(None);
+        }
+        let text = text_of(raw, "text")?;
+        if text.len() > RACK_BYTES_MAX {
+            return Err(ValueProblem::TooLong { bytes_max: RACK_BYTES_MAX });
+        }
+        Ok(Some(Rack(text)))
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(self.as_ref().map_or("", |rack| &rack.0))
+    }
+}
+
+/// Which replica of a partition consumers are sent to, by the names of Kafka's classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaSelector {
+    Leader,
+    /// One in the consumer's rack.
+    RackAware,
+}
+
+impl ReplicaSelector {
+    /// Kafka's name.
+    #[must_use]
+    pub fn class(self) -> &'static str {
+        match self {
+            ReplicaSelector::Leader => "org.apache.kafka.common.replica.LeaderSelector",
+            ReplicaSelector::RackAware => {
+                "org.apache.kafka.common.replica.RackAwareReplicaSelector"
+            }
+        }
+    }
+}
+
+impl SettingType for ReplicaSelector {
+    const NAME: &'static str = "class name";
+
+    fn from_raw(raw: &Raw) -> Result<Self, ValueProblem> {
+        let text = text_of(raw, "a class name")?;
+        let known = [ReplicaSelector::Leader, ReplicaSelector::RackAware];
+        known.into_iter().find(|one| one.class() == text).ok_or(ValueProblem::NotASelector)
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(self.class())
+    }
+}
+
 /// A node in the list that forms a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterNode {

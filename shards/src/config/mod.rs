@@ -23,7 +23,7 @@ mod show;
 
 pub use error::{ConfigError, ConfigErrors, ConfigWarning, ValueProblem};
 pub use given::{FlagValue, Inputs, Source, environment_name};
-pub use kind::{ClusterNode, HostPort, Secret};
+pub use kind::{ClusterNode, HostPort, Rack, ReplicaSelector, Secret};
 pub use loader::{Effective, Loaded, Range, SettingInfo, load};
 pub use settings::{
     ClusterConfig, Config, KafkaConfig, SETTINGS, ShardConfig, WalConfig, section_doc,

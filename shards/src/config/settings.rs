@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use chronik_engine::ids::NodeId;
 
-use super::kind::{ClusterNode, HostPort, Secret, SettingType};
+use super::kind::{ClusterNode, HostPort, Rack, ReplicaSelector, Secret, SettingType};
 use super::loader::{Loader, Range, SettingInfo};
 
 /// The Raft port's distance from the Kafka port, unless `raft_addr` is given.
@@ -162,6 +162,9 @@ settings! {
         secret: Option<Secret> = None;
         /// How often a node that waits for its cluster looks whether the others are there.
         probe_interval_ms: u64 [100, 60_000] = 2000;
+        /// How fast this node copies records that its replicas lack from other nodes, in bytes per second, shared evenly
+        /// among its shards; 0 is as fast as it goes.
+        recovery_bytes_per_second: u64 [0, 1024 * GIB] = 0;
     }
 
     /// What Kafka clients see; named as in Kafka, with underscores for dots.
@@ -202,6 +205,16 @@ settings! {
         log_cleaner_dedupe_buffer_size: usize [65_536, 16 * GIB] = 32 * 1024 * 1024;
         /// How much compaction and merging may read and write, in bytes per second together.
         log_cleaner_io_max_bytes_per_second: u64 [4096, 1024 * GIB] = 64 * MIB;
+        /// Where this node stands. Consumers that name their rack may read from a replica there, and new partitions have
+        /// their replicas in different ones.
+        broker_rack: Option<Rack> = None;
+        /// Which replica consumers are sent to: Kafka's org.apache.kafka.common.replica.RackAwareReplicaSelector sends
+        /// those that name their rack to a replica there.
+        replica_selector_class: ReplicaSelector = ReplicaSelector::Leader;
+        /// Whether leaderships go back to each partition's preferred replica, its first, when that is in sync again.
+        auto_leader_rebalance_enable: bool = true;
+        /// How often it is looked for partitions that another replica leads; a node that came back is looked at sooner.
+        leader_imbalance_check_interval_seconds: u64 [1, 86_400] = 300;
         /// How many fetch sessions are remembered.
         fetch_session_slots: usize [0, 1_000_000] = 1000;
     }

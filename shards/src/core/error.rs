@@ -83,6 +83,14 @@ pub enum ProduceError {
     /// Retriable: too much is proposed and not committed.
     #[error("too many bytes are in flight")]
     Overloaded,
+    /// NOT_ENOUGH_REPLICAS
+    #[error("{in_sync} replicas are in sync, min.insync.replicas asks for {wanted}")]
+    NotEnoughReplicas {
+        /// How many are.
+        in_sync: u32,
+        /// How many there must be.
+        wanted: u32,
+    },
     /// The state of a consumer group is larger than an entry may be.
     #[error("the state of the consumer group is too large")]
     CommandTooLarge,

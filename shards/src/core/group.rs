@@ -22,12 +22,14 @@ use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{EntryKind, GroupCheckpoint, GroupMeta, LogEntry};
 use chronik_replication::{GroupConfig, RaftGroup, RecoveredLog};
 
+use super::in_sync::LagMarks;
 use super::log_start::PartitionCommand;
 use super::peers::{EarlyCampaign, GroupFetch};
 use super::producers::{ProducerBatch, Producers};
+use super::read_index::Reads;
 use super::{
-    Ack, Appended, CoreConfig, CoreError, PRODUCERS_PER_PARTITION_MAX, ProduceError, ProduceResult,
-    RequiredAcks, Shared, Token,
+    Ack, Appended, CoreConfig, CoreError, FetchError, PRODUCERS_PER_PARTITION_MAX, ProduceError,
+    ProduceResult, RequiredAcks, Shared, Token,
 };
 use crate::catalog::{Catalog, CatalogCommand, PartitionKind, PartitionTag};
 use crate::groups::{GroupCommand, GroupStore};
@@ -86,9 +88,6 @@ pub(super) struct Group {
     pub(super) machine: Machine,
     pub(super) log_start_offset: Offset,
     pub(super) segments: Manifest,
-    /// Entries up to here are on the disks of all replicas, as the log says; and as this leader has proposed to say.
-    pub(super) held_by_all: RaftIndex,
-    pub(super) held_proposed: RaftIndex,
     /// A record that cuts the log is on its way to the disk.
     pub(super) is_cutting: bool,
     pub(super) in_flight: VecDeque<InFlight>,
@@ -103,6 +102,10 @@ pub(super) struct Group {
     is_current: bool,
     /// Candidacies before the election timeout.
     pub(super) early: Option<EarlyCampaign>,
+    /// As leader, what replicas in sync hold.
+    pub(super) lag_marks: LagMarks,
+    /// Those who wait for a quorum before they read; boxed, as most groups have none.
+    pub(super) reads: Option<Box<Reads>>,
     led: Option<Leadership>,
     life: Life,
 }
@@ -115,8 +118,6 @@ impl Group {
             machine,
             log_start_offset: Offset(0),
             segments: Manifest::default(),
-            held_by_all: RaftIndex(0),
-            held_proposed: RaftIndex(0),
             is_cutting: false,
             in_flight: VecDeque::new(),
             is_dirty: false,
@@ -125,6 +126,8 @@ impl Group {
             is_announced: false,
             is_current: false,
             early: None,
+            lag_marks: LagMarks::default(),
+            reads: None,
             led: None,
             life,
         }
@@ -182,6 +185,7 @@ impl Group {
     /// Ends the group for everybody but the log (I3).
     pub(super) fn delete(&mut self, shared: &mut Shared) {
         self.drop_in_flight(shared, ProduceError::UnknownPartition);
+        self.fail_reads(FetchError::UnknownPartition, shared);
         self.led = None;
         self.life = Life::Deleting { created: self.is_created() };
     }
@@ -225,6 +229,8 @@ impl Group {
             self.pump(shared);
         }
         self.campaign_early(shared);
+        self.tick_reads(shared);
+        self.tick_lag_marks();
     }
 
     /// To be called after everything that may change who leads, before anything is proposed.
@@ -234,8 +240,10 @@ impl Group {
             return;
         }
         self.drop_in_flight(shared, ProduceError::NotLeader);
+        self.fail_reads(FetchError::NotLeader, shared);
         shared.waiters.wake_all(self.id, &mut shared.effects.wakes);
         self.is_announced = false;
+        self.lag_marks = LagMarks::default();
         let first_index = self.raft.last_index();
         self.led = leads.map(|term| Leadership { term, first_index });
         if let Some(term) = leads {
@@ -269,7 +277,7 @@ impl Group {
         if !self.is_live() {
             return;
         }
-        while self.raft.has_ready() || self.give_snapshot() {
+        while self.raft.has_ready() || self.give_snapshot() || self.begin_read_round() {
             let first = shared.out.records.len();
             let number = self.raft.ready(&mut shared.out);
             self.unstaged_bytes = 0;
@@ -282,9 +290,14 @@ impl Group {
             shared.effects.messages.append(&mut shared.out.messages);
             self.observe_leadership(shared);
             if let Some(snapshot) = shared.out.snapshot.take() {
+                shared.counted.installed(self.id, snapshot.position.index, snapshot.state.len());
                 self.install_snapshot(&snapshot, shared);
             }
+            while let Some(confirmed) = shared.out.reads.pop() {
+                self.on_read_confirmed(confirmed);
+            }
             self.apply_committed(shared);
+            self.pass_reads(shared);
         }
         if self.raft.has_fetches() {
             self.raft.take_fetches(&mut shared.wanted);

@@ -13,10 +13,15 @@
 //! | `refusal` | batches for which the disk has no room |
 //! | `log_start` | where a partition's log starts, and what may go before it |
 //! | `segments` | what of a partition's log is in files of its own |
+//! | `fill` | records that are copied from a leader before its snapshot is taken |
 //! | `peers` | what is heard from replicas on other nodes, and groups whose leader is gone |
+//! | `in_sync` | which replicas are in sync with their leader |
 //! | `group_log` | the logs that hold the state of consumer groups |
 //! | `read` | what may be read, and from where |
+//! | [`reconcile`] | how a group gets the members that the catalog wants |
+//! | `read_index` | who waits for a quorum before they read |
 //! | [`producers`] | sequence numbers of idempotent producers |
+//! | `transfer` | leadership that goes to a replica which is named |
 //! | `waiters` | fetches that wait for data |
 //!
 //! Invariants:
@@ -41,27 +46,37 @@ use chronik_replication::{EntryFetch, PeerMessage, ReadyOutput};
 mod commit;
 mod error;
 mod figures;
+mod fill;
 mod group;
 mod group_log;
 mod hash;
+mod in_sync;
 mod log_start;
 mod peers;
 mod produce;
 pub mod producers;
 mod read;
+mod read_index;
+pub mod reconcile;
 mod refusal;
 mod segments;
+mod transfer;
 mod waiters;
 
 pub use commit::PendingBlock;
 pub use error::{CoreError, FetchError, ProduceError};
-pub use figures::Figures;
+pub use figures::{Figures, Sent, SnapshotFigures};
+pub use fill::{FILLS_MAX, FillAnswer, FillAsk, FillChunk, FillId, FillStep, FillWrite};
 pub use log_start::{PartitionCommand, PartitionCommandError};
 pub use peers::GroupFetch;
 pub use read::{PartitionView, ReadPlan};
+pub use read_index::ReadBarrier;
 pub use segments::NamedSegment;
+pub use transfer::TransferRefused;
 
 use self::commit::Unit;
+use self::figures::Counted;
+use self::fill::Fills;
 use self::group::Group;
 use self::peers::Awaited;
 use self::waiters::Waiters;
@@ -160,6 +175,8 @@ pub type ProduceResult = Result<Ack, ProduceError>;
 pub struct Effects {
     /// Tokens that have found their end. Those of one group that ask for the same acks are in the order of its log.
     pub replies: Vec<(Token, ProduceResult)>,
+    /// Those who asked for a [`ShardCore::read_barrier`] and may read now, or not.
+    pub reads: Vec<(Token, Result<(), FetchError>)>,
     /// Fetches that should look again.
     pub wakes: Vec<WaiterId>,
     /// The catalog, once this replica is known to have it as it was when the shard started or later, and whenever
@@ -173,6 +190,8 @@ pub struct Effects {
     pub fetches: Vec<GroupFetch>,
     /// Groups that this shard's replicas have begun to lead.
     pub elected: Vec<(GroupId, Term, ReplicaId)>,
+    /// Records to be copied from leaders.
+    pub fills: Vec<FillStep>,
 }
 
 /// What groups share.
@@ -184,8 +203,11 @@ struct Shared {
     waiters: Waiters,
     effects: Effects,
     in_flight_bytes: usize,
+    /// Those who wait for a quorum, on all groups.
+    reads_waiting: usize,
     elections_won: u64,
     messages_refused: u64,
+    counted: Counted,
     /// Commands that other nodes propose for this one.
     awaited: BTreeMap<CommandId, Awaited>,
     /// Records that wait for a block, and where they come from.
@@ -205,6 +227,7 @@ pub struct ShardCore {
     groups: BTreeMap<GroupId, Group>,
     /// Groups with proposals that Raft has not handed out, each once.
     dirty: VecDeque<GroupId>,
+    fills: Fills,
     is_storage_full: bool,
     is_stopped: bool,
     expiry_cursor: GroupId,
@@ -230,8 +253,10 @@ impl ShardCore {
                 waiters: Waiters::default(),
                 effects: Effects::default(),
                 in_flight_bytes: 0,
+                reads_waiting: 0,
                 elections_won: 0,
                 messages_refused: 0,
+                counted: Counted::default(),
                 awaited: BTreeMap::new(),
                 out: ReadyOutput::default(),
                 units: VecDeque::new(),
@@ -241,6 +266,7 @@ impl ShardCore {
             },
             groups: BTreeMap::new(),
             dirty: VecDeque::new(),
+            fills: Fills::default(),
             is_storage_full: false,
             is_stopped: false,
             expiry_cursor: GroupId::META,
@@ -295,8 +321,10 @@ impl ShardCore {
     pub fn delete_group(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else { return };
         group.delete(&mut self.shared);
+        self.drop_fill(id);
         self.shared.stage(Unit::deleted(id), WalRecord::GroupDeleted { group: id });
         self.shared.tail.remove_group(id);
+        self.shared.counted.forget(id);
         self.shared.waiters.wake_all(id, &mut self.shared.effects.wakes);
     }
 
@@ -311,6 +339,7 @@ impl ShardCore {
         for group in self.groups.values_mut() {
             group.tick(&mut self.shared);
         }
+        self.tick_fills();
         self.expire_awaited();
         self.expire_producers();
     }
@@ -381,13 +410,16 @@ impl ShardCore {
         self.is_stopped = true;
         for group in self.groups.values_mut() {
             group.drop_in_flight(&mut self.shared, ProduceError::ShuttingDown);
+            group.fail_reads(FetchError::NotLeader, &mut self.shared);
         }
         self.abort_awaited();
+        self.drop_fills();
         self.shared.waiters.drain(&mut self.shared.effects.wakes);
     }
 
     /// What there is to do. To be called after every other call.
     pub fn take_effects(&mut self) -> Effects {
+        self.shared.counted.messages(&self.shared.effects.messages);
         std::mem::take(&mut self.shared.effects)
     }
 

@@ -50,6 +50,8 @@ pub struct ReadPlan {
     pub batches: Vec<CachedBatch>,
     /// If there are none: what to read from disk, and no further.
     pub disk: Option<Range<Offset>>,
+    /// The offset asked for lies beyond what this replica, which follows, knows to be committed. Its leader may know more.
+    pub is_ahead: bool,
 }
 
 impl ShardCore {
@@ -102,9 +104,49 @@ impl ShardCore {
         if offset < log_start_offset || offset > end_offset {
             return Err(FetchError::OffsetOutOfRange { offset, log_start_offset, end_offset });
         }
-        let mut plan = ReadPlan { high_watermark, log_start_offset, ..ReadPlan::default() };
+        let plan = ReadPlan { high_watermark, log_start_offset, ..ReadPlan::default() };
+        Ok(self.plan_batches(plan, group, offset, bytes_max))
+    }
+
+    /// As [`ShardCore::plan_read`], also from a replica that follows (KIP-392). Whoever follows shows what is committed as
+    /// far as it has applied it, whoever leads by now: that never changes. What lies beyond may be there or not, which it
+    /// cannot tell.
+    ///
+    /// # Errors
+    /// As [`ShardCore::plan_read`]; but a replica that follows is fine.
+    pub fn plan_replica_read(
+        &mut self,
+        group: GroupId,
+        offset: Offset,
+        bytes_max: usize,
+        current_leader_epoch: i32,
+    ) -> Result<ReadPlan, FetchError> {
+        let replica = self.replica_in_epoch(group, current_leader_epoch)?;
+        if replica.raft.is_leader() {
+            return self.plan_read(group, offset, bytes_max, current_leader_epoch);
+        }
+        let high_watermark = replica.high_watermark();
+        let log_start_offset = replica.log_start_offset;
+        if offset < log_start_offset {
+            let end_offset = high_watermark;
+            return Err(FetchError::OffsetOutOfRange { offset, log_start_offset, end_offset });
+        }
+        let is_ahead = offset > high_watermark;
+        let plan = ReadPlan { high_watermark, log_start_offset, is_ahead, ..ReadPlan::default() };
+        Ok(self.plan_batches(plan, group, offset, bytes_max))
+    }
+
+    /// Adds the batches from `offset` on that are in memory, or where the first of them is on disk.
+    fn plan_batches(
+        &self,
+        mut plan: ReadPlan,
+        group: GroupId,
+        offset: Offset,
+        bytes_max: usize,
+    ) -> ReadPlan {
+        let high_watermark = plan.high_watermark;
         if offset >= high_watermark {
-            return Ok(plan);
+            return plan;
         }
         let mut bytes = 0;
         for batch in self.shared.tail.get(group, offset) {
@@ -118,13 +160,22 @@ impl ShardCore {
         if plan.batches.is_empty() {
             plan.disk = Some(offset..high_watermark);
         }
-        Ok(plan)
+        plan
+    }
+
+    /// The replicas of a partition led from here to which consumers may be sent: in sync, and with all that readers see
+    /// here. None if it is not led from here.
+    pub fn read_replicas(&self, group: GroupId) -> impl Iterator<Item = ReplicaId> {
+        let led = self.live(group).filter(|group| group.is_ready());
+        led.into_iter().flat_map(Group::voters_that_show_all)
     }
 
     /// Lets a fetch wait until the partition has data at or after `beyond`, or something happens to it. It is woken at
     /// once if that is so already.
     pub fn wait_for_data(&mut self, group: GroupId, beyond: Offset, waiter: WaiterId) {
-        let waits = self.live(group).is_some_and(|g| g.is_ready() && g.high_watermark() <= beyond);
+        let is_read = |group: &&Group| group.is_ready() || !group.raft.is_leader();
+        let found = self.live(group).filter(is_read);
+        let waits = found.is_some_and(|group| group.high_watermark() <= beyond);
         if !waits || self.is_stopped || !self.shared.waiters.add(group, beyond, waiter) {
             self.shared.waiters.forget(waiter);
             self.shared.effects.wakes.push(waiter);
@@ -183,15 +234,25 @@ impl ShardCore {
 
     /// Kafka's order of checks: the epoch first, so that a client learns that its metadata is old.
     fn leader(&self, group: GroupId, current_leader_epoch: i32) -> Result<&Group, FetchError> {
-        let leader = self.live(group).ok_or(FetchError::UnknownPartition)?;
-        let (epoch, current) = (current_leader_epoch, leader_epoch(leader.raft.term()));
+        let leader = self.replica_in_epoch(group, current_leader_epoch)?;
+        if leader.is_ready() { Ok(leader) } else { Err(FetchError::NotLeader) }
+    }
+
+    /// A replica that is in the epoch that the client believes in.
+    fn replica_in_epoch(
+        &self,
+        group: GroupId,
+        current_leader_epoch: i32,
+    ) -> Result<&Group, FetchError> {
+        let replica = self.live(group).ok_or(FetchError::UnknownPartition)?;
+        let (epoch, current) = (current_leader_epoch, leader_epoch(replica.raft.term()));
         if epoch >= 0 && epoch < current {
             return Err(FetchError::FencedLeaderEpoch { epoch, current });
         }
         if epoch > current {
             return Err(FetchError::UnknownLeaderEpoch { epoch, current });
         }
-        if leader.is_ready() { Ok(leader) } else { Err(FetchError::NotLeader) }
+        Ok(replica)
     }
 }
 

@@ -22,12 +22,12 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::error_code::fetch_error;
-use super::metadata::{OPERATIONS_UNKNOWN, broker_id};
+use super::metadata::{Known, OPERATIONS_UNKNOWN, broker_id};
 use super::routing::{Route, RouteError};
 use crate::catalog::{Topic, topic_name_problem};
 use crate::core::FetchError;
 use crate::core::producers::ProducerView;
-use crate::shell::cluster::leaders::{Leader, leaders_of};
+use crate::shell::barrier::Leading;
 use crate::shell::shard::Shard;
 
 /// Which endpoints a client of DescribeCluster wants to hear of: those of the brokers.
@@ -110,9 +110,9 @@ pub async fn describe_topic_partitions(
         Described::Part(part) => Some(&*part.topic),
         Described::Error(..) => None,
     });
-    let leaders = leaders_of(&shard, parts).await;
+    let known = Known::of(&shard, parts).await;
     let topics = page.topics.into_iter().map(|described| match described {
-        Described::Part(part) => describe_part(&part, &leaders),
+        Described::Part(part) => describe_part(&part, &known),
         Described::Error(name, error) => DescribeTopicPartitionsResponseTopic::default()
             .with_error_code(error.code())
             .with_name(Some(name))
@@ -168,22 +168,19 @@ fn page(shard: &Shard, request: &DescribeTopicPartitionsRequest) -> Page {
     Page { topics, next: None }
 }
 
-fn describe_part(
-    part: &Part,
-    leaders: &BTreeMap<GroupId, Leader>,
-) -> DescribeTopicPartitionsResponseTopic {
+fn describe_part(part: &Part, known: &Known) -> DescribeTopicPartitionsResponseTopic {
     let numbered = (0..).zip(&part.topic.partitions).skip(part.first).take(part.count);
     let partitions = numbered.map(|(number, partition)| {
-        let replicas: Vec<BrokerId> =
-            partition.replicas.iter().map(|replica| broker_id(replica.node.0)).collect();
+        let nodes = known.nodes(partition);
         let described = DescribeTopicPartitionsResponsePartition::default()
             .with_partition_index(number)
-            .with_replica_nodes(replicas.clone())
-            .with_isr_nodes(replicas)
+            .with_replica_nodes(nodes.replicas)
+            .with_isr_nodes(nodes.in_sync)
+            .with_offline_replicas(nodes.offline)
             // Replicas that could be elected without being in sync: a quorum needs none.
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()));
-        match leaders.get(&partition.group) {
+        match known.leaders.get(&partition.group) {
             Some(leader) => {
                 described.with_leader_id(broker_id(leader.node.0)).with_leader_epoch(leader.epoch)
             }
@@ -226,10 +223,18 @@ pub async fn describe_producers(
     }
     let answers = by_shard.into_iter().map(|(target, groups)| {
         shard.on(target, move |there| {
-            let found: Vec<(GroupId, ProducersFound)> = there.with_core(|core| {
-                groups.into_iter().map(|group| (group, core.producers_of(group))).collect()
-            });
-            async move { found }
+            let leading = groups.into_iter().map(|group| (group, there.still_leads(group)));
+            let leading: Vec<(GroupId, Leading)> = leading.collect();
+            async move {
+                let mut found: Vec<(GroupId, ProducersFound)> = Vec::with_capacity(leading.len());
+                for (group, leading) in leading {
+                    let known = leading.known().await;
+                    let producers =
+                        known.and_then(|()| there.with_core(|core| core.producers_of(group)));
+                    found.push((group, producers));
+                }
+                found
+            }
         })
     });
     let mut found: BTreeMap<GroupId, ProducersFound> =

@@ -3,12 +3,15 @@
 //! A fetch reads all its partitions, those of one shard together. If that comes to less than `min_bytes` it waits on all
 //! shards concerned until the first of them has more, reads again, and so on until `max_wait_ms` has passed. Sizes are
 //! bounded by the request and by `fetch.max.bytes`; whole batches only, and at least one if there is any (KIP-74).
+//!
+//! Any replica serves consumers up to its own high watermark. Where `replica.selector.class` says so, a leader sends those
+//! that name their rack to a replica there (KIP-392).
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chronik_engine::ids::{GroupId, Offset, ShardId};
+use chronik_engine::ids::{GroupId, NodeId, Offset, ReplicaId, ShardId};
 use chronik_net::{FetchPartitionParts, FetchResponseParts, FetchTopicParts, RecordChunk};
 use futures_util::future::{Either, join_all, select};
 use kafka_protocol::ResponseError;
@@ -17,7 +20,10 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::error_code::fetch_error;
 use super::fetch_session::{Answering, PartitionKey, Told, Wanted};
+use super::metadata::broker_id;
 use super::routing::{Route, resolve_topic};
+use crate::catalog::{Catalog, Partition};
+use crate::config::ReplicaSelector;
 use crate::core::WaiterId;
 use crate::shell::read::{PartitionData, PartitionRead};
 use crate::shell::replies::ReplyTo;
@@ -25,6 +31,9 @@ use crate::shell::shard::Shard;
 
 /// From this version on topics are named by id (KIP-516).
 const TOPIC_ID_VERSION_MIN: i16 = 13;
+
+/// From this version on consumers name their rack, and know what to do with replicas that follow (KIP-392).
+const ANY_REPLICA_VERSION_MIN: i16 = 11;
 
 /// The longest that a fetch may wait, whatever it asks for.
 const WAIT_MAX: Duration = Duration::from_secs(300);
@@ -34,6 +43,8 @@ struct Item {
     key: PartitionKey,
     wanted: Wanted,
     route: Result<Route, ResponseError>,
+    /// Replicas that are closer to the client than this node is.
+    closer: Vec<(NodeId, ReplicaId)>,
     data: Result<PartitionData, ResponseError>,
 }
 
@@ -55,24 +66,55 @@ pub async fn fetch(shard: Rc<Shard>, version: i16, request: FetchRequest) -> Fet
     };
     let catalog = shard.catalog();
     let node = shard.node.config.node_id;
+    let is_from_any = version >= ANY_REPLICA_VERSION_MIN;
+    let rack = client_rack(&shard, &request).filter(|_| is_from_any);
     let mut items: Vec<Item> = wanted
         .into_iter()
         .map(|(key, wanted)| {
-            let route = resolve_topic(&catalog, &key.topic, key.topic_id, by_id)
+            let topic = resolve_topic(&catalog, &key.topic, key.topic_id, by_id);
+            let route = topic
                 .and_then(|topic| Route::of(topic, key.partition, node))
                 .map_err(super::routing::RouteError::response_error);
-            Item { key, wanted, route, data: Ok(PartitionData::default()) }
+            let closer = rack.and_then(|rack| {
+                Some(closer_replicas(&catalog, topic.ok()?.partition(key.partition)?, rack, node))
+            });
+            let closer = closer.unwrap_or_default();
+            Item { key, wanted, route, closer, data: Ok(PartitionData::default()) }
         })
         .collect();
-    let limits = Limits::of(&shard, &request);
+    let limits = Limits { is_from_any, ..Limits::of(&shard, &request) };
     collect(&shard, &mut items, &limits).await;
     respond(&shard, answering, items)
+}
+
+/// The rack of a client that is to be sent to a replica there, if this node does so.
+fn client_rack<'a>(shard: &Shard, request: &'a FetchRequest) -> Option<&'a str> {
+    let selector = shard.node.config.kafka.replica_selector_class;
+    let is_rack_aware = selector == ReplicaSelector::RackAware && shard.links().is_some();
+    (is_rack_aware && !request.rack_id.is_empty()).then_some(&*request.rack_id)
+}
+
+/// The replicas in a rack; none if this node stands there itself.
+fn closer_replicas(
+    catalog: &Catalog,
+    partition: &Partition,
+    rack: &str,
+    here: NodeId,
+) -> Vec<(NodeId, ReplicaId)> {
+    let is_there = |node| catalog.broker(node).is_some_and(|b| b.rack.as_deref() == Some(rack));
+    if is_there(here) {
+        return Vec::new();
+    }
+    let there = partition.replicas.iter().filter(|place| is_there(place.node));
+    there.map(|place| (place.node, place.replica)).collect()
 }
 
 struct Limits {
     bytes_min: usize,
     bytes_max: usize,
     wait: Duration,
+    /// Whether replicas that follow may answer.
+    is_from_any: bool,
 }
 
 impl Limits {
@@ -85,6 +127,7 @@ impl Limits {
             bytes_min: usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max),
             bytes_max,
             wait: wait.min(WAIT_MAX),
+            is_from_any: false,
         }
     }
 }
@@ -93,9 +136,11 @@ impl Limits {
 async fn collect(shard: &Rc<Shard>, items: &mut [Item], limits: &Limits) {
     let deadline_ns = shard.clock.now_ns() + u64::try_from(limits.wait.as_nanos()).unwrap_or(0);
     loop {
-        read_all(shard, items, limits.bytes_max).await;
+        read_all(shard, items, limits).await;
         let bytes: usize = items.iter().map(Item::bytes).sum();
-        let failed = items.iter().any(|item| item.data.is_err());
+        let is_told =
+            |item: &Item| item.data.as_ref().map_or(true, |data| data.preferred.is_some());
+        let failed = items.iter().any(is_told);
         let left_ns = deadline_ns.saturating_sub(shard.clock.now_ns());
         let over = left_ns == 0 || shard.is_draining();
         if bytes >= limits.bytes_min || failed || over || items.is_empty() {
@@ -114,7 +159,8 @@ impl Item {
 }
 
 /// Reads every partition, the shards side by side.
-async fn read_all(shard: &Rc<Shard>, items: &mut [Item], bytes_max: usize) {
+async fn read_all(shard: &Rc<Shard>, items: &mut [Item], limits: &Limits) {
+    let bytes_max = limits.bytes_max;
     let mut by_shard: BTreeMap<ShardId, Vec<PartitionRead>> = BTreeMap::new();
     for (slot, item) in items.iter_mut().enumerate() {
         match item.route {
@@ -124,6 +170,8 @@ async fn read_all(shard: &Rc<Shard>, items: &mut [Item], bytes_max: usize) {
                 offset: item.wanted.offset,
                 bytes_max: usize::try_from(item.wanted.bytes_max).unwrap_or(0),
                 current_leader_epoch: item.wanted.current_leader_epoch,
+                is_from_any: limits.is_from_any,
+                closer: item.closer.clone(),
             }),
             Err(error) => item.data = Err(error),
         }
@@ -234,15 +282,18 @@ fn count(shard: &Shard, topics: &[FetchTopicParts]) {
 fn respond(shard: &Shard, answering: Answering, items: Vec<Item>) -> FetchResponseParts {
     let mut sessions = shard.sessions.borrow_mut();
     let mut topics: Vec<FetchTopicParts> = Vec::new();
+    // Who is behind may have caught up by the next fetch: it says so only where the whole wait was in vain.
+    let tells_ahead = items.iter().all(|item| item.bytes() == 0);
     for item in items {
         let key = item.key.clone();
-        let parts = partition_parts(item);
+        let parts = partition_parts(item, tells_ahead);
         let told = Told {
             error_code: parts.error_code,
             high_watermark: parts.high_watermark,
             log_start_offset: parts.log_start_offset,
         };
-        if !sessions.must_tell(answering, &key, told, !parts.records.is_empty()) {
+        let has_news = !parts.records.is_empty() || parts.preferred_read_replica >= 0;
+        if !sessions.must_tell(answering, &key, told, has_news) {
             continue;
         }
         let same = |topic: &FetchTopicParts| {
@@ -267,15 +318,21 @@ fn respond(shard: &Shard, answering: Answering, items: Vec<Item>) -> FetchRespon
     }
 }
 
-fn partition_parts(item: Item) -> FetchPartitionParts {
+fn partition_parts(item: Item, tells_ahead: bool) -> FetchPartitionParts {
     let partition_index = item.key.partition;
     match item.data {
+        Ok(data) if data.is_ahead && tells_ahead => FetchPartitionParts {
+            partition_index,
+            error_code: ResponseError::OffsetNotAvailable.code(),
+            ..FetchPartitionParts::default()
+        },
         Ok(data) => FetchPartitionParts {
             partition_index,
             high_watermark: data.high_watermark.0,
             last_stable_offset: data.high_watermark.0,
             log_start_offset: data.log_start_offset.0,
             records: data.chunks,
+            preferred_read_replica: data.preferred.map_or(-1, |node| broker_id(node.0).0),
             ..FetchPartitionParts::default()
         },
         Err(error) => FetchPartitionParts {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chronik_engine::ids::GroupId;
+use chronik_engine::ids::{GroupId, NodeId};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
@@ -15,7 +15,8 @@ use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use super::topics::{self, TopicWanted};
-use crate::catalog::{Catalog, Topic, TopicId, topic_name_problem};
+use crate::catalog::{Catalog, Partition, Topic, TopicId, topic_name_problem};
+use crate::shell::cluster::in_sync::{InSyncView, in_sync_of};
 use crate::shell::cluster::leaders::{Leader, leaders_of};
 use crate::shell::shard::Shard;
 
@@ -43,8 +44,8 @@ pub async fn metadata(
         Found::Topic(topic) => Some(&**topic),
         Found::Error { .. } => None,
     });
-    let leaders = leaders_of(&shard, topics).await;
-    let topics = found.into_iter().map(|found| describe(version, found, &leaders)).collect();
+    let known = Known::of(&shard, topics).await;
+    let topics = found.into_iter().map(|found| describe(version, found, &known)).collect();
     let brokers = catalog
         .brokers()
         .map(|broker| {
@@ -154,11 +155,40 @@ async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
     }
 }
 
-fn describe(
-    version: i16,
-    found: Found,
-    leaders: &BTreeMap<GroupId, Leader>,
-) -> MetadataResponseTopic {
+/// What is known of partitions beyond the catalog.
+pub(super) struct Known {
+    pub(super) leaders: BTreeMap<GroupId, Leader>,
+    in_sync: InSyncView,
+}
+
+/// The nodes of a partition's replicas, as clients are told.
+pub(super) struct Nodes {
+    pub(super) replicas: Vec<BrokerId>,
+    pub(super) in_sync: Vec<BrokerId>,
+    pub(super) offline: Vec<BrokerId>,
+}
+
+impl Known {
+    /// Gathers it for the partitions of these topics. Cancel-safe.
+    pub(super) async fn of<'a>(
+        shard: &Rc<Shard>,
+        topics: impl Iterator<Item = &'a Topic> + Clone,
+    ) -> Known {
+        let leaders = leaders_of(shard, topics.clone()).await;
+        Known { leaders, in_sync: in_sync_of(shard, topics).await }
+    }
+
+    pub(super) fn nodes(&self, partition: &Partition) -> Nodes {
+        let ids = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|n| broker_id(n.0)).collect();
+        Nodes {
+            replicas: ids(&mut partition.replicas.iter().map(|replica| replica.node)),
+            in_sync: ids(&mut self.in_sync.in_sync(partition)),
+            offline: ids(&mut self.in_sync.offline(partition)),
+        }
+    }
+}
+
+fn describe(version: i16, found: Found, known: &Known) -> MetadataResponseTopic {
     // A topic asked for by an id that is not known has no name, which can be said from version 12 on.
     let nameless = || (version < 12).then(StrBytes::default);
     match found {
@@ -171,25 +201,22 @@ fn describe(
             .with_name(Some(StrBytes::from_string(topic.name.to_string()).into()))
             .with_topic_id(topic.id.0)
             .with_is_internal(topic.internal)
-            .with_partitions(describe_partitions(&topic, leaders))
+            .with_partitions(describe_partitions(&topic, known))
             .with_topic_authorized_operations(OPERATIONS_UNKNOWN),
     }
 }
 
-fn describe_partitions(
-    topic: &Topic,
-    leaders: &BTreeMap<GroupId, Leader>,
-) -> Vec<MetadataResponsePartition> {
+fn describe_partitions(topic: &Topic, known: &Known) -> Vec<MetadataResponsePartition> {
     (0..)
         .zip(&topic.partitions)
         .map(|(number, partition)| {
-            let replicas: Vec<BrokerId> =
-                partition.replicas.iter().map(|replica| broker_id(replica.node.0)).collect();
+            let nodes = known.nodes(partition);
             let described = MetadataResponsePartition::default()
                 .with_partition_index(number)
-                .with_replica_nodes(replicas.clone())
-                .with_isr_nodes(replicas);
-            match leaders.get(&partition.group) {
+                .with_replica_nodes(nodes.replicas)
+                .with_isr_nodes(nodes.in_sync)
+                .with_offline_replicas(nodes.offline);
+            match known.leaders.get(&partition.group) {
                 Some(leader) => described
                     .with_leader_id(broker_id(leader.node.0))
                     .with_leader_epoch(leader.epoch),

@@ -1,7 +1,8 @@
 //! ListOffsets and OffsetForLeaderEpoch: where a log begins, ends, and what stood where when.
 //!
 //! Both name partitions and ask one thing of each. [`ask`] takes the questions to the shards; a shard answers one after
-//! the other and lets others run between them.
+//! the other and lets others run between them, once it knows of each partition that it still leads it: what a leader
+//! says that was replaced without knowing would go back in time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -28,6 +29,7 @@ use super::error_code::fetch_error;
 use super::routing::{Route, RouteError, resolve_topic};
 use crate::catalog::CATALOG_PARTITIONS_MAX;
 use crate::core::{FetchError, PartitionView};
+use crate::shell::barrier::Leading;
 use crate::shell::read::kafka_epoch;
 use crate::shell::shard::Shard;
 
@@ -201,15 +203,25 @@ fn list_offsets_answer(
     }
 }
 
+/// Asks of all partitions at once whether they are still led from here.
+fn led<Q>(shard: &Rc<Shard>, questions: Vec<Question<Q>>) -> Vec<(Leading, Question<Q>)> {
+    let leading = |question: Question<Q>| (shard.still_leads(question.group), question);
+    questions.into_iter().map(leading).collect()
+}
+
 /// Answers for the partitions of this shard.
 async fn find_all(shard: Rc<Shard>, questions: Vec<Question<AskedTime>>) -> Vec<Answer<Found>> {
     let mut searches = TimeSearch::new();
     let mut answers = Vec::with_capacity(questions.len());
-    for Question { slot, group, asked } in questions {
+    for (leading, Question { slot, group, asked }) in led(&shard, questions) {
         if !answers.is_empty() {
             yield_if_needed().await;
         }
-        answers.push((slot, find(&shard, group, asked, &mut searches).await));
+        let found = match leading.known().await {
+            Ok(()) => find(&shard, group, asked, &mut searches).await,
+            Err(error) => Err(error),
+        };
+        answers.push((slot, found));
     }
     answers
 }
@@ -314,12 +326,14 @@ async fn epoch_ends(
     questions: Vec<Question<AskedEpoch>>,
 ) -> Vec<Answer<(i32, Offset)>> {
     let mut answers = Vec::with_capacity(questions.len());
-    for Question { slot, group, asked: AskedEpoch { epoch, current_leader_epoch } } in questions {
+    for (leading, Question { slot, group, asked }) in led(&shard, questions) {
         if !answers.is_empty() {
             yield_if_needed().await;
         }
-        let end =
-            shard.with_core(|core| core.end_offset_for_epoch(group, epoch, current_leader_epoch));
+        let AskedEpoch { epoch, current_leader_epoch } = asked;
+        let end = leading.known().await.and_then(|()| {
+            shard.with_core(|core| core.end_offset_for_epoch(group, epoch, current_leader_epoch))
+        });
         answers.push((slot, end));
     }
     answers

@@ -155,7 +155,12 @@ impl Proposer<'_> {
         };
         let checked = self.checked_batch(topic, data.records).map_err(Refusal::from);
         match checked.and_then(|batch| rules::settle(batch, &topic.settings, self.now_ms)) {
-            Ok(batch) => self.propose(route, index, batch, acks),
+            Ok(batch) => {
+                // Only who asks for all of them is told that there are too few (as in Kafka).
+                let is_for_all = acks == RequiredAcks::All;
+                let in_sync_min = if is_for_all { topic.settings.insync_replicas_min } else { 1 };
+                self.propose(route, index, batch, acks, in_sync_min)
+            }
             Err(Refusal { error, why, records }) => {
                 Outcome::Known(failure(index, error, Some(why)).with_record_errors(
                     if self.version >= RECORD_ERRORS_VERSION_MIN {
@@ -205,13 +210,20 @@ impl Proposer<'_> {
         Ok(batch)
     }
 
-    fn propose(&self, route: Route, index: i32, batch: RecordBatch, acks: RequiredAcks) -> Outcome {
+    fn propose(
+        &self,
+        route: Route,
+        index: i32,
+        batch: RecordBatch,
+        acks: RequiredAcks,
+        in_sync_min: u32,
+    ) -> Outcome {
         let (done, answer) = ReplyTo::channel(self.shard.id);
         let retained_bytes = batch.size().saturating_add(self.spare_bytes_each);
         let Route { shard: target, group } = route;
         self.affinity.vote(target.0, self.shard.id.0);
         let posted = self.shard.post(target, move |there| {
-            there.propose_batch(group, batch, acks, retained_bytes, done);
+            there.propose_batch(group, batch, acks, in_sync_min, retained_bytes, done);
         });
         match posted {
             Ok(()) => Outcome::Waiting { index, answer },

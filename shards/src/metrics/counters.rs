@@ -100,6 +100,8 @@ counters! {
     segments_written: "chronik_segments_written_total" Counter Sum Shard;
     /// Bytes of segments written of what full files of the log hold.
     segment_bytes_written: "chronik_segment_bytes_written_total" Counter Sum Shard;
+    /// Bytes of records copied from other nodes for replicas that lacked them.
+    fill_bytes: "chronik_fill_bytes_total" Counter Sum Shard;
     /// Segments there are.
     segments: "chronik_segments" Gauge Sum Shard;
     /// Bytes of the segments there are.
@@ -126,6 +128,12 @@ counters! {
     fetch_waiters: "chronik_fetch_waiters" Gauge Sum Shard;
     /// Partitions of the shard, and the catalog on shard 0.
     partitions: "chronik_partitions" Gauge Sum Shard;
+    /// Partitions led from this shard.
+    leaders: "chronik_leaders" Gauge Sum Shard;
+    /// Partitions led from this shard of which a replica is not in sync.
+    under_replicated: "chronik_under_replicated_partitions" Gauge Sum Shard;
+    /// Partitions with a replica on this shard that nobody leads, as far as it knows.
+    offline: "chronik_offline_partitions" Gauge Sum Shard;
     /// Whether produce is refused because the disk is full.
     storage_full: "chronik_storage_full" Gauge Max Shard;
     /// Consumer groups coordinated here.
@@ -140,9 +148,9 @@ counters! {
     group_members_expired: "chronik_group_members_expired_total" Counter Sum Shard;
     /// Elections this node's replicas have won.
     raft_leader_elections: "raft_leader_elections_total" Counter Sum Node;
-    /// Appends of entries to Raft logs.
+    /// AppendEntries messages sent.
     raft_append_entries: "raft_append_entries_total" Counter Sum Node;
-    /// Vote requests sent.
+    /// Vote requests sent, those included that only ask whether an election would be won.
     raft_vote_requests: "raft_vote_requests_total" Counter Sum Node;
     /// Heartbeats sent.
     raft_heartbeats: "raft_heartbeats_total" Counter Sum Node;

@@ -8,11 +8,13 @@
 //! - I1 A counter is declared once, in `counters.rs`, with its name, type and meaning.
 //! - I2 Times are nanoseconds in memory and seconds in Prometheus, as its conventions ask.
 
+mod cluster;
 mod counters;
 mod latency;
 mod prometheus;
 mod shard;
 
+pub use cluster::SnapshotSample;
 pub use counters::Counters;
 pub use latency::{hgrm_usage, render_hgrm, render_latency_json, render_latency_text};
 pub use prometheus::render_prometheus;

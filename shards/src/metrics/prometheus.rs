@@ -48,6 +48,8 @@ pub fn render_prometheus(shards: &[ShardSnapshot], node: NodeId) -> String {
         &shard.fetch_errors
     });
     out.latencies(shards);
+    out.peers(shards);
+    out.snapshots(shards);
     out.0
 }
 
@@ -79,15 +81,15 @@ fn seconds(ns: u64) -> String {
     format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)
 }
 
-struct Exposition(String);
+pub(super) struct Exposition(String);
 
 impl Exposition {
-    fn header(&mut self, name: &str, metric_type: &str, help: &str) {
+    pub(super) fn header(&mut self, name: &str, metric_type: &str, help: &str) {
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {metric_type}"));
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
         let labels: Vec<String> = labels
             .iter()
             .map(|(label, value)| {
@@ -152,8 +154,13 @@ impl Exposition {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use chronik_engine::ids::ShardId;
+    use std::time::Duration;
 
+    use chronik_engine::ids::ShardId;
+    use chronik_replication::peers::PeerStats;
+    use chronik_replication::wire::Seat;
+
+    use super::super::cluster::SnapshotSample;
     use super::super::shard::ShardMetrics;
     use super::*;
 
@@ -223,6 +230,51 @@ mod tests {
         assert!((samples[&format!("{LATENCY_METRIC}_sum{{{wal_sync}}}")] - 0.2).abs() < 1e-9);
         let p99 = samples[&format!("{LATENCY_METRIC}{{{wal_sync},quantile=\"0.99\"}}")];
         assert!((p99 - 0.002).abs() < 0.000_01, "{p99}");
+    }
+
+    #[test]
+    fn given_peers_and_snapshots_when_rendered_then_each_has_its_samples() {
+        let seat = Seat { node: NodeId(3), shard: ShardId(1) };
+        let stats = PeerStats {
+            seat,
+            is_up: true,
+            bytes_in: 11,
+            bytes_out: 12,
+            frames_in: 1,
+            frames_out: 2,
+            messages_in: 3,
+            messages_out: 4,
+            messages_dropped: 5,
+            queue_bytes: 6,
+            connects: 2,
+            losses: 1,
+            rtt: Some(Duration::from_micros(1_500)),
+        };
+        let silent = PeerStats { seat: Seat { node: NodeId(4), ..seat }, rtt: None, ..stats };
+        let mut snapshot = ShardMetrics::new(ShardId(0)).snapshot();
+        snapshot.peers = vec![stats, silent];
+        snapshot.snapshots = vec![SnapshotSample {
+            topic: "orders".to_owned(),
+            partition: 4,
+            sent: 2,
+            installed: 1,
+            size_bytes: 77,
+            last_index: 900,
+        }];
+        let samples = parse(&render_prometheus(&[snapshot], NodeId(1)));
+        let peer = "shard=\"0\",peer=\"3\",peer_shard=\"1\"";
+        for (name, value) in [("up", 1.0), ("sent_bytes_total", 12.0), ("queue_bytes", 6.0)] {
+            assert_eq!(samples[&format!("chronik_peer_{name}{{{peer}}}")], value, "{name}");
+        }
+        let rtt = samples[&format!("chronik_peer_rtt_seconds{{{peer}}}")];
+        assert!((rtt - 0.0015).abs() < 1e-9, "{rtt}");
+        let unknown = peer.replace('3', "4");
+        assert!(!samples.contains_key(&format!("chronik_peer_rtt_seconds{{{unknown}}}")));
+        let of = "topic=\"orders\",partition=\"4\"";
+        assert_eq!(samples[&format!("chronik_raft_snapshot_size_bytes{{{of}}}")], 77.0);
+        assert_eq!(samples[&format!("chronik_raft_snapshot_installs_total{{{of}}}")], 1.0);
+        let count = format!("chronik_raft_snapshot_count{{{of},trigger=\"follower\"}}");
+        assert_eq!(samples[&count], 2.0);
     }
 
     #[test]

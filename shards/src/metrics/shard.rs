@@ -1,8 +1,10 @@
 //! The figures of one shard, and the copy of them that leaves the core.
 
 use chronik_engine::ids::ShardId;
+use chronik_replication::peers::PeerStats;
 use hdrhistogram::Histogram;
 
+use super::cluster::SnapshotSample;
 use super::counters::Counters;
 
 /// Times above this count as this much.
@@ -186,6 +188,8 @@ impl ShardMetrics {
             counters: self.counters.clone(),
             produce_errors: self.produce_errors.clone(),
             fetch_errors: self.fetch_errors.clone(),
+            peers: Vec::new(),
+            snapshots: Vec::new(),
             stages: self.stages.to_vec(),
         }
     }
@@ -199,6 +203,10 @@ pub struct ShardSnapshot {
     pub counters: Counters,
     pub produce_errors: ErrorCounts,
     pub fetch_errors: ErrorCounts,
+    /// The links to shards of other nodes.
+    pub peers: Vec<PeerStats>,
+    /// Groups that had Raft snapshots.
+    pub snapshots: Vec<SnapshotSample>,
     stages: Vec<StageTimes>,
 }
 

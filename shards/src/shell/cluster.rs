@@ -3,23 +3,33 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `balance` | leaderships go back to where they belong |
 //! | `forward` | commands of the catalog on their way to the node that leads it |
+//! | [`in_sync`] | which replicas are in sync, on whatever node |
 //! | `join` | nodes that come later |
+//! | `reconcile` | when the members of groups are brought to what the catalog wants |
 //! | [`leaders`] | who leads which partition, on whatever node |
+//! | [`quorum`] | how the quorum of the catalog is |
 //! | `start` | how a shard takes its place |
 //! | [`status`] | how the cluster is |
+//! | [`transfer`] | groups that are handed to a certain replica |
 //!
 //! - I1: nothing here is durable and nothing decides anything: what is lost on the way is sent again by Raft.
 //! - I2: a message goes to where the catalog says that its replica lives; where the catalog's own replicas live is said
-//!   by the cluster's formation and by themselves.
+//!   also by the cluster's formation and by themselves, for as long as the catalog does not know their node.
 
+pub(super) mod balance;
 mod forward;
+pub mod in_sync;
 mod join;
 pub mod leaders;
+pub mod quorum;
+pub(super) mod reconcile;
 mod start;
 pub mod status;
+pub mod transfer;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -30,7 +40,9 @@ use chronik_replication::peers::{Acceptor, PeerHandler, Peers, Replier};
 use chronik_replication::wire::{Call, CallRefused, LeaderNotice, Seat};
 
 pub use self::forward::NotProposed;
+use self::in_sync::InSync;
 pub use self::start::ClusterPlace;
+use super::fill;
 use super::shard::Shard;
 use crate::catalog::Catalog;
 use crate::core::{GroupFetch, ShardCore};
@@ -54,10 +66,11 @@ pub struct ClusterLinks {
     meta_seats: RefCell<BTreeMap<ReplicaId, Seat>>,
     /// Messages that were lost for certain, to be told to Raft at the next tick.
     lost: RefCell<BTreeSet<(GroupId, ReplicaId)>>,
-    /// On the catalog's shard: the first group that this node may make.
-    first_new_group: OnceCell<GroupId>,
+    /// Partitions of which the catalog is being told that they are settled.
+    settling: RefCell<BTreeSet<GroupId>>,
     /// On the catalog's shard: who leads groups elsewhere.
     leaders: RefCell<BTreeMap<GroupId, (Term, NodeId)>>,
+    in_sync: InSync,
 }
 
 /// Hears what comes over the links.
@@ -81,8 +94,9 @@ impl ClusterLinks {
             seats: RefCell::default(),
             meta_seats: RefCell::new(meta_replicas.into_iter().map(seat).collect()),
             lost: RefCell::default(),
-            first_new_group: OnceCell::new(),
+            settling: RefCell::default(),
             leaders: RefCell::default(),
+            in_sync: InSync::default(),
         }
     }
 
@@ -92,13 +106,18 @@ impl ClusterLinks {
         &self.peers
     }
 
+    /// Which replicas are in sync, elsewhere.
+    pub(super) fn in_sync(&self) -> &InSync {
+        &self.in_sync
+    }
+
     /// Whether a node can be heard now.
     #[must_use]
     pub fn is_up(&self, node: NodeId) -> bool {
         self.peers.is_up(Seat { node, shard: META_SHARD })
     }
 
-    fn seat_of(&self, group: GroupId, replica: ReplicaId) -> Option<Seat> {
+    pub(super) fn seat_of(&self, group: GroupId, replica: ReplicaId) -> Option<Seat> {
         let seats = if group == GroupId::META { &self.meta_seats } else { &self.seats };
         seats.borrow().get(&replica).copied()
     }
@@ -160,6 +179,7 @@ impl PeerHandler for Handler {
 
     fn on_up(&self, seat: Seat) {
         self.with_shard(|shard, links| {
+            links.in_sync.on_up(seat);
             if seat.shard == META_SHARD {
                 let node = shard.node.config.node_id;
                 let notice = |(group, term, replica)| LeaderNotice { group, term, replica, node };
@@ -172,6 +192,7 @@ impl PeerHandler for Handler {
 
     fn on_down(&self, seat: Seat) {
         self.with_shard(|shard, links| {
+            links.in_sync.on_down(seat);
             shard.change_core(|core| {
                 core.peers_lost(|group, replica| links.seat_of(group, replica) == Some(seat));
             });
@@ -192,6 +213,12 @@ impl Shard {
             }
             join::CALL_JOIN if self.id == META_SHARD => self.take_in(from, &call.body, reply),
             status::CALL_STATUS => self.tell_status(reply),
+            transfer::CALL_TRANSFER => self.take_transfers(&call.body, reply),
+            quorum::CALL_QUORUM if self.id == META_SHARD => self.tell_quorum(reply),
+            fill::CALL_RECORDS => self.give_records(from, &call.body, reply),
+            in_sync::CALL_IN_SYNC if self.id == META_SHARD => {
+                self.take_in_sync(from, &call.body, reply);
+            }
             kind => reply.refuse(CallRefused::Invalid { text: format!("unknown call {kind}") }),
         }
     }
@@ -217,6 +244,7 @@ impl Shard {
         let Some(links) = self.links() else { return };
         links.send(messages);
         if !elected.is_empty() {
+            self.reconcile_due.notify();
             let node = self.node.config.node_id;
             let notice = |(group, term, replica)| LeaderNotice { group, term, replica, node };
             let notices: Vec<LeaderNotice> = elected.into_iter().map(notice).collect();
@@ -266,12 +294,15 @@ impl Shard {
             if partition.placement_on(node).is_none_or(|placement| placement.shard != self.id) {
                 continue;
             }
-            for placement in partition.replicas.iter().filter(|placement| placement.node != node) {
+            for placement in partition.placements().filter(|placement| placement.node != node) {
                 let seat = Seat { node: placement.node, shard: placement.shard };
                 seats.insert(placement.replica, seat);
             }
         }
         *links.seats.borrow_mut() = seats;
+        if self.id == META_SHARD {
+            links.learn_meta_seats(catalog);
+        }
     }
 }
 

@@ -171,6 +171,7 @@ pub async fn tick_loop(shard: Rc<Shard>) {
         shard.change_core(|core| core.tick(now_ms));
         shard.tick_groups();
         shard.tell_lost_messages();
+        shard.tell_in_sync();
         let idle_ns = shard.clock.now_ns().saturating_sub(shard.last_block_ns.get());
         if shard.mark_due.get() && idle_ns >= MARK_AFTER_NS {
             shard.want_mark.set(true);

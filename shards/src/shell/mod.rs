@@ -1,11 +1,13 @@
 //! The shell around the core: what is fast and touches the world.
 
 pub mod background;
+pub mod barrier;
 pub mod clock;
 pub mod cluster;
 pub mod commit;
 pub mod compaction;
 pub mod fatal;
+pub mod fill;
 pub mod groups;
 pub mod mesh;
 pub mod notify;

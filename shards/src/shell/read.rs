@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use chronik_engine::ids::{GroupId, Offset, Term};
+use chronik_engine::ids::{GroupId, NodeId, Offset, ReplicaId, Term};
 use chronik_net::RecordChunk;
 
 use super::shard::Shard;
@@ -22,6 +22,10 @@ pub struct PartitionRead {
     pub bytes_max: usize,
     /// The leader epoch that the client believes in, -1 if it does not say.
     pub current_leader_epoch: i32,
+    /// Whether a replica that follows may answer.
+    pub is_from_any: bool,
+    /// Replicas on other nodes that are closer to the client.
+    pub closer: Vec<(NodeId, ReplicaId)>,
 }
 
 /// What a partition had to offer.
@@ -35,6 +39,10 @@ pub struct PartitionData {
     pub chunks: Vec<RecordChunk>,
     /// The length of `chunks` in bytes.
     pub bytes: usize,
+    /// The offset asked for lies beyond what this replica knows to be committed.
+    pub is_ahead: bool,
+    /// The client should read from this node, and gets nothing here.
+    pub preferred: Option<NodeId>,
 }
 
 /// The answer to one [`PartitionRead`].
@@ -77,18 +85,23 @@ impl Shard {
         bytes_max: usize,
         at_least_one: bool,
     ) -> Result<PartitionData, FetchError> {
-        let planned = self.core.borrow_mut().plan_read(
-            read.group,
-            read.offset,
-            bytes_max,
-            read.current_leader_epoch,
-        );
+        let PartitionRead { group, offset, current_leader_epoch: epoch, .. } = *read;
+        let planned = if read.is_from_any {
+            self.core.borrow_mut().plan_replica_read(group, offset, bytes_max, epoch)
+        } else {
+            self.core.borrow_mut().plan_read(group, offset, bytes_max, epoch)
+        };
         let plan = planned?;
         let mut data = PartitionData {
             high_watermark: plan.high_watermark,
             log_start_offset: plan.log_start_offset,
+            is_ahead: plan.is_ahead,
+            preferred: self.preferred_replica(read),
             ..PartitionData::default()
         };
+        if data.preferred.is_some() {
+            return Ok(data); // what it would read here it reads there
+        }
         if bytes_max == 0 && !at_least_one {
             return Ok(data); // the answer is full: only what the client may know of the partition is told
         }
@@ -114,6 +127,19 @@ impl Shard {
             }
         }
         Ok(data)
+    }
+
+    /// The node whose replica the client should read from instead of this leader's, if there is one (KIP-392).
+    fn preferred_replica(&self, read: &PartitionRead) -> Option<NodeId> {
+        if read.closer.is_empty() {
+            return None;
+        }
+        let core = self.core.borrow();
+        let holders: Vec<ReplicaId> = core.read_replicas(read.group).collect();
+        let fits = |(node, replica): &&(NodeId, ReplicaId)| {
+            holders.contains(replica) && self.links().is_some_and(|links| links.is_up(*node))
+        };
+        read.closer.iter().find(fits).map(|(node, _)| *node)
     }
 
     /// What was asked for may have gone while it was read; then what was read may begin after it.

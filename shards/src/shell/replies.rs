@@ -1,4 +1,5 @@
-//! Who waits for what on a shard: produces and commands that wait for their commit, fetches that wait for data.
+//! Who waits for what on a shard: produces and commands that wait for their commit, readers that wait for a quorum,
+//! fetches that wait for data.
 //!
 //! - I1: every token that [`ReplyTable::insert`] gave out is answered once, or its waiter is told by the drop of the
 //!   sending half that the shard has gone.
@@ -10,7 +11,7 @@ use chronik_engine::ids::ShardId;
 use futures_channel::oneshot;
 
 use super::shard::Shard;
-use crate::core::{ProduceResult, Token, WaiterId};
+use crate::core::{Token, WaiterId};
 
 /// Where an answer goes: to a task on the core that made this.
 #[derive(Debug)]
@@ -38,22 +39,28 @@ impl<T: Send + 'static> ReplyTo<T> {
     }
 }
 
-/// The waiting produces and commands of one shard.
-#[derive(Debug, Default)]
-pub struct ReplyTable {
-    slots: Vec<Option<Waiting>>,
+/// Those who wait for an outcome on one shard, by the tokens that the core knows them by.
+#[derive(Debug)]
+pub struct ReplyTable<T> {
+    slots: Vec<Option<Waiting<T>>>,
     free: Vec<usize>,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    reply_to: ReplyTo<ProduceResult>,
+struct Waiting<T> {
+    reply_to: ReplyTo<T>,
     since_ns: u64,
 }
 
-impl ReplyTable {
+impl<T> Default for ReplyTable<T> {
+    fn default() -> ReplyTable<T> {
+        ReplyTable { slots: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> ReplyTable<T> {
     /// Takes note of somebody who waits since `since_ns` and names them.
-    pub fn insert(&mut self, reply_to: ReplyTo<ProduceResult>, since_ns: u64) -> Token {
+    pub fn insert(&mut self, reply_to: ReplyTo<T>, since_ns: u64) -> Token {
         let waiting = Waiting { reply_to, since_ns };
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -69,7 +76,7 @@ impl ReplyTable {
     }
 
     /// Gives out the one named by `token`, to be answered, and since when they waited.
-    pub fn take(&mut self, token: Token) -> Option<(ReplyTo<ProduceResult>, u64)> {
+    pub fn take(&mut self, token: Token) -> Option<(ReplyTo<T>, u64)> {
         let slot = usize::try_from(token.0).ok()?;
         let waiting = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);

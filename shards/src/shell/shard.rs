@@ -26,17 +26,21 @@ use rand::Rng;
 use super::background::Background;
 use super::clock::Clock;
 use super::cluster::{ClusterLinks, ClusterPlace};
+use super::fill::FillTraffic;
 use super::groups::Coordinators;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
 use super::replies::{ReplyTable, ReplyTo, WaiterIds, WaiterTable};
 use super::serve::{Adopt, ReadNetStats};
-use crate::catalog::{Catalog, CatalogCommand};
+use crate::catalog::{Catalog, CatalogCommand, Incarnation, PartitionTag};
 use crate::config::Config;
-use crate::core::{ProduceError, ProduceResult, RequiredAcks, ShardCore, Token, WaiterId};
+use crate::core::{
+    FetchError, ProduceError, ProduceResult, RequiredAcks, ShardCore, SnapshotFigures, Token,
+    WaiterId,
+};
 use crate::handlers::fetch_session::SessionCache;
 use crate::identity::Identity;
-use crate::metrics::{ShardMetrics, ShardSnapshot, Stage};
+use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotSample, Stage};
 use crate::stored::Segments;
 
 /// What the main thread tells a shard.
@@ -57,6 +61,8 @@ pub struct NodeInfo {
     pub cluster_id: String,
     /// The cluster's uuid.
     pub cluster_uuid: uuid::Uuid,
+    /// The node's disk.
+    pub incarnation: Incarnation,
     /// The host that clients are told to connect to.
     pub advertised_host: String,
     /// The port that clients are told to connect to.
@@ -76,6 +82,7 @@ impl NodeInfo {
             // Kafka's Uuid.toString: base64 for URLs, without padding.
             cluster_id: BASE64_URL_SAFE_NO_PAD.encode(cluster_uuid.as_bytes()),
             cluster_uuid,
+            incarnation: Incarnation(identity.node_uuid),
             advertised_host: config.advertised_addr.host.clone(),
             advertised_port: config.advertised_addr.port,
             shards: identity.shards(),
@@ -133,7 +140,10 @@ pub struct Shard {
     /// Shard 0 only: how often the catalog has changed since the start.
     pub(super) catalog_generation: Cell<u64>,
     pub(super) catalog_changed: Notify,
-    replies: RefCell<ReplyTable>,
+    /// The members of some group may not be those that the catalog wants.
+    pub(super) reconcile_due: Notify,
+    replies: RefCell<ReplyTable<ProduceResult>>,
+    pub(super) reads: RefCell<ReplyTable<Result<(), FetchError>>>,
     waiters: RefCell<WaiterTable>,
     waiter_ids: RefCell<WaiterIds>,
     leadership_waits: RefCell<Vec<LeadershipWait>>,
@@ -143,6 +153,8 @@ pub struct Shard {
     mesh: Mesh,
     /// The ways to the other nodes.
     pub(super) links: OnceCell<ClusterLinks>,
+    /// Records that are copied from and to other nodes.
+    pub(super) traffic: FillTraffic,
     /// The consumer groups that are coordinated here.
     pub(super) groups: RefCell<Coordinators>,
     net_stats: RefCell<Option<ReadNetStats>>,
@@ -233,7 +245,9 @@ impl Shard {
             catalog_newest: RefCell::new(None),
             catalog_generation: Cell::new(0),
             catalog_changed: Notify::default(),
+            reconcile_due: Notify::default(),
             replies: RefCell::default(),
+            reads: RefCell::default(),
             waiters: RefCell::default(),
             waiter_ids: RefCell::new(WaiterIds::of(id)),
             leadership_waits: RefCell::default(),
@@ -242,6 +256,7 @@ impl Shard {
             catalog_generation_published: Cell::new(0),
             mesh,
             links: OnceCell::new(),
+            traffic: FillTraffic::default(),
             groups: RefCell::default(),
             net_stats: RefCell::default(),
             adopt: RefCell::default(),
@@ -259,11 +274,12 @@ impl Shard {
     pub(super) fn publish_catalog(&self, catalog: Arc<Catalog>) {
         *self.catalog.borrow_mut() = catalog;
         self.catalog_seen.notify();
+        self.reconcile_due.notify();
     }
 
-    /// Waits until the catalog of this core names this node: the core may serve from then on.
+    /// Waits until the catalog of this core names this node and its disk: the core may serve from then on.
     pub(super) async fn catalog_arrived(&self) {
-        while self.catalog().broker(self.node.config.node_id).is_none() {
+        while !self.is_in_catalog(&self.catalog()) {
             self.catalog_seen.notified().await;
         }
         self.serving.set(true);
@@ -335,8 +351,35 @@ impl Shard {
         counters.raft_leader_elections = figures.elections_won;
         counters.raft_current_term = figures.term_max;
         counters.raft_commit_index = figures.commit_index_max;
+        counters.raft_append_entries = figures.sent.appends;
+        counters.raft_heartbeats = figures.sent.heartbeats;
+        counters.raft_vote_requests = figures.sent.vote_requests;
+        counters.leaders = figures.leaders;
+        counters.under_replicated = figures.under_replicated;
+        counters.offline = figures.offline;
+        snapshot.snapshots = self.snapshot_samples(&core);
         drop(core);
+        snapshot.peers = self.links().map(|links| links.peers().stats()).unwrap_or_default();
         snapshot
+    }
+
+    fn snapshot_samples(&self, core: &ShardCore) -> Vec<SnapshotSample> {
+        let catalog = self.catalog();
+        let sample = |(group, tag, figures): (GroupId, Option<PartitionTag>, SnapshotFigures)| {
+            let (topic, partition) = match tag {
+                Some(tag) => (catalog.topic_by_id(tag.topic)?.name.to_string(), tag.partition),
+                None => ((group == GroupId::META).then(|| "__meta".to_owned())?, 0),
+            };
+            Some(SnapshotSample {
+                topic,
+                partition,
+                sent: figures.sent,
+                installed: figures.installed,
+                size_bytes: figures.size_bytes,
+                last_index: figures.last_index.0,
+            })
+        };
+        core.snapshot_figures().filter_map(sample).collect()
     }
 
     /// Writes what was proposed, closes the log cleanly and tells everybody who still waits that they will not be
@@ -345,6 +388,7 @@ impl Shard {
         self.stopping.set(true);
         self.work.notify();
         self.catalog_changed.notify();
+        self.reconcile_due.notify();
         self.stopped.notified().await;
         self.change_core(ShardCore::abort_all);
         if let Some(links) = self.links() {
@@ -511,12 +555,13 @@ impl Shard {
     }
 
     /// Proposes a batch to a partition of this shard. Its place in the log is fixed on return; `done` hears of its
-    /// fate once.
+    /// fate once. It is refused where fewer than `in_sync_min` replicas are in sync; 1 does not look.
     pub fn propose_batch(
         self: &Rc<Self>,
         group: GroupId,
         batch: RecordBatch,
         acks: RequiredAcks,
+        in_sync_min: u32,
         retained_bytes: usize,
         done: ReplyTo<ProduceResult>,
     ) {
@@ -526,6 +571,9 @@ impl Shard {
             counters.produce_bytes += batch.size() as u64;
         }
         self.propose(done, |core, token| {
+            if in_sync_min > 1 {
+                core.check_in_sync(group, in_sync_min)?;
+            }
             core.propose_batch(group, batch, acks, retained_bytes, token)
         });
     }
@@ -582,6 +630,12 @@ impl Shard {
                 }
             }
         }
+        for (token, outcome) in effects.reads {
+            let waiting = self.reads.borrow_mut().take(token);
+            if let Some((reply_to, _)) = waiting {
+                reply_to.send(self, outcome);
+            }
+        }
         for waiter in effects.wakes {
             let woken = self.waiters.borrow_mut().take(waiter);
             if let Some(woken) = woken {
@@ -592,6 +646,7 @@ impl Shard {
             self.segments.note_gone(effects.segments_gone);
         }
         self.tell_peers(effects.messages, effects.elected, effects.fetches);
+        self.fill(effects.fills);
         self.check_leadership();
         if let Some(catalog) = effects.catalog {
             *self.catalog_newest.borrow_mut() = Some(catalog);

@@ -7,7 +7,7 @@ use super::entry::{Entry, Source, Synonym, ValueType};
 use crate::catalog::{
     ConfigDefinition, broker_config_of, config_definition, config_definitions, topic_config_of,
 };
-use crate::config::Config;
+use crate::config::{Config, ReplicaSelector};
 use crate::shell::shard::Shard;
 
 /// Broker configurations that have no value until somebody sets one: another says the same in hours.
@@ -123,12 +123,27 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
         .into_owned();
     let advertised = format!("PLAINTEXT://{}:{}", node.advertised_host, node.advertised_port);
     let fixed = |name, kind, value, default| Fixed { name, kind, value, default };
-    vec![
+    // Kafka has no value for these until somebody sets one.
+    let rack = kafka
+        .broker_rack
+        .iter()
+        .map(|rack| fixed("broker.rack", ValueType::String, rack.0.clone(), None));
+    let selector = kafka.replica_selector_class;
+    let selector = (selector != ReplicaSelector::Leader).then(|| {
+        fixed("replica.selector.class", ValueType::String, selector.class().to_owned(), None)
+    });
+    let mut all = vec![
         fixed("advertised.listeners", List, advertised, None),
         fixed(
             "auto.create.topics.enable",
             Boolean,
             kafka.auto_create_topics_enable.to_string(),
+            Some("true"),
+        ),
+        fixed(
+            "auto.leader.rebalance.enable",
+            Boolean,
+            kafka.auto_leader_rebalance_enable.to_string(),
             Some("true"),
         ),
         fixed("broker.id", Int, node.config.node_id.to_string(), Some("-1")),
@@ -146,6 +161,12 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
         ),
         fixed("delete.topic.enable", Boolean, "true".to_owned(), Some("true")),
         fixed("fetch.max.bytes", Int, kafka.fetch_max_bytes.to_string(), Some("57671680")),
+        fixed(
+            "leader.imbalance.check.interval.seconds",
+            Long,
+            kafka.leader_imbalance_check_interval_seconds.to_string(),
+            Some("300"),
+        ),
         fixed("listeners", List, format!("PLAINTEXT://{}", node.config.kafka_addr), None),
         fixed("log.dirs", List, data_dir, None),
         fixed("max.connections", Int, kafka.connections_max.to_string(), Some("2147483647")),
@@ -170,5 +191,7 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
             kafka.socket_request_max_bytes.to_string(),
             Some("104857600"),
         ),
-    ]
+    ];
+    all.extend(rack.chain(selector));
+    all
 }

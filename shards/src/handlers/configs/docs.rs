@@ -39,13 +39,18 @@ const SEGMENT_MS: &str = "The age at which a segment is sealed.";
 const UNCLEAN: &str = "Whether a replica that may lack records can lead. A quorum never lets it.";
 
 /// In the order of the names.
-static DOCS: [(&str, &str); 73] = [
+static DOCS: [(&str, &str); 77] = [
     ("advertised.listeners", "Where clients are told to connect."),
     (
         "auto.create.topics.enable",
         "Whether a topic is made when a client asks for one that is not there.",
     ),
+    (
+        "auto.leader.rebalance.enable",
+        "Whether leaderships go back to the preferred replicas when those are in sync again.",
+    ),
     ("broker.id", "The id of this broker."),
+    ("broker.rack", "Where this broker stands, for replicas apart and consumers close by."),
     ("cleanup.policy", CLEANUP),
     ("compression.gzip.level", LEVEL),
     ("compression.lz4.level", LEVEL),
@@ -65,6 +70,10 @@ static DOCS: [(&str, &str); 73] = [
     ("flush.ms", FLUSH_MS),
     ("follower.replication.throttled.replicas", "Replicas whose following is throttled."),
     ("index.interval.bytes", INDEX_INTERVAL),
+    (
+        "leader.imbalance.check.interval.seconds",
+        "How often it is looked for partitions that another than their preferred replica leads.",
+    ),
     ("leader.replication.throttled.replicas", "Replicas whose leading is throttled."),
     ("listeners", "Where this broker listens for clients."),
     ("local.retention.bytes", LOCAL_BYTES),
@@ -119,6 +128,7 @@ static DOCS: [(&str, &str); 73] = [
         "Whether what was uploaded goes when tiering is switched off.",
     ),
     ("remote.storage.enable", "Whether the topic is tiered."),
+    ("replica.selector.class", "Which replica of a partition consumers are sent to."),
     ("retention.bytes", RETENTION_BYTES),
     ("retention.ms", RETENTION_MS),
     ("searchable.enabled", "Whether the topic's records can be searched."),

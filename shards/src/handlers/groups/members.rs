@@ -12,10 +12,13 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use super::{Client, code, offsets_topic, on_coordinator, route_in, route_of, text};
+use super::{
+    Client, code, offsets_topic, on_coordinator, route_in, route_of, still_coordinates, text,
+};
 use crate::groups::{
     GroupError, JoinAnswer, JoinRequest, Leaving, MemberRef, SyncAnswer, SyncRequest, Ticket,
 };
+use crate::handlers::routing::Route;
 use crate::shell::replies::ReplyTo;
 use crate::shell::shard::Shard;
 
@@ -95,23 +98,27 @@ async fn join(
     let topic = offsets_topic(shard).await?;
     let route = route_in(shard, &topic, &request.group_id)?;
     let request = join_request(version, client, request);
-    ask_and_wait(shard, route.shard, move |there, ticket, done| {
+    ask_and_wait(shard, route, move |there, ticket, done| {
         there.join_group(route.group, request, ticket, done);
     })
     .await
 }
 
-/// Asks the coordinator's shard and waits for its answer under a ticket, which is taken back when this is dropped.
+/// Asks the coordinator, once it is known to be the one still, and waits for its answer under a ticket, which is taken
+/// back when this is dropped.
 async fn ask_and_wait<T: Send + 'static>(
     shard: &Rc<Shard>,
-    target: ShardId,
+    route: Route,
     ask: impl FnOnce(&Rc<Shard>, Ticket, ReplyTo<T>) + Send + 'static,
 ) -> Result<T, GroupError> {
-    let waiting = Waiting::new(shard, target);
+    let waiting = Waiting::new(shard, route.shard);
     let ticket = waiting.ticket;
     let (done, answer) = ReplyTo::channel(shard.id);
-    let posted = shard.post(target, move |there| ask(there, ticket, done));
-    posted.map_err(|_| GroupError::NotAvailable)?;
+    let asked = shard.on(route.shard, move |there| async move {
+        let known = still_coordinates(&there, route.group).await;
+        known.map(|()| ask(&there, ticket, done))
+    });
+    asked.await.unwrap_or(Err(GroupError::NotAvailable))?;
     answer.await.map_err(|_| GroupError::NotCoordinator)
 }
 
@@ -181,7 +188,7 @@ async fn sync(shard: &Rc<Shard>, request: SyncGroupRequest) -> Result<SyncAnswer
             .map(|given| (given.member_id.to_string(), copied(&given.assignment)))
             .collect(),
     };
-    ask_and_wait(shard, route.shard, move |there, ticket, done| {
+    ask_and_wait(shard, route, move |there, ticket, done| {
         there.sync_group(route.group, request, ticket, done);
     })
     .await

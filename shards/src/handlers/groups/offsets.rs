@@ -19,7 +19,7 @@ use kafka_protocol::messages::{
     OffsetFetchRequest, OffsetFetchResponse,
 };
 
-use super::{code, offsets_topic, on_coordinator, route_in, route_of, text};
+use super::{code, offsets_topic, on_coordinator, route_in, route_of, still_coordinates, text};
 use crate::catalog::Catalog;
 use crate::groups::{CommitCheck, GroupCommand, GroupError, MemberRef, SavedOffset};
 use crate::shell::shard::Shard;
@@ -130,7 +130,9 @@ async fn commit(
         async move {
             match written {
                 Ok(written) => written.await,
-                Err(known) => known,
+                Err(Ok(())) => Ok(()),
+                // Refused for what this replica remembers, which another may know better by now.
+                Err(Err(error)) => still_coordinates(&there, route.group).await.and(Err(error)),
             }
         }
     });

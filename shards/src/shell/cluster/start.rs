@@ -7,14 +7,16 @@ use std::rc::{Rc, Weak};
 use bytes::Bytes;
 use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId};
 use chronik_engine::wal::record::GroupMeta;
-use chronik_replication::formation::{FormedCluster, Membership};
+use chronik_replication::formation::{FormedCluster, Member, Membership};
 use chronik_replication::peers::{
     Accepted, Acceptor, AcceptorConfig, PeerNode, Peers, PeersConfig, RaftPort,
 };
 use chronik_replication::wire::Seat;
 
 use super::{ClusterLinks, Handler, META_SHARD};
+use crate::catalog::{Broker, CatalogCommand, ClusterId, Incarnation};
 use crate::config::ClusterNode;
+use crate::core::reconcile::FirstVoter;
 use crate::shell::run::RunError;
 use crate::shell::shard::{Shard, random_seed};
 use crate::startup::ClusterStart;
@@ -51,10 +53,14 @@ impl ClusterPlace {
         }
     }
 
-    /// Whether the cluster was there before this node's disk.
-    #[must_use]
-    pub fn joined_later(&self) -> bool {
-        matches!(self.formed.formed.own, Membership::Joins { .. })
+    /// The replicas of the catalog that the cluster began with.
+    pub(super) fn first_voters(&self) -> Vec<FirstVoter> {
+        let voter = |member: &Member| FirstVoter {
+            node: member.node,
+            incarnation: Incarnation(member.node_uuid.as_uuid()),
+            replica: member.replica,
+        };
+        self.formed.formed.formation.members.iter().map(voter).collect()
     }
 
     fn meta_replicas(&self) -> impl Iterator<Item = (NodeId, ReplicaId)> {
@@ -138,6 +144,32 @@ impl Shard {
                 to.0
             );
         }
+    }
+
+    /// How this node enters itself into the catalog, once its replica of the catalog is here. To be called on the
+    /// catalog's shard.
+    pub(in crate::shell) fn registration(&self) -> Option<CatalogCommand> {
+        let node = &self.node;
+        let own = node.config.node_id;
+        let listed = node.cluster.iter().flat_map(|place| &place.nodes);
+        let raft_addr = listed
+            .filter(|listed| listed.node == own)
+            .map(|listed| listed.raft_addr.clone())
+            .next()
+            .unwrap_or_else(|| node.config.raft_addr.to_string());
+        let broker = Broker {
+            node: own,
+            host: node.advertised_host.clone(),
+            port: node.advertised_port,
+            rack: node.config.kafka.broker_rack.as_ref().map(|rack| rack.0.clone()),
+            shards: node.shards,
+            incarnation: node.incarnation,
+            meta_replica: self.with_core(|core| core.replica(GroupId::META))?,
+            raft_addr,
+            is_cordoned: false,
+        };
+        let cluster_id = ClusterId(node.cluster_uuid);
+        Some(CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: random_seed() })
     }
 
     /// Makes the replica of the catalog that this node has in its cluster, where its log has none yet.

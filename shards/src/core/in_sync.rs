@@ -1,0 +1,86 @@
+//! Which replicas of a group are in sync, as its leader sees them.
+//!
+//! Kafka calls a replica in sync that has had all of the leader's log within `replica.lag.time.max.ms`. Here the leader
+//! asks two things of a voter. It takes entries as they come: who cannot be reached is probed instead, half a second after
+//! its node was heard last. And it holds what was committed a while ago: who hangs, though its node answers, falls behind
+//! that. Two marks on the commit index, moved at intervals, tell how long ago that is; nothing is noted for each replica.
+//!
+//! - I1: the leader is in sync with itself; learners are not asked.
+//! - I2: what is acknowledged is decided by Raft's quorum alone. That too few replicas are in sync only refuses batches
+//!   before they are appended.
+
+use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId};
+
+use super::group::Group;
+use super::{ProduceError, ShardCore};
+
+/// Ticks between two marks: 30 s of 50 ms ticks, Kafka's default of `replica.lag.time.max.ms`. Who lacks what was
+/// committed two marks ago is not in sync.
+const MARK_TICKS: u32 = 600;
+
+/// Where the commit index was.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LagMarks {
+    /// At the mark before the last.
+    before: RaftIndex,
+    /// At the last mark.
+    last: RaftIndex,
+    ticks: u32,
+}
+
+impl ShardCore {
+    /// The voters of a group that are in sync; `None` if it is not led from here, or not long enough to know.
+    #[must_use]
+    pub fn in_sync(&self, group: GroupId) -> Option<Vec<ReplicaId>> {
+        let led = self.live(group).filter(|group| group.is_ready())?;
+        Some(led.voters_in_sync().collect())
+    }
+
+    /// The groups led from here that have a voter which is not in sync, with those that are.
+    pub fn under_replicated(&self) -> impl Iterator<Item = (GroupId, Vec<ReplicaId>)> {
+        let led = self.groups.values().filter(|group| group.is_live() && group.is_ready());
+        let short = led.filter(|group| group.is_under_replicated());
+        short.map(|group| (group.id, group.voters_in_sync().collect()))
+    }
+
+    /// Refuses a batch that is to be acknowledged by all where fewer than `wanted` voters are in sync, or all of them if
+    /// there are fewer. A leader that does not know yet lets it pass: it needs a quorum all the same.
+    ///
+    /// # Errors
+    /// [`ProduceError::NotEnoughReplicas`].
+    pub fn check_in_sync(&self, group: GroupId, wanted: u32) -> Result<(), ProduceError> {
+        let Some(led) = self.live(group).filter(|group| group.is_ready()) else { return Ok(()) };
+        let count = |replicas: usize| u32::try_from(replicas).unwrap_or(u32::MAX);
+        let in_sync = count(led.voters_in_sync().count());
+        let wanted = wanted.min(count(led.raft.meta().voters.len()));
+        if in_sync >= wanted {
+            return Ok(());
+        }
+        Err(ProduceError::NotEnoughReplicas { in_sync, wanted })
+    }
+}
+
+impl Group {
+    pub(super) fn voters_in_sync(&self) -> impl Iterator<Item = ReplicaId> {
+        self.raft.voters_that_hold(self.lag_marks.before)
+    }
+
+    /// Those in sync that hold all that is applied here.
+    pub(super) fn voters_that_show_all(&self) -> impl Iterator<Item = ReplicaId> {
+        self.raft.voters_that_hold(self.lag_marks.before.max(self.raft.applied()))
+    }
+
+    pub(super) fn is_under_replicated(&self) -> bool {
+        self.voters_in_sync().count() < self.raft.meta().voters.len()
+    }
+
+    /// A tick has passed.
+    pub(super) fn tick_lag_marks(&mut self) {
+        let marks = &mut self.lag_marks;
+        marks.ticks += 1;
+        if marks.ticks >= MARK_TICKS {
+            let last = self.raft.commit_index();
+            *marks = LagMarks { before: marks.last, last, ticks: 0 };
+        }
+    }
+}

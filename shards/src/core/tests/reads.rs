@@ -1,0 +1,225 @@
+//! Who may answer what: leaders that a quorum confirms, and replicas that follow.
+
+use super::trio::Trio;
+use super::*;
+
+fn barrier(trio: &mut Trio, at: usize, token: u64) -> Result<ReadBarrier, FetchError> {
+    trio.cores[at].read_barrier(GROUP, Token(token))
+}
+
+#[test]
+fn given_a_group_of_one_when_a_reader_comes_then_it_passes_and_nobody_is_asked() {
+    let mut bench = Bench::with_partition();
+    assert_eq!(bench.core.read_barrier(GROUP, Token(1)), Ok(ReadBarrier::Passed));
+    let effects = bench.core.take_effects();
+    assert!(effects.messages.is_empty() && effects.reads.is_empty());
+    assert_eq!(bench.core.read_barrier(GroupId(9), Token(1)), Err(FetchError::UnknownPartition));
+}
+
+#[test]
+fn given_readers_when_a_round_is_under_way_then_later_ones_wait_for_the_next() {
+    let mut trio = Trio::led();
+    assert_eq!(barrier(&mut trio, 0, 1), Ok(ReadBarrier::Waits));
+    assert_eq!(barrier(&mut trio, 0, 2), Ok(ReadBarrier::Waits));
+    assert_eq!(barrier(&mut trio, 0, 3), Ok(ReadBarrier::Waits));
+    assert_eq!(barrier(&mut trio, 1, 4), Err(FetchError::NotLeader));
+    for _ in 0..3 {
+        assert_eq!(trio.reads, [], "a quorum has not answered");
+        trio.step();
+        if !trio.reads.is_empty() {
+            break;
+        }
+    }
+    trio.step();
+    assert_eq!(trio.reads.first(), Some(&(0, Token(1), Ok(()))));
+    trio.settle();
+    let passed: Vec<_> = trio.reads.iter().map(|(_, token, result)| (token.0, *result)).collect();
+    assert_eq!(passed, [(1, Ok(())), (2, Ok(())), (3, Ok(()))]);
+}
+
+#[test]
+fn given_a_leader_that_was_replaced_when_it_is_asked_then_nobody_passes() {
+    let mut trio = Trio::led();
+    trio.produced(0, batch(1), 1);
+    trio.depose_first();
+    assert_eq!(barrier(&mut trio, 0, 5), Ok(ReadBarrier::Waits));
+    assert_eq!(barrier(&mut trio, 1, 6), Ok(ReadBarrier::Waits));
+    trio.settle();
+    assert_eq!(trio.reads, [(1, Token(6), Ok(()))]);
+    trio.join(0);
+    for _ in 0..25 {
+        trio.tick();
+        trio.settle();
+    }
+    assert_eq!(trio.reads[1..], [(0, Token(5), Err(FetchError::NotLeader))]);
+}
+
+#[test]
+fn given_a_leader_without_a_quorum_when_a_reader_waits_then_it_is_sent_away_in_time() {
+    let mut trio = Trio::led();
+    trio.cut(0);
+    assert_eq!(barrier(&mut trio, 0, 1), Ok(ReadBarrier::Waits));
+    for _ in 0..60 {
+        assert_eq!(trio.reads, []);
+        trio.cores[0].tick(0);
+        trio.settle();
+    }
+    assert_eq!(trio.reads, [(0, Token(1), Err(FetchError::NotLeader))]);
+}
+
+#[test]
+fn given_readers_that_wait_when_the_core_stops_or_the_group_goes_then_each_is_told_once() {
+    let mut trio = Trio::led();
+    trio.cut(0);
+    for token in 1..=2 {
+        assert_eq!(barrier(&mut trio, 0, token), Ok(ReadBarrier::Waits));
+    }
+    trio.cores[0].delete_group(GROUP);
+    trio.settle();
+    let gone = Err(FetchError::UnknownPartition);
+    assert_eq!(trio.reads, [(0, Token(1), gone), (0, Token(2), gone)]);
+    assert_eq!(barrier(&mut trio, 0, 3), gone.map(|()| ReadBarrier::Waits));
+    let mut other = Trio::led();
+    other.cut(0);
+    assert_eq!(barrier(&mut other, 0, 1), Ok(ReadBarrier::Waits));
+    other.cores[0].abort_all();
+    other.settle();
+    assert_eq!(other.reads, [(0, Token(1), Err(FetchError::NotLeader))]);
+}
+
+#[test]
+fn given_a_gap_in_a_sequence_when_the_leader_is_confirmed_then_it_is_refused_and_else_sent_away() {
+    let mut trio = Trio::led();
+    assert_eq!(trio.produced(0, sequenced(0, 2), 1), 0);
+    // On a leader that leads the gap is one, which it says only after it has asked.
+    trio.produce(0, sequenced(7, 1), 2).unwrap();
+    trio.settle();
+    let (_, token, result) = trio.replies.pop().unwrap();
+    assert_eq!(token, Token(2));
+    let is_gap = |result: &Result<i64, ProduceError>| {
+        let error = producers::SequenceError::OutOfOrderSequence {
+            producer_id: 7,
+            sequence: 7,
+            last: Some(1),
+        };
+        *result == Err(ProduceError::Sequence(error))
+    };
+    assert!(is_gap(&result), "{result:?}");
+    // The producer goes on at the next leader, and comes back to the old one.
+    trio.depose_first();
+    assert_eq!(trio.produced(1, sequenced(2, 5), 3), 2);
+    trio.produce(0, sequenced(7, 1), 4).unwrap();
+    trio.settle();
+    assert!(trio.replies.iter().all(|(_, token, _)| *token != Token(4)), "it cannot know");
+    trio.join(0);
+    for _ in 0..25 {
+        trio.tick();
+        trio.settle();
+    }
+    assert_eq!(trio.replies.last(), Some(&(0, Token(4), Err(ProduceError::NotLeader))));
+    assert_eq!(trio.produced(1, sequenced(7, 1), 5), 7);
+}
+
+#[test]
+fn given_peers_that_go_when_batches_are_for_all_then_as_many_must_be_in_sync_as_are_asked_for() {
+    let mut trio = Trio::led();
+    let replicas = |ids: &[u64]| Some(ids.iter().map(|id| ReplicaId(*id)).collect::<Vec<_>>());
+    assert_eq!(trio.cores[0].in_sync(GROUP), replicas(&[11, 12, 13]));
+    assert_eq!(trio.cores[1].in_sync(GROUP), None, "only a leader knows");
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 100), Ok(()), "there are no more than three");
+    assert_eq!(trio.cores[0].figures().under_replicated, 0);
+    trio.cut(2);
+    trio.tell_lost(0, 2);
+    assert_eq!(trio.cores[0].in_sync(GROUP), replicas(&[11, 12]));
+    let short: Vec<_> = trio.cores[0].under_replicated().collect();
+    assert_eq!(short, [(GROUP, replicas(&[11, 12]).unwrap())]);
+    assert_eq!(trio.cores[0].figures().under_replicated, 1);
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 2), Ok(()));
+    let too_few = |in_sync, wanted| Err(ProduceError::NotEnoughReplicas { in_sync, wanted });
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 3), too_few(2, 3));
+    trio.cut(1);
+    trio.tell_lost(0, 1);
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 2), too_few(1, 2));
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 1), Ok(()));
+    trio.join(1);
+    trio.join(2);
+    for _ in 0..25 {
+        trio.tick();
+        trio.settle();
+    }
+    assert_eq!(trio.cores[0].in_sync(GROUP), replicas(&[11, 12, 13]));
+}
+
+#[test]
+fn given_a_replica_that_hangs_when_others_go_on_for_long_then_it_is_not_in_sync() {
+    let mut trio = Trio::led();
+    trio.cut(2);
+    trio.produced(0, batch(1), 1);
+    let mut ticks = 0;
+    while trio.cores[0].in_sync(GROUP).unwrap().len() == 3 {
+        trio.tick();
+        trio.settle();
+        ticks += 1;
+        assert!(ticks <= 1_200, "nobody has told that it is gone, yet it lacks an entry");
+    }
+    assert!(ticks > 600, "it gets time: {ticks}");
+    trio.join(2);
+    for _ in 0..25 {
+        trio.tick();
+        trio.settle();
+    }
+    assert_eq!(trio.cores[0].in_sync(GROUP).unwrap().len(), 3);
+}
+
+#[test]
+fn given_a_replica_that_follows_when_consumers_read_there_then_they_see_what_it_knows_to_be_committed()
+ {
+    let mut trio = Trio::led();
+    let term = trio.cores[0].partition(GROUP).unwrap().leader_epoch;
+    let epoch = i32::try_from(term.0).unwrap();
+    trio.produced(0, batch(2), 1);
+    let follower = &mut trio.cores[1];
+    assert_eq!(
+        follower.plan_read(GROUP, Offset(0), 1 << 20, -1).map(|_| ()),
+        Err(FetchError::NotLeader)
+    );
+    let plan = follower.plan_replica_read(GROUP, Offset(0), 1 << 20, epoch).unwrap();
+    assert_eq!((plan.high_watermark, plan.batches.len()), (Offset(2), 1));
+    let at_end = follower.plan_replica_read(GROUP, Offset(2), 1 << 20, epoch).unwrap();
+    assert!(at_end.batches.is_empty() && at_end.disk.is_none() && !at_end.is_ahead);
+    let ahead = follower.plan_replica_read(GROUP, Offset(3), 1 << 20, epoch).unwrap();
+    assert!(ahead.is_ahead && ahead.disk.is_none(), "its leader may have it");
+    let below = follower.plan_replica_read(GROUP, Offset(-1), 1 << 20, epoch).map(|_| ());
+    assert!(matches!(below, Err(FetchError::OffsetOutOfRange { .. })), "{below:?}");
+    let read = |core: &mut ShardCore, epoch| {
+        core.plan_replica_read(GROUP, Offset(0), 1 << 20, epoch).map(|_| ())
+    };
+    let current = epoch;
+    let fenced = FetchError::FencedLeaderEpoch { epoch: epoch - 1, current };
+    assert_eq!(read(follower, epoch - 1), Err(fenced));
+    let unknown = FetchError::UnknownLeaderEpoch { epoch: epoch + 1, current };
+    assert_eq!(read(follower, epoch + 1), Err(unknown));
+    // Who waits there is woken when it has applied more.
+    follower.wait_for_data(GROUP, Offset(2), WaiterId(8));
+    trio.settle();
+    assert_eq!(trio.wakes, []);
+    trio.produced(0, batch(1), 2);
+    assert_eq!(trio.wakes, [(1, WaiterId(8))]);
+    let plan = trio.cores[1].plan_replica_read(GROUP, Offset(2), 1 << 20, epoch).unwrap();
+    assert_eq!((plan.high_watermark, plan.batches.len()), (Offset(3), 1));
+}
+
+#[test]
+fn given_a_leader_when_it_is_asked_where_consumers_may_read_then_it_names_who_shows_all() {
+    let mut trio = Trio::led();
+    trio.produced(0, batch(1), 1);
+    let named = |trio: &Trio, at: usize| trio.cores[at].read_replicas(GROUP).collect::<Vec<_>>();
+    assert_eq!(named(&trio, 0), [ReplicaId(11), ReplicaId(12), ReplicaId(13)]);
+    assert_eq!(named(&trio, 1), []);
+    trio.cut(2);
+    trio.produced(0, batch(1), 2);
+    assert_eq!(named(&trio, 0), [ReplicaId(11), ReplicaId(12)], "the third may lack it");
+    let sent = trio.cores[0].figures().sent;
+    assert!(sent.appends > 0 && sent.vote_requests > 0, "{sent:?}");
+    assert_eq!(trio.cores[0].figures().leaders, 1);
+}

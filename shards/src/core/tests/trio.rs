@@ -1,0 +1,145 @@
+//! Three cores with a replica each of one group, and a network between them that a test may cut.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// The replicas' ids: 11, 12 and 13.
+fn replica(at: usize) -> ReplicaId {
+    ReplicaId(11 + at as u64)
+}
+
+pub(super) struct Trio {
+    pub(super) cores: Vec<ShardCore>,
+    pub(super) replies: Vec<(usize, Token, Result<i64, ProduceError>)>,
+    pub(super) reads: Vec<(usize, Token, Result<(), FetchError>)>,
+    pub(super) wakes: Vec<(usize, WaiterId)>,
+    network: Vec<PeerMessage>,
+    cut: BTreeSet<usize>,
+}
+
+impl Trio {
+    /// The first one leads.
+    pub(super) fn led() -> Trio {
+        let cores = (0..3).map(|at| {
+            let config = CoreConfig { seed: at, node: NodeId(1 + at as u32), ..config() };
+            ShardCore::new(config, Vec::new(), 0).unwrap()
+        });
+        let mut trio = Trio {
+            cores: cores.collect(),
+            replies: Vec::new(),
+            reads: Vec::new(),
+            wakes: Vec::new(),
+            network: Vec::new(),
+            cut: BTreeSet::new(),
+        };
+        let voters: Vec<ReplicaId> = (0..3).map(replica).collect();
+        for at in 0..3 {
+            let meta =
+                GroupMeta { replica: voters[at], voters: voters.clone(), ..GroupMeta::default() };
+            trio.cores[at].create_group(GROUP, meta);
+        }
+        for _ in 0..20 {
+            trio.tick();
+            trio.settle();
+        }
+        assert!(trio.is_ready(0), "the first one is preferred");
+        trio
+    }
+
+    pub(super) fn is_ready(&self, at: usize) -> bool {
+        self.cores[at].partition(GROUP).is_some_and(|view| view.is_ready)
+    }
+
+    /// Nothing reaches this one or comes from it. Nobody is told.
+    pub(super) fn cut(&mut self, at: usize) {
+        self.cut.insert(at);
+    }
+
+    pub(super) fn join(&mut self, at: usize) {
+        self.cut.remove(&at);
+    }
+
+    /// The links of `at` say that another is gone.
+    pub(super) fn tell_lost(&mut self, at: usize, gone: usize) {
+        self.cores[at].peers_lost(|_, lost| lost == replica(gone));
+    }
+
+    pub(super) fn tick(&mut self) {
+        for core in &mut self.cores {
+            core.tick(0);
+        }
+    }
+
+    /// Writes what there is to write and carries what there is to carry, once.
+    pub(super) fn step(&mut self) {
+        for at in 0..3 {
+            while let Some(block) = self.cores[at].take_block(BLOCK_BYTES) {
+                self.cores[at].block_persisted(block);
+            }
+            self.take(at);
+        }
+        for message in std::mem::take(&mut self.network) {
+            let place = |id: u64| usize::try_from(id - 11).unwrap();
+            let (from, to) = (place(message.message.from), place(message.message.to));
+            if !self.cut.contains(&from) && !self.cut.contains(&to) {
+                self.cores[to].step([message]);
+            }
+        }
+    }
+
+    fn take(&mut self, at: usize) {
+        let effects = self.cores[at].take_effects();
+        let offset = |ack| match ack {
+            Ack::Appended(appended) => appended.base_offset.0,
+            other => panic!("{other:?}"),
+        };
+        let replies = effects.replies.into_iter();
+        self.replies.extend(replies.map(|(token, result)| (at, token, result.map(offset))));
+        self.reads.extend(effects.reads.into_iter().map(|(token, result)| (at, token, result)));
+        self.wakes.extend(effects.wakes.into_iter().map(|waiter| (at, waiter)));
+        self.network.extend(effects.messages);
+    }
+
+    pub(super) fn settle(&mut self) {
+        for _ in 0..100 {
+            self.step();
+            let has_work = self.cores.iter().any(ShardCore::has_work);
+            if self.network.is_empty() && !has_work {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    pub(super) fn produce(
+        &mut self,
+        at: usize,
+        batch: RecordBatch,
+        token: u64,
+    ) -> Result<(), ProduceError> {
+        let bytes = batch.size();
+        self.cores[at].propose_batch(GROUP, batch, RequiredAcks::All, bytes, Token(token))
+    }
+
+    pub(super) fn produced(&mut self, at: usize, batch: RecordBatch, token: u64) -> i64 {
+        self.produce(at, batch, token).unwrap();
+        self.settle();
+        let answer = self.replies.iter().find(|(_, answered, _)| *answered == Token(token));
+        answer.map(|(_, _, result)| result.unwrap()).unwrap()
+    }
+
+    /// The second leads from now on; the first, which is cut off, does not know.
+    pub(super) fn depose_first(&mut self) {
+        self.cut(0);
+        self.tell_lost(1, 0);
+        self.tell_lost(2, 0);
+        for _ in 0..20 {
+            for at in [1, 2] {
+                self.cores[at].tick(0);
+            }
+            self.settle();
+        }
+        assert!(self.is_ready(1) && self.is_ready(0), "two of them think that they lead");
+    }
+}

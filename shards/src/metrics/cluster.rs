@@ -1,0 +1,141 @@
+//! What is counted of other nodes and of replicas: one sample per peer, one per group that had snapshots.
+
+use chronik_replication::peers::PeerStats;
+
+use super::prometheus::Exposition;
+use super::shard::ShardSnapshot;
+
+/// The Raft snapshots of one partition, or of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSample {
+    /// The topic; `__meta` is the catalog.
+    pub topic: String,
+    pub partition: u32,
+    /// Sent to other replicas.
+    pub sent: u64,
+    /// Put in the place of this replica's log.
+    pub installed: u64,
+    pub size_bytes: u64,
+    pub last_index: u64,
+}
+
+/// One metric of a peer.
+struct PeerMetric {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    value: fn(&PeerStats) -> u64,
+}
+
+const fn counter(
+    name: &'static str,
+    help: &'static str,
+    value: fn(&PeerStats) -> u64,
+) -> PeerMetric {
+    PeerMetric { name, kind: "counter", help, value }
+}
+
+const fn gauge(name: &'static str, help: &'static str, value: fn(&PeerStats) -> u64) -> PeerMetric {
+    PeerMetric { name, kind: "gauge", help, value }
+}
+
+static PEER_METRICS: &[PeerMetric] = &[
+    gauge("chronik_peer_up", "Whether there is a link to the peer.", |peer| u64::from(peer.is_up)),
+    counter("chronik_peer_received_bytes_total", "Bytes received.", |peer| peer.bytes_in),
+    counter("chronik_peer_sent_bytes_total", "Bytes sent.", |peer| peer.bytes_out),
+    counter("chronik_peer_received_frames_total", "Frames received.", |peer| peer.frames_in),
+    counter("chronik_peer_sent_frames_total", "Frames sent.", |peer| peer.frames_out),
+    counter("chronik_peer_received_messages_total", "Raft messages received.", |peer| {
+        peer.messages_in
+    }),
+    counter("chronik_peer_sent_messages_total", "Raft messages sent.", |peer| peer.messages_out),
+    counter(
+        "chronik_peer_dropped_messages_total",
+        "Raft messages lost: without a link, without room in the queue, or with their link.",
+        |peer| peer.messages_dropped,
+    ),
+    gauge("chronik_peer_queue_bytes", "Bytes that wait to be sent.", |peer| {
+        peer.queue_bytes as u64
+    }),
+    counter("chronik_peer_connects_total", "Links that came up.", |peer| peer.connects),
+    counter("chronik_peer_losses_total", "Links that went down.", |peer| peer.losses),
+];
+
+impl Exposition {
+    /// Every shard's links to shards of other nodes.
+    pub(super) fn peers(&mut self, shards: &[ShardSnapshot]) {
+        if shards.iter().all(|shard| shard.peers.is_empty()) {
+            return;
+        }
+        for metric in PEER_METRICS {
+            self.header(metric.name, metric.kind, metric.help);
+            self.each_peer(shards, metric.name, |peer| Some((metric.value)(peer).to_string()));
+        }
+        let name = "chronik_peer_rtt_seconds";
+        self.header(name, "gauge", "From a ping to its answer, the last time the link was quiet.");
+        self.each_peer(shards, name, |peer| {
+            peer.rtt.map(|rtt| format!("{}.{:09}", rtt.as_secs(), rtt.subsec_nanos()))
+        });
+    }
+
+    fn each_peer(
+        &mut self,
+        shards: &[ShardSnapshot],
+        name: &str,
+        value: impl Fn(&PeerStats) -> Option<String>,
+    ) {
+        for shard in shards {
+            let own = shard.shard.map_or_else(|| "all".to_owned(), |shard| shard.0.to_string());
+            for peer in &shard.peers {
+                let Some(value) = value(peer) else { continue };
+                let (node, peer_shard) =
+                    (peer.seat.node.0.to_string(), peer.seat.shard.0.to_string());
+                let labels =
+                    [("shard", own.as_str()), ("peer", &node), ("peer_shard", &peer_shard)];
+                self.sample(name, &labels, &value);
+            }
+        }
+    }
+
+    /// Every group that had a Raft snapshot since the start.
+    pub(super) fn snapshots(&mut self, shards: &[ShardSnapshot]) {
+        let samples = || shards.iter().flat_map(|shard| &shard.snapshots);
+        if samples().next().is_none() {
+            return;
+        }
+        let name = "chronik_raft_snapshot_count";
+        self.header(
+            name,
+            "gauge",
+            "Raft snapshots made since the start, by what they were made for.",
+        );
+        for sample in samples() {
+            let partition = sample.partition.to_string();
+            let trigger = ("trigger", "follower");
+            let labels = [("topic", sample.topic.as_str()), ("partition", &partition), trigger];
+            self.sample(name, &labels, &sample.sent.to_string());
+        }
+        let name = "chronik_raft_snapshot_size_bytes";
+        self.header(name, "gauge", "Bytes of the last Raft snapshot, without records.");
+        self.each_snapshot(shards, name, |sample| sample.size_bytes);
+        let name = "chronik_raft_snapshot_last_index";
+        self.header(name, "gauge", "The entry that the last Raft snapshot stands for.");
+        self.each_snapshot(shards, name, |sample| sample.last_index);
+        let name = "chronik_raft_snapshot_installs_total";
+        self.header(name, "counter", "Raft snapshots that took the place of a log.");
+        self.each_snapshot(shards, name, |sample| sample.installed);
+    }
+
+    fn each_snapshot(
+        &mut self,
+        shards: &[ShardSnapshot],
+        name: &str,
+        value: fn(&SnapshotSample) -> u64,
+    ) {
+        for sample in shards.iter().flat_map(|shard| &shard.snapshots) {
+            let partition = sample.partition.to_string();
+            let labels = [("topic", sample.topic.as_str()), ("partition", &partition)];
+            self.sample(name, &labels, &value(sample).to_string());
+        }
+    }
+}
