@@ -114,16 +114,16 @@ pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure>
             let Some(args) = command.args() else { return Ok(Outcome::Done) };
             let admin = match args.admin {
                 Some(address) => address,
-                None => {
-                    load(ServerArgs { config: args.config.clone(), ..ServerArgs::default() })?
-                        .config
-                        .admin_addr
-                }
+                None => load(settings_of(&args.config, &args.node_id))?.config.admin_addr,
             };
             tell(Cluster::new(admin, args.bootstrap.clone()).run(&command)?, args.json)
         }
         Some(Command::Version) => print(&format!("chronik-server {}\n", *grammar::VERSION)),
     }
+}
+
+fn settings_of(config: &Option<PathBuf>, node_id: &Option<String>) -> ServerArgs {
+    ServerArgs { config: config.clone(), node_id: node_id.clone(), ..ServerArgs::default() }
 }
 
 /// The brokers that a command is for: those that it names, or the one on this machine.
@@ -134,7 +134,7 @@ fn brokers(
     if let Some(bootstrap) = &args.bootstrap {
         return Ok(Kafka::new(bootstrap));
     }
-    let loaded = load(ServerArgs { config: args.config.clone(), ..ServerArgs::default() })?;
+    let loaded = load(settings_of(&args.config, &args.node_id))?;
     Ok(Kafka::new(&admin::reachable(loaded.config.kafka_addr).to_string()))
 }
 

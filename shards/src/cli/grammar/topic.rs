@@ -14,8 +14,11 @@ pub struct KafkaArgs {
     #[arg(long)]
     pub json: bool,
     /// Read settings from this TOML file [env: CHRONIK_CONFIG]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, short = 'c', value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Take the settings of this node [env: CHRONIK_NODE_ID]
+    #[arg(long, value_name = "ID")]
+    pub node_id: Option<String>,
 }
 
 /// What to do with topics.

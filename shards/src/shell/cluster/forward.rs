@@ -52,7 +52,7 @@ impl Shard {
     }
 
     /// The node that leads the catalog, another than this.
-    fn meta_leader(&self) -> Option<NodeId> {
+    pub(super) fn meta_leader(&self) -> Option<NodeId> {
         let replica = self.with_core(|core| core.partition(GroupId::META))?.leader?;
         self.links()?.seat_of(GroupId::META, replica).map(|seat| seat.node)
     }

@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::META_SHARD;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Partition};
 use crate::shell::shard::Shard;
 
 /// A call that asks what a node knows of the groups that it leads.
@@ -63,6 +63,8 @@ pub struct ClusterStatus {
     pub under_replicated: Vec<PartitionStatus>,
     /// Partitions that no node which can be heard leads.
     pub leaderless: Vec<PartitionStatus>,
+    /// Partitions whose replicas are on their way to other nodes, or to another disk.
+    pub moving: usize,
 }
 
 /// How a node is.
@@ -74,6 +76,8 @@ pub struct NodeStatus {
     pub kafka_addr: String,
     /// Whether it can be heard.
     pub up: bool,
+    /// Whether it is drained: it gets no new replicas and leads nothing by preference.
+    pub cordoned: bool,
     /// Partitions that it leads.
     pub leaders: usize,
     /// Replicas that it has.
@@ -101,9 +105,9 @@ impl Report {
 
 fn is_behind(peer: &PeerProgress, commit: u64) -> Option<u64> {
     let entries = commit.saturating_sub(peer.matched.0);
-    let is_fine = peer.recent_active
-        && peer.state == ReplicationState::Replicate
-        && entries <= LAG_ENTRIES_MAX;
+    // Raft asks a replica that has everything for nothing, so after a lost link it is probed until the next entry comes.
+    let is_fed = peer.state == ReplicationState::Replicate && entries <= LAG_ENTRIES_MAX;
+    let is_fine = peer.recent_active && (is_fed || entries == 0);
     (!is_fine).then_some(entries)
 }
 
@@ -185,6 +189,7 @@ impl Shard {
                 id: broker.node.0,
                 kafka_addr: format!("{}:{}", broker.host, broker.port),
                 up: report.is_some(),
+                cordoned: broker.is_cordoned,
                 leaders: report
                     .map_or(0, |r| r.led.iter().filter(|g| **g != GroupId::META).count()),
                 replicas: report.map_or(0, |report| report.replicas),
@@ -197,6 +202,11 @@ impl Shard {
             nodes: nodes.collect(),
             under_replicated: under_replicated(&catalog, reports),
             leaderless: leaderless(&catalog, reports),
+            moving: catalog
+                .topics()
+                .flat_map(|topic| &topic.partitions)
+                .filter(|partition| !partition.is_settled())
+                .count(),
         }
     }
 }
@@ -206,31 +216,30 @@ fn under_replicated(catalog: &Catalog, reports: &BTreeMap<NodeId, Report>) -> Ve
     for one in reports.values().flat_map(|report| &report.behind) {
         behind.entry(one.group).or_default().push((one.replica, one.entries));
     }
-    partitions(catalog, |group, places| {
-        let late = behind.get(&group)?;
-        let node_of = |replica: ReplicaId| {
-            places.iter().find(|place| place.replica == replica).map(|place| place.node.0)
-        };
-        let late =
-            late.iter().filter_map(|(replica, entries)| Some((node_of(*replica)?, *entries)));
-        Some(late.collect())
+    partitions(catalog, |partition| {
+        let late = behind.get(&partition.group)?.iter();
+        // Of what went with a disk there is nothing to say, but of what takes its place.
+        let of_use = |replica| partition.placement_of(replica).filter(|p| !partition.is_lost(p));
+        let late = late.filter_map(|(replica, entries)| Some((of_use(*replica)?.node.0, *entries)));
+        let late: BTreeMap<u32, u64> = late.collect();
+        (!late.is_empty()).then_some(late)
     })
 }
 
 fn leaderless(catalog: &Catalog, reports: &BTreeMap<NodeId, Report>) -> Vec<PartitionStatus> {
     let led: BTreeSet<GroupId> = reports.values().flat_map(|report| &report.led).copied().collect();
-    partitions(catalog, |group, _| (!led.contains(&group)).then(BTreeMap::new))
+    partitions(catalog, |partition| (!led.contains(&partition.group)).then(BTreeMap::new))
 }
 
 /// The partitions of which `what` has something to say.
 fn partitions(
     catalog: &Catalog,
-    what: impl Fn(GroupId, &[crate::catalog::Placement]) -> Option<BTreeMap<u32, u64>>,
+    what: impl Fn(&Partition) -> Option<BTreeMap<u32, u64>>,
 ) -> Vec<PartitionStatus> {
     let mut found = Vec::new();
     for topic in catalog.topics() {
         for (number, partition) in topic.partitions.iter().enumerate() {
-            if let Some(behind) = what(partition.group, &partition.replicas) {
+            if let Some(behind) = what(partition) {
                 let topic = topic.name.to_string();
                 found.push(PartitionStatus { topic, partition: number, behind });
             }
@@ -249,16 +258,22 @@ impl ClusterStatus {
         _ = writeln!(text, "cluster {}, the catalog is led by {controller}\n", self.cluster_id);
         _ = writeln!(
             text,
-            "{:>4}  {:<24}{:<7}{:>8}{:>10}",
+            "{:>4}  {:<24}{:<14}{:>8}{:>10}",
             "node", "Kafka", "state", "leaders", "replicas"
         );
         for node in &self.nodes {
-            let state = if node.up { "up" } else { "down" };
+            let state = match (node.up, node.cordoned) {
+                (true, false) => "up",
+                (true, true) => "up, drained",
+                (false, false) => "down",
+                (false, true) => "down, drained",
+            };
             let NodeStatus { id, kafka_addr, leaders, replicas, .. } = node;
-            _ = writeln!(text, "{id:>4}  {kafka_addr:<24}{state:<7}{leaders:>8}{replicas:>10}");
+            _ = writeln!(text, "{id:>4}  {kafka_addr:<24}{state:<14}{leaders:>8}{replicas:>10}");
         }
         list(&mut text, "partitions with a replica behind", &self.under_replicated);
         list(&mut text, "partitions without a leader", &self.leaderless);
+        _ = writeln!(text, "\npartitions whose replicas move: {}", self.moving);
         text
     }
 }
