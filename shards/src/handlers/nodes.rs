@@ -57,3 +57,49 @@ fn refusal(catalog: &Catalog, node: NodeId, is_cordoned: bool) -> Option<(u16, S
         (409, why)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use chronik_engine::ids::ReplicaId;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::catalog::{Broker, ClusterId, Incarnation};
+
+    fn catalog(nodes: u32) -> Catalog {
+        let mut catalog = Catalog::new();
+        for node in 1..=nodes {
+            let broker = Broker {
+                node: NodeId(node),
+                host: "host".to_owned(),
+                port: 9092,
+                rack: None,
+                shards: 1,
+                incarnation: Incarnation(Uuid::from_u128(u128::from(node))),
+                meta_replica: ReplicaId(u64::from(node)),
+                raft_addr: "host:9192".to_owned(),
+                is_cordoned: false,
+            };
+            let cluster_id = ClusterId(Uuid::from_u128(9));
+            let command = CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: 7 };
+            assert_eq!(catalog.apply(&command), CommandOutcome::BrokerRegistered);
+        }
+        catalog
+    }
+
+    #[test]
+    fn given_nodes_when_drained_then_the_last_one_that_serves_and_unknown_ones_are_refused() {
+        let mut catalog = catalog(2);
+        let status = |catalog: &Catalog, node, is_cordoned| {
+            refusal(catalog, NodeId(node), is_cordoned).map(|(status, _)| status)
+        };
+        assert_eq!(status(&catalog, 1, true), None);
+        assert_eq!(status(&catalog, 3, true), Some(404));
+        assert_eq!(status(&catalog, 3, false), Some(404));
+        let cordon = CatalogCommand::CordonBroker { node: NodeId(1), is_cordoned: true };
+        catalog.apply(&cordon);
+        assert_eq!(status(&catalog, 1, true), None, "once more does no harm");
+        assert_eq!(status(&catalog, 2, true), Some(409));
+        assert_eq!(status(&catalog, 1, false), None);
+    }
+}
