@@ -19,6 +19,12 @@ pub enum Reason {
         /// What failed.
         error: WalError,
     },
+    /// The cluster goes on without this disk: what is placed on the node is placed on another one, or nothing is.
+    #[error(
+        "this data directory does not count any more: the node has started with another one since, or was removed from the \
+         cluster; to take part again it needs an empty data_dir"
+    )]
+    Retired,
 }
 
 /// Says why and ends the process, without running destructors: a buffer may still be in the kernel's hands.
@@ -26,6 +32,7 @@ pub fn fatal(reason: &Reason) -> ! {
     tracing::error!("fatal: {reason}");
     let code = match reason {
         Reason::WalWrite { .. } => exit_code::WAL_FAILED,
+        Reason::Retired => exit_code::DATA_DIR,
     };
     std::process::exit(code)
 }

@@ -9,6 +9,8 @@
 //!   made or deleted by the first publication.
 //! - I4: a catalog counts as published only when every shard has done all steps. Where one could not be reached, all
 //!   steps are done again, with a newer catalog if there is one by then: each may be repeated.
+//! - I5: replicas are made and deleted only by a catalog that names this node's own disk, and each under its own id: where a
+//!   shard is to have another replica of a group than it has, the old one is gone before the new one is made.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -20,9 +22,11 @@ use chronik_engine::ids::{GroupId, ShardId};
 use chronik_ring::sleep;
 use futures_util::future::{Either, join_all, select};
 
+use super::fatal::{Reason, fatal};
 use super::mesh::MeshRefused;
 use super::shard::Shard;
 use crate::catalog::Catalog;
+use crate::core::CoreError;
 
 /// How long a publication waits for leaders of groups that have replicas on other nodes.
 const LEADER_PATIENCE: Duration = Duration::from_secs(1);
@@ -46,11 +50,13 @@ pub async fn publish_loop(shard: Rc<Shard>) {
                 is_refused = false;
                 shard.catalog_published(generation);
             }
-            Err(refused) => {
-                if !is_refused {
+            Err(why) => {
+                if let Unpublished::Mesh(refused) = &why
+                    && !is_refused
+                {
                     tracing::warn!("a catalog change did not reach every shard yet: {refused}");
+                    is_refused = true;
                 }
-                is_refused = true;
                 shard.catalog_newest.borrow_mut().get_or_insert(catalog);
                 sleep(RETRY).await;
                 shard.catalog_changed.notify();
@@ -60,22 +66,40 @@ pub async fn publish_loop(shard: Rc<Shard>) {
 }
 
 /// The three steps (I2).
-async fn publish(shard: &Rc<Shard>, catalog: &Arc<Catalog>) -> Result<(), MeshRefused> {
-    let first_new = shard.first_new_group(catalog).await;
-    on_all(shard, catalog, move |there, catalog| create_groups(there, catalog, first_new)).await?;
+async fn publish(shard: &Rc<Shard>, catalog: &Arc<Catalog>) -> Result<(), Unpublished> {
+    if catalog.is_retired(shard.node.incarnation) {
+        fatal(&Reason::Retired);
+    }
+    let made = on_all(shard, catalog, create_groups).await?;
     on_all(shard, catalog, show).await?;
-    on_all(shard, catalog, delete_groups).await
+    on_all(shard, catalog, delete_groups).await?;
+    match made.into_iter().all(|all| all) {
+        true => Ok(()),
+        false => Err(Unpublished::OldReplica),
+    }
+}
+
+/// Why a catalog is to be published again.
+#[derive(Debug, thiserror::Error)]
+enum Unpublished {
+    /// A shard could not be reached.
+    #[error(transparent)]
+    Mesh(#[from] MeshRefused),
+    /// The replica that a shard had of a group is not gone yet.
+    #[error("a shard has to delete a replica before it can make another one of the same partition")]
+    OldReplica,
 }
 
 /// One step on every shard; returns when all that could be reached have done it.
-async fn on_all<F, Fut>(
+async fn on_all<T, F, Fut>(
     shard: &Rc<Shard>,
     catalog: &Arc<Catalog>,
     step: F,
-) -> Result<(), MeshRefused>
+) -> Result<Vec<T>, MeshRefused>
 where
+    T: Send + 'static,
     F: Fn(Rc<Shard>, Arc<Catalog>) -> Fut + Copy + Send + 'static,
-    Fut: Future<Output = ()> + 'static,
+    Fut: Future<Output = T> + 'static,
 {
     let done = join_all((0..shard.node.shards).map(|to| {
         let catalog = Arc::clone(catalog);
@@ -85,22 +109,40 @@ where
 }
 
 /// Makes the groups that the catalog places on this shard and waits until they are led. A group of several nodes is not
-/// waited for long: whether it can have a leader is not in this node's hands. A group before `first_new` that the log does
-/// not have was lost with an earlier disk.
-async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>, first_new: GroupId) {
+/// waited for long: whether it can have a leader is not in this node's hands; and a replica that comes to a group which is
+/// there is not waited for at all. False if one could not be made, because this shard has another replica of the group.
+async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) -> bool {
     shard.learn_seats(&catalog);
-    let unready: Vec<GroupId> = shard.change_core(|core| {
-        let placed = catalog.placed_on(shard.node.config.node_id, shard.id);
-        placed
-            .filter_map(|(group, meta)| match core.partition(group) {
-                Some(partition) => (!partition.is_settled).then_some(group),
-                None if group < first_new => None,
-                None => {
-                    core.create_group(group, meta);
-                    Some(group)
+    if !shard.is_in_catalog(&catalog) {
+        return true; // what is placed here is placed on another disk
+    }
+    let mut unready: Vec<GroupId> = Vec::new();
+    let mut are_made = true;
+    shard.change_core(|core| {
+        for (group, meta) in catalog.placed_on(shard.node.config.node_id, shard.id) {
+            let is_initial = meta.learners.is_empty();
+            match core.replica(group) {
+                Some(replica) if replica == meta.replica => {}
+                Some(_) => {
+                    // The catalog has deleted it, and placed another one here since.
+                    core.delete_group(group);
+                    are_made = false;
+                    continue;
                 }
-            })
-            .collect()
+                None => match core.try_create_group(group, meta) {
+                    Ok(()) => {}
+                    // The deletion of another replica is on its way to the disk.
+                    Err(CoreError::DuplicateGroup { .. }) => {
+                        are_made = false;
+                        continue;
+                    }
+                    Err(error) => unreachable!("the catalog's placements are coherent: {error}"),
+                },
+            }
+            if is_initial && core.partition(group).is_some_and(|view| !view.is_settled) {
+                unready.push(group);
+            }
+        }
     });
     if !unready.is_empty() {
         let led = std::pin::pin!(shard.all_led(unready));
@@ -111,6 +153,7 @@ async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>, first_new: Group
         // An error is a shard that ends.
         _ = select(led, std::pin::pin!(patience)).await;
     }
+    are_made
 }
 
 /// Shows the catalog to the clients of this core.
@@ -118,8 +161,12 @@ async fn show(shard: Rc<Shard>, catalog: Arc<Catalog>) {
     shard.publish_catalog(catalog);
 }
 
-/// Deletes the groups of this shard that the catalog knew and does not name any more.
+/// Deletes the groups of this shard that the catalog knew and does not name any more. A group whose replica here is
+/// another one than is named is deleted where that is to be made.
 async fn delete_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) {
+    if !shard.is_in_catalog(&catalog) {
+        return;
+    }
     shard.change_core(|core| {
         let named: BTreeSet<GroupId> = catalog
             .placed_on(shard.node.config.node_id, shard.id)

@@ -25,6 +25,8 @@ use rand::Rng;
 use super::background::Background;
 use super::clock::Clock;
 use super::cluster::META_SHARD;
+use super::cluster::balance::balance_loop;
+use super::cluster::reconcile::reconcile_loop;
 use super::commit::{commit_loop, tick_loop};
 use super::compaction::compaction_loop;
 use super::mesh::{Mesh, run_jobs};
@@ -35,7 +37,7 @@ use super::serve::Listeners;
 use super::shard::{NodeInfo, Order, Shard, ShardParts, random_seed};
 use super::tiering::tiering_loop;
 use super::upkeep::upkeep_loop;
-use crate::catalog::{Broker, CatalogCommand, ClusterId};
+use crate::catalog::CommandOutcome;
 use crate::core::{CoreConfig, CoreError, ShardCore};
 use crate::handlers::topics::change_catalog;
 use crate::identity::Identity;
@@ -440,6 +442,10 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     chronik_ring::spawn(roll_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(tiering_loop(Rc::clone(&shard), strangers)).detach();
     chronik_ring::spawn(compaction_loop(Rc::clone(&shard))).detach();
+    if shard.links().is_some() {
+        chronik_ring::spawn(reconcile_loop(Rc::clone(&shard))).detach();
+        chronik_ring::spawn(balance_loop(Rc::clone(&shard))).detach();
+    }
     if id == META_SHARD {
         shard.create_meta(new_single_voter);
     }
@@ -507,20 +513,15 @@ async fn register_broker(shard: &Rc<Shard>) -> Result<(), RunError> {
         _ = shard.all_led(vec![GroupId::META]).await;
         shard.publish_again();
     }
-    let node = &shard.node;
-    let command = CatalogCommand::RegisterBroker {
-        cluster_id: ClusterId(node.cluster_uuid),
-        broker: Broker {
-            node: node.config.node_id,
-            host: node.advertised_host.clone(),
-            port: node.advertised_port,
-            rack: None,
-            shards: node.shards,
-        },
+    let Some(command) = shard.registration() else {
+        return Err(RunError::Register { why: "it has no replica of the catalog".to_owned() });
     };
     loop {
         match change_catalog(shard, command.clone()).await {
-            Ok(crate::catalog::CommandOutcome::BrokerRegistered) => return Ok(()),
+            Ok(CommandOutcome::BrokerRegistered) => return Ok(()),
+            Ok(CommandOutcome::Refused(why)) => {
+                return Err(RunError::Register { why: why.to_string() });
+            }
             Ok(other) => return Err(RunError::Register { why: format!("{other:?}") }),
             // There may be no majority yet: a node of a cluster waits for the others.
             Err(error) if shard.links().is_some() && !shard.stopping.get() => {

@@ -155,7 +155,7 @@ fn given_a_replica_that_went_with_its_disk_when_its_node_is_to_have_none_then_it
     assert!(moved.removing.is_empty());
     assert_eq!(moved.dropped, [new]);
     // And of a replica that was about to go, nothing is left on the new disk.
-    move_one(&mut catalog, to("t", 0, &[2, 4, 5])).unwrap();
+    move_one(&mut catalog, ids_from(6_000, "t", 0, &[2, 4, 5])).unwrap();
     assert_eq!(pairs(&partition(&catalog).removing), [(1, 11)]);
     catalog.apply(&register_on(1, 2, 79));
     assert_eq!(partition(&catalog).placement_on(NodeId(1)), None);

@@ -71,7 +71,7 @@ impl Shard {
         let leader = |partition: &Partition| {
             let view = self.with_core(|core| core.partition(partition.group))?;
             let replica = view.leader?;
-            let place = partition.replicas.iter().find(|place| place.replica == replica)?;
+            let place = partition.placement_of(replica)?;
             let is_here = place.node == self.node.config.node_id;
             // A leader that is not ready refuses whoever comes.
             let usable = if is_here { view.is_leader } else { true };

@@ -1,0 +1,236 @@
+//! Brings the members of the groups that this shard leads to what the catalog wants, a few groups at a time, and tells
+//! the catalog when a partition is settled.
+//!
+//! What is done next is decided by [`crate::core::reconcile`], anew in each pass; here is only when to look, and at what.
+//! The loop sleeps until a catalog is shown or a group is led from here, and looks every now and then while there is
+//! something to do.
+//!
+//! - I1: at most [`GROUPS_MAX`] groups change their members at a time: each new replica may have to get all records.
+//! - I2: a group that makes no progress gives its place to the next one, and gets another turn after all the others.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use chronik_engine::ids::{GroupId, ReplicaId};
+
+use super::META_SHARD;
+use crate::catalog::{Catalog, CatalogCommand, Partition, TopicId};
+use crate::core::reconcile::{FirstVoter, Reconciled, Wanted};
+use crate::shell::shard::Shard;
+
+/// Groups of a shard whose members change at a time.
+const GROUPS_MAX: usize = 4;
+/// Between two looks while there is something to do, and after a step was taken.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_AFTER_STEP: Duration = Duration::from_millis(25);
+/// Looks without progress after which a group gives up its place: while its learners are heard, as one may be copying
+/// records for long; and while they are not.
+const IDLE_LOOKS_MAX: u32 = 300;
+const IDLE_LOOKS_MAX_UNHEARD: u32 = 15;
+
+/// A partition that is not settled, by its place in the catalog.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    group: GroupId,
+    topic: TopicId,
+    number: usize,
+}
+
+/// A group whose members are being changed.
+#[derive(Debug)]
+struct Slot {
+    due: Due,
+    /// How far its learners were when they last moved, and how often it was looked at since.
+    matched: u64,
+    idle_looks: u32,
+}
+
+/// What is to be done on a shard.
+#[derive(Debug, Default)]
+struct Work {
+    slots: Vec<Slot>,
+    waiting: VecDeque<Due>,
+}
+
+/// What a look at a group came to.
+enum Look {
+    /// There is nothing to do for it here.
+    Done,
+    /// A step was taken.
+    Step,
+    /// It waits.
+    Waits,
+    /// It waits for too long.
+    Stuck,
+}
+
+/// Runs on every shard of a cluster until it stops.
+pub(in crate::shell) async fn reconcile_loop(shard: Rc<Shard>) {
+    let mut work = Work::default();
+    loop {
+        shard.reconcile_due.notified().await;
+        loop {
+            if shard.stopping.get() {
+                return;
+            }
+            shard.find_work(&mut work);
+            let mut took_step = shard.look_at_slots(&mut work);
+            let meta = shard.reconcile_meta();
+            took_step |= matches!(meta, Some(Reconciled::Proposed(_)));
+            let is_meta_due =
+                matches!(meta, Some(Reconciled::Proposed(_) | Reconciled::Waits { .. }));
+            if work.slots.is_empty() && work.waiting.is_empty() && !is_meta_due {
+                break;
+            }
+            chronik_ring::sleep(if took_step { PAUSE_AFTER_STEP } else { PAUSE }).await;
+        }
+    }
+}
+
+impl Shard {
+    /// Looks for partitions that are led here and not settled; keeps the order of those that wait already.
+    fn find_work(&self, work: &mut Work) {
+        let catalog = self.catalog();
+        let mut due: BTreeMap<GroupId, Due> = BTreeMap::new();
+        self.with_core(|core| {
+            for topic in catalog.topics() {
+                for (number, partition) in topic.partitions.iter().enumerate() {
+                    let group = partition.group;
+                    let is_here = partition.placement_on(self.node.config.node_id);
+                    if is_here.is_none_or(|placement| placement.shard != self.id) {
+                        continue;
+                    }
+                    let is_led = core.partition(group).is_some_and(|view| view.is_leader);
+                    let is_due = || {
+                        !partition.is_settled()
+                            || core.has_other_members(group, &Wanted::of(partition))
+                    };
+                    if is_led && is_due() {
+                        due.insert(group, Due { group, topic: topic.id, number });
+                    }
+                }
+            }
+        });
+        work.slots.retain(|slot| due.remove(&slot.due.group).is_some());
+        work.waiting.retain(|waiting| due.remove(&waiting.group).is_some());
+        work.waiting.extend(due.into_values());
+    }
+
+    /// Takes a step for each group that has its turn. True if one was taken.
+    fn look_at_slots(self: &Rc<Self>, work: &mut Work) -> bool {
+        let catalog = self.catalog();
+        // Each of those that wait is asked at most once.
+        for _ in 0..work.waiting.len() {
+            if work.slots.len() >= GROUPS_MAX {
+                break;
+            }
+            let Some(due) = work.waiting.pop_front() else { break };
+            if self.awaits_lost_node(&catalog, due) {
+                work.waiting.push_back(due);
+            } else {
+                work.slots.push(Slot { due, matched: 0, idle_looks: 0 });
+            }
+        }
+        let mut took_step = false;
+        let mut stuck = Vec::new();
+        work.slots.retain_mut(|slot| match self.look_at(&catalog, slot) {
+            Look::Done => false,
+            Look::Step => {
+                took_step = true;
+                true
+            }
+            Look::Waits => true,
+            Look::Stuck => {
+                stuck.push(slot.due);
+                false
+            }
+        });
+        work.waiting.extend(stuck);
+        took_step
+    }
+
+    fn look_at(self: &Rc<Self>, catalog: &Catalog, slot: &mut Slot) -> Look {
+        let Some(partition) = partition_of(catalog, slot.due) else { return Look::Done };
+        let (group, wanted) = (slot.due.group, Wanted::of(partition));
+        match self.change_core(|core| core.reconcile(group, &wanted)) {
+            Reconciled::NotLeader => Look::Done,
+            Reconciled::Settled => {
+                if partition.is_settled() {
+                    return Look::Done;
+                }
+                self.settle(group, wanted.voters.into_iter().collect());
+                Look::Waits
+            }
+            Reconciled::Proposed(changes) => {
+                tracing::info!("{group}: its members change: {changes:?}");
+                slot.idle_looks = 0;
+                Look::Step
+            }
+            Reconciled::Waits { matched, heard } => {
+                let has_moved = matched != slot.matched;
+                slot.idle_looks = if has_moved { 0 } else { slot.idle_looks + 1 };
+                slot.matched = matched;
+                let looks_max = if heard > 0 { IDLE_LOOKS_MAX } else { IDLE_LOOKS_MAX_UNHEARD };
+                if slot.idle_looks > looks_max { Look::Stuck } else { Look::Waits }
+            }
+        }
+    }
+
+    /// Whether a partition needs a new replica on a node that cannot be heard: it need not begin before.
+    fn awaits_lost_node(&self, catalog: &Catalog, due: Due) -> bool {
+        let (Some(partition), Some(links)) = (partition_of(catalog, due), self.links()) else {
+            return false;
+        };
+        let own = self.node.config.node_id;
+        let adding = partition.replicas.iter().filter(|p| partition.adding.contains(&p.replica));
+        let mut nodes = adding.map(|placement| placement.node).peekable();
+        nodes.peek().is_some() && nodes.all(|node| node != own && !links.is_up(node))
+    }
+
+    /// Tells the catalog that a partition is settled, unless that is under way. Lost, it is told again by a later look.
+    fn settle(self: &Rc<Self>, group: GroupId, replicas: Vec<ReplicaId>) {
+        let Some(links) = self.links() else { return };
+        if !links.settling.borrow_mut().insert(group) {
+            return;
+        }
+        let command = CatalogCommand::ReplicasSettled { group, replicas };
+        let submitted = self
+            .on(META_SHARD, move |meta| async move { meta.submit_command(&command).await.is_ok() });
+        let shard = Rc::clone(self);
+        let told = async move {
+            if !submitted.await.unwrap_or(false) {
+                tracing::debug!("{group}: that it is settled could not be told yet");
+            }
+            if let Some(links) = shard.links() {
+                links.settling.borrow_mut().remove(&group);
+            }
+        };
+        chronik_ring::spawn(told).detach();
+    }
+
+    /// Takes a step for the catalog's own group; `None` where it is not led from here.
+    fn reconcile_meta(self: &Rc<Self>) -> Option<Reconciled> {
+        if self.id != META_SHARD {
+            return None;
+        }
+        let (members, _) = self.with_core(|core| core.members(GroupId::META))?;
+        let catalog = self.with_core(|core| core.catalog())?;
+        let wanted = Wanted::of_meta(&catalog, &self.first_voters(), &members);
+        let done = self.change_core(|core| core.reconcile(GroupId::META, &wanted));
+        if let Reconciled::Proposed(changes) = &done {
+            tracing::info!("the catalog's members change: {changes:?}");
+        }
+        (done != Reconciled::NotLeader).then_some(done)
+    }
+
+    /// The replicas of the catalog that the cluster began with.
+    pub(super) fn first_voters(&self) -> Vec<FirstVoter> {
+        self.node.cluster.as_ref().map(super::ClusterPlace::first_voters).unwrap_or_default()
+    }
+}
+
+fn partition_of(catalog: &Catalog, due: Due) -> Option<&Partition> {
+    let partition = catalog.topic_by_id(due.topic)?.partitions.get(due.number)?;
+    (partition.group == due.group).then_some(partition)
+}
