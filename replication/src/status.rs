@@ -188,20 +188,33 @@ impl RaftGroup {
         voters.into_iter().flatten().copied().filter(holds)
     }
 
+    /// As leader, how many voters are known to hold the log up to `index` on their disks; it is one itself.
+    #[must_use]
+    pub fn voters_with(&self, index: RaftIndex) -> usize {
+        let peers = self.node.raft.prs();
+        let holds =
+            |voter: &&ReplicaId| peers.get(voter.0).is_some_and(|peer| peer.matched >= index.0);
+        if self.is_leader() { self.meta.voters.iter().filter(holds).count() } else { 0 }
+    }
+
     /// As leader, what it knows of each peer of the configuration, of both while one is left for the other; by id.
     #[must_use]
     pub fn progress(&self) -> Vec<PeerProgress> {
         if !self.is_leader() {
             return Vec::new();
         }
-        let own = self.replica().0;
+        let (own, last) = (self.replica().0, self.last_index().0);
         let peers = self.node.raft.prs().iter().filter(|(id, _)| **id != own);
         let mut peers: Vec<_> = peers
             .map(|(id, progress)| PeerProgress {
                 replica: ReplicaId(*id),
                 matched: RaftIndex(progress.matched),
                 next: RaftIndex(progress.next_idx),
-                state: progress.state.into(),
+                state: match progress.state {
+                    // Raft-rs goes on to replicate only with an answer to an entry, and there is none left to send.
+                    ProgressState::Probe if progress.matched >= last => ReplicationState::Replicate,
+                    state => state.into(),
+                },
                 recent_active: progress.recent_active,
             })
             .collect();
@@ -227,7 +240,10 @@ impl RaftGroup {
         let told = unstable.entries.get(..count)?.iter().rev().find_map(EntryMeta::end_offset_of);
         let accepted = self.node.raft.raft_log.unstable_snapshot().as_ref();
         let accepted = accepted.filter(|snapshot| snapshot.get_metadata().index <= index.0);
-        told.or_else(|| accepted.and_then(SnapshotHead::of_snapshot).map(|head| head.applied_end_offset)).or_else(|| {
+        told.or_else(|| {
+            accepted.and_then(SnapshotHead::of_snapshot).map(|head| head.applied_end_offset)
+        })
+        .or_else(|| {
             let index = index.min(RaftIndex(unstable.offset.saturating_sub(1)));
             self.node.store().end_offset_at(index)
         })

@@ -54,10 +54,11 @@ fn given_a_leader_with_its_whole_log_when_a_blank_learner_is_added_then_it_gets_
     let (mut cluster, id) = with_blank();
     let snapshots = pass(&mut cluster, id, 10, |_| false);
     assert_eq!((snapshots, cluster.replica(id).installs), (1, 1));
-    assert_eq!(cluster.group(1).progress()[0].state, ReplicationState::Replicate);
+    assert_eq!(cluster.group(1).progress()[0].state, ReplicationState::Replicate, "though idle");
     // From then on entries are enough.
     cluster.propose(1, 1).unwrap();
     assert_eq!(pass(&mut cluster, id, 5, |_| false), 0);
+    assert_eq!(cluster.group(1).progress()[0].state, ReplicationState::Replicate);
     cluster.change(1, &change(AddNode, id));
     cluster.heal();
 }

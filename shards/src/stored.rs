@@ -104,6 +104,8 @@ impl<D: Disk> Readers<D> {
 pub struct FoundBatch {
     /// The offset of its first record.
     pub base_offset: Offset,
+    /// The offset after its last record.
+    pub end_offset: Offset,
     /// The term it was appended in.
     pub epoch: Term,
     /// Its greatest timestamp.
@@ -117,6 +119,7 @@ impl From<SegmentBatch> for FoundBatch {
         let epoch = BatchHeader::read(&batch.bytes).map_or(-1, |header| header.leader_epoch);
         FoundBatch {
             base_offset: batch.base_offset,
+            end_offset: batch.end_offset,
             epoch: Term(u64::try_from(epoch).unwrap_or(0)),
             max_timestamp_ms: batch.max_timestamp_ms,
             bytes: batch.bytes,
@@ -128,6 +131,7 @@ impl From<StoredBatch> for FoundBatch {
     fn from(batch: StoredBatch) -> FoundBatch {
         FoundBatch {
             base_offset: batch.base_offset,
+            end_offset: batch.base_offset.plus(batch.offset_count),
             epoch: batch.epoch,
             max_timestamp_ms: batch.max_timestamp_ms,
             bytes: batch.bytes,
@@ -202,6 +206,12 @@ impl<D: Disk> Segments<D> {
             segments.into_iter().map(move |segment| NamedSegment { topic, partition, segment })
         };
         found.into_iter().flat_map(named).collect()
+    }
+
+    /// Whether files of a partition's segments are to be removed, which nobody has begun with.
+    pub fn is_removing(&self, topic: TopicId, partition: u32) -> bool {
+        let prefix = segment::name::prefix(topic.0, partition);
+        self.gone.borrow().iter().any(|name| name.starts_with(&prefix))
     }
 
     /// Notes segments that nobody needs any more.

@@ -10,8 +10,8 @@
 //! - I1: the log start offset never goes back, and never beyond the high watermark.
 //! - I2: the log is cut only behind entries that are applied, durable, and either of offsets before the log start offset
 //!   or in segments; that of a group without records, whose state says it all, behind any that are applied and durable.
-//!   Where a partition has several replicas, each lets go only of entries that all of them are known to hold: any of them
-//!   may lead one day, and records are in no snapshot. How far that is the leader says in the log.
+//!   Each replica judges for itself. A leader keeps entries, besides, for replicas in reach that are about to get them,
+//!   so that who is a little late needs no snapshot, and those behind a snapshot that is on its way.
 //! - I3: what the log of a group has, its Raft has, too: entries go only once a cut is durable. Else a leader would look
 //!   for them in vain where a follower needs a snapshot.
 
@@ -37,11 +37,6 @@ pub enum PartitionCommand {
     LogStart {
         /// The first offset that stays.
         offset: Offset,
-    },
-    /// All replicas hold the entries up to here on their disks.
-    HeldByAll {
-        /// The last of them.
-        index: RaftIndex,
     },
 }
 
@@ -110,31 +105,10 @@ impl ShardCore {
     /// Cuts a group's log behind `index`, of which the log says that nobody needs it, or as far as may be (I2). It
     /// counts once the record is durable.
     pub fn cut_log(&mut self, id: GroupId, index: RaftIndex) {
-        self.tell_held_by_all(id, index);
+        // Who is late gets a snapshot where the disk has no room for patience.
+        let is_patient = !self.is_storage_full;
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) {
-            group.cut_log(index, &mut self.shared);
-        }
-    }
-
-    /// Lets a leader say how far all replicas are, if that is news: they want to give files back, too. Not where what is
-    /// wanted may go already: the command itself is an entry that all hold, and news for ever.
-    fn tell_held_by_all(&mut self, id: GroupId, wanted: RaftIndex) {
-        let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else { return };
-        if group.held_by_all >= wanted {
-            return;
-        }
-        let held = group.raft.slowest_match().map(|held| held.min(group.raft.applied()));
-        let Some(index) = held.filter(|held| group.is_replicated() && *held > group.held_proposed)
-        else {
-            return;
-        };
-        if group.is_ready() {
-            group.held_proposed = index;
-            let payload = PartitionCommand::HeldByAll { index }.encode();
-            let refused = self.append_command(id, payload, None).is_err();
-            if let Some(group) = self.groups.get_mut(&id).filter(|_| refused) {
-                group.held_proposed = group.held_by_all;
-            }
+            group.cut_log(index, is_patient, &mut self.shared);
         }
     }
 }
@@ -146,13 +120,7 @@ impl Group {
             // Ours were encoded by propose, recovered ones were read before.
             Err(error) => unreachable!("group {}: entry {}: {error}", self.id, entry.index),
         };
-        let offset = match command {
-            PartitionCommand::LogStart { offset } => offset,
-            PartitionCommand::HeldByAll { index } => {
-                self.held_by_all = self.held_by_all.max(index);
-                return Ack::LogStart(self.log_start_offset);
-            }
-        };
+        let PartitionCommand::LogStart { offset } = command;
         // Everything before a committed entry is committed, so its place is below the high watermark (I1).
         let within = offset.min(entry.base_offset);
         self.log_start_offset = self.log_start_offset.max(within);
@@ -161,10 +129,15 @@ impl Group {
         Ack::LogStart(self.log_start_offset)
     }
 
-    fn cut_log(&mut self, index: RaftIndex, shared: &mut Shared) {
-        let held = if self.is_replicated() { self.held_by_all } else { index };
-        let index = index.min(held).min(self.raft.applied());
-        if self.is_cutting || !self.is_created() || index <= self.raft.log_start().index {
+    fn cut_log(&mut self, index: RaftIndex, is_patient: bool, shared: &mut Shared) {
+        // The state of a group without records is a small snapshot.
+        let waits_for_peers = is_patient && matches!(self.machine, Machine::Partition(_));
+        let index = index.min(self.raft.applied());
+        let is_cut = index <= self.raft.log_start().index;
+        if self.is_cutting || !self.is_created() || is_cut {
+            return;
+        }
+        if index > self.raft.cut_limit(waits_for_peers) {
             return;
         }
         let Some(term) = self.raft.term_at(index) else { return };
@@ -173,13 +146,6 @@ impl Group {
         self.is_cutting = true;
         let record = WalRecord::LogStart { group: self.id, position, offset };
         shared.stage(Unit::cut(self.id, index), record);
-    }
-
-    /// Whether it holds records that other replicas may want from it.
-    fn is_replicated(&self) -> bool {
-        let meta = self.raft.meta();
-        let members = meta.voters.len() + meta.learners.len() + meta.voters_outgoing.len();
-        matches!(self.machine, Machine::Partition(_)) && members > 1
     }
 
     /// The record that cuts the log behind `index` is durable.

@@ -56,6 +56,7 @@ impl ShardCore {
     pub fn step(&mut self, messages: impl IntoIterator<Item = PeerMessage>) {
         let mut stepped: Vec<GroupId> = Vec::new();
         for PeerMessage { group: id, message } in messages {
+            let Some(message) = self.park_snapshot(id, message) else { continue };
             let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else {
                 self.shared.messages_refused += 1;
                 continue;
@@ -271,15 +272,10 @@ impl Group {
         self.campaign_early(shared);
     }
 
-    /// Makes a snapshot if a peer needs one, and says whether there is something to send then.
+    /// Makes a snapshot if a peer needs one, and says whether there is something to send then. That of a partition has no
+    /// records: all that it stands for are applied here, and the peer copies them.
     pub(super) fn give_snapshot(&mut self) -> bool {
         if !self.raft.wants_snapshot() {
-            return false;
-        }
-        if let Machine::Partition(_) = self.machine {
-            // Its records would not be in it.
-            self.raft.decline_snapshot();
-            tracing::debug!("group {}: a replica needs records that the log has no more", self.id);
             return false;
         }
         let mut parts = self.raft.snapshot_parts();
@@ -306,13 +302,19 @@ impl Group {
         if let Ok(machine) = restored {
             self.machine = machine;
         }
-        self.log_start_offset = snapshot.log_start_offset;
+        self.log_start_offset = self.log_start_offset.max(snapshot.log_start_offset);
+        let gone = self.take_segments_before(self.log_start_offset);
+        shared.effects.segments_gone.extend(gone);
+        // What is in memory does not go on behind the snapshot.
+        shared.tail.remove_group(self.id);
         self.is_announced = false;
         if let Machine::Catalog(_) = self.machine {
             // Some of what they wait for may be in the snapshot, and will never be seen in the log.
             shared.give_up_awaited(ProduceError::NotLeader);
         }
         self.announce_catalog(shared);
+        let high_watermark = self.high_watermark();
+        shared.waiters.wake(self.id, high_watermark, &mut shared.effects.wakes);
     }
 
     fn hand_over(&mut self, shared: &mut Shared) -> bool {

@@ -137,7 +137,7 @@ impl ShardCore {
     }
 
     /// Adds the batches from `offset` on that are in memory, or where the first of them is on disk.
-    fn plan_batches(
+    pub(super) fn plan_batches(
         &self,
         mut plan: ReadPlan,
         group: GroupId,

@@ -116,12 +116,20 @@ impl ShardCore {
         self.live(group).map(|group| group.segments.covered_to(group.log_start_offset))
     }
 
-    /// Tells of a segment that was written; it begins where the last one ends, if there is one.
+    /// Tells of a segment that was written; it begins where the last one ends, if there is one. It goes where it does not:
+    /// a segment of the log's own records and one of a leader's may be written side by side, and the first one counts.
     pub fn add_segment(&mut self, id: GroupId, new: NamedSegment) {
         let gone = match self.groups.get_mut(&id).filter(|group| group.is_live()) {
-            Some(group) => {
+            Some(group) if group.segments.is_next(&new.segment) => {
                 group.segments.push(new.segment);
                 group.take_segments_before(group.log_start_offset)
+            }
+            Some(group) => {
+                // Under the name of one that counts, it stands in its place.
+                let name = new.file_name();
+                let file_name = |segment: &Segment| NamedSegment { segment: *segment, ..new }.file_name();
+                let is_named = group.segments.iter().any(|segment| file_name(segment) == name);
+                if is_named { Vec::new() } else { vec![new] }
             }
             None => vec![new],
         };
@@ -184,6 +192,13 @@ impl Group {
         }
         let Some(tag) = self.tag() else { return Vec::new() };
         let gone = self.segments.drop_before(offset);
+        gone.into_iter().map(|segment| tag.named(segment)).collect()
+    }
+
+    /// Takes the segments from the manifest that begin at or after `offset`.
+    pub(super) fn take_segments_from(&mut self, offset: Offset) -> Vec<NamedSegment> {
+        let Some(tag) = self.tag() else { return Vec::new() };
+        let gone = self.segments.drop_from(offset);
         gone.into_iter().map(|segment| tag.named(segment)).collect()
     }
 }

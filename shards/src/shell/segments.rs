@@ -71,11 +71,18 @@ impl Shard {
         stored + logged
     }
 
-    /// Removes segments of topics that are no more. What belongs to a topic that there is, is not this shard's to judge.
+    /// Removes segments of topics that are no more, and of partitions that have left this shard. Of one that is to be here
+    /// they stay: its replica may be about to be made.
     pub(super) fn judge_strangers(&self, strangers: Vec<NamedSegment>) {
         let catalog = self.catalog();
-        let is_known = |named: &NamedSegment| catalog.topic_by_id(named.topic).is_some();
-        let (unclear, gone): (Vec<_>, Vec<_>) = strangers.into_iter().partition(is_known);
+        let here = (self.node.config.node_id, self.id);
+        let is_placed_here = |named: &NamedSegment| {
+            let number = usize::try_from(named.partition).unwrap_or(usize::MAX);
+            let topic = catalog.topic_by_id(named.topic);
+            let partition = topic.and_then(|topic| topic.partitions.get(number));
+            partition.is_some_and(|p| p.placements().any(|at| (at.node, at.shard) == here))
+        };
+        let (unclear, gone): (Vec<_>, Vec<_>) = strangers.into_iter().partition(is_placed_here);
         for named in unclear {
             let path = self.segments.dir().join(named.file_name());
             tracing::error!("{} belongs to no partition of this shard", path.display());

@@ -1,0 +1,472 @@
+//! The I/O of fills: calls for records between a replica that copies and its leader, and the writing of segments. What
+//! is asked and written when, the core says ([`crate::core::FillStep`]).
+//!
+//! ```text
+//! request   version u8 = 1 | reserved [3] = 0 | bytes_max u32 | group u64 | replica u64 | from i64 | up_to i64
+//! answer    version u8 = 1 | kind u8 | reserved [6] = 0 | offset i64 | batches, to the end
+//! ```
+//!
+//! in little-endian; the offset is where the batches end, or where the log starts if what is asked for lies before.
+//!
+//! While an answer is on its way the leader reads what will be asked for next, so that its disk, the link and the disk
+//! of the other side work side by side.
+//!
+//! - I1: each step of the core is answered once, whatever becomes of a call.
+//! - I2: memory is bounded: of answers by [`SERVED_MAX`] and [`ANSWER_BYTES_MAX`] or one batch, of what is read ahead by
+//!   [`AHEAD_MAX`] of those. An answer waits while much else waits for the same peer: Raft goes first.
+//! - I3: a file is written only when no older one of its partition is about to be removed: it might have its name.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use chronik_engine::batch::patch_header;
+use chronik_engine::disk_direct::DirectDisk;
+use chronik_engine::ids::{GroupId, Offset, ReplicaId};
+use chronik_replication::peers::{CallError, Replier};
+use chronik_replication::wire::{CallRefused, Seat};
+use chronik_ring::{Task, sleep};
+use chronik_tiering::fill::{FillJob, write_fill};
+use chronik_tiering::pace::Unpaced;
+use chronik_tiering::write::GATHERED_BYTES_MAX;
+use futures_lite::future::block_on;
+
+use super::shard::Shard;
+use super::tiering::segment_bytes_max;
+use crate::core::{FetchError, FillAnswer, FillAsk, FillChunk, FillStep, FillWrite, NamedSegment};
+
+/// A call that asks for records of a partition.
+pub(super) const CALL_RECORDS: u8 = 10;
+
+const VERSION: u8 = 1;
+const KIND_RECORDS: u8 = 1;
+const KIND_LOG_START: u8 = 2;
+const REQUEST_BYTES: usize = 40;
+const ANSWER_HEADER_BYTES: usize = 16;
+
+/// For an answer to come.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// The largest answer, but for a single batch.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Calls that are answered at a time.
+const SERVED_MAX: usize = 8;
+/// Answers that are read ahead, and how long one is kept.
+const AHEAD_MAX: usize = 4;
+const AHEAD_KEPT: Duration = Duration::from_secs(10);
+/// What may wait for a peer before an answer does, how often that is looked at, and for how long.
+const QUEUED_BYTES_MAX: usize = 2 << 20;
+const QUEUE_PAUSE: Duration = Duration::from_millis(1);
+const QUEUE_LOOKS_MAX: u32 = 5_000;
+/// Between two looks whether files are removed.
+const GONE_PAUSE: Duration = Duration::from_millis(50);
+/// What may be fetched at once after a rest, where the rate is bounded.
+const BURST_NS: u64 = 50_000_000;
+
+/// What a shard has under way for fills.
+#[derive(Debug, Default)]
+pub(super) struct FillTraffic {
+    /// When the next call may be made.
+    paid_until_ns: Cell<u64>,
+    served: Cell<usize>,
+    ahead: RefCell<VecDeque<Ahead>>,
+    last_ahead: Cell<u64>,
+}
+
+/// An answer to a question that will come.
+#[derive(Debug)]
+struct Ahead {
+    id: u64,
+    group: GroupId,
+    from: Offset,
+    found: Task<Found>,
+}
+
+type Found = Result<Answer, FetchError>;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Request {
+    bytes_max: u32,
+    group: GroupId,
+    replica: ReplicaId,
+    from: Offset,
+    up_to: Offset,
+}
+
+/// What comes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    Records(FillChunk),
+    LogStart(Offset),
+}
+
+impl Request {
+    fn encode(&self) -> Bytes {
+        let mut body = BytesMut::with_capacity(REQUEST_BYTES);
+        body.extend_from_slice(&[VERSION, 0, 0, 0]);
+        body.extend_from_slice(&self.bytes_max.to_le_bytes());
+        body.extend_from_slice(&self.group.0.to_le_bytes());
+        body.extend_from_slice(&self.replica.0.to_le_bytes());
+        body.extend_from_slice(&self.from.0.to_le_bytes());
+        body.extend_from_slice(&self.up_to.0.to_le_bytes());
+        body.freeze()
+    }
+
+    fn decode(body: &[u8]) -> Option<Request> {
+        let (head, rest) = body.split_first_chunk::<4>()?;
+        let (bytes_max, rest) = rest.split_first_chunk()?;
+        let (group, rest) = rest.split_first_chunk()?;
+        let (replica, rest) = rest.split_first_chunk()?;
+        let (from, rest) = rest.split_first_chunk()?;
+        let (up_to, rest) = rest.split_first_chunk()?;
+        let request = Request {
+            bytes_max: u32::from_le_bytes(*bytes_max),
+            group: GroupId(u64::from_le_bytes(*group)),
+            replica: ReplicaId(u64::from_le_bytes(*replica)),
+            from: Offset(i64::from_le_bytes(*from)),
+            up_to: Offset(i64::from_le_bytes(*up_to)),
+        };
+        let is_plain = *head == [VERSION, 0, 0, 0] && rest.is_empty() && request.from.0 >= 0;
+        is_plain.then_some(request)
+    }
+}
+
+impl Answer {
+    /// As a body. The batches have the room for the header before them.
+    fn encode(self) -> Bytes {
+        let header = |kind, offset: Offset| {
+            let mut header = [0; ANSWER_HEADER_BYTES];
+            (header[0], header[1]) = (VERSION, kind);
+            header[8..].copy_from_slice(&offset.0.to_le_bytes());
+            header
+        };
+        match self {
+            Answer::LogStart(offset) => Bytes::copy_from_slice(&header(KIND_LOG_START, offset)),
+            Answer::Records(FillChunk { end_offset, bytes }) => {
+                let mut body = BytesMut::with_capacity(ANSWER_HEADER_BYTES + bytes.len());
+                body.extend_from_slice(&header(KIND_RECORDS, end_offset));
+                body.extend_from_slice(&bytes);
+                body.freeze()
+            }
+        }
+    }
+
+    fn decode(body: &Bytes) -> Option<Answer> {
+        let header = body.first_chunk::<ANSWER_HEADER_BYTES>()?;
+        let [version, kind, r0, r1, r2, r3, r4, r5, offset @ ..] = *header;
+        let offset = Offset(i64::from_le_bytes(offset));
+        let is_plain = version == VERSION && [r0, r1, r2, r3, r4, r5] == [0; 6] && offset.0 >= 0;
+        let bytes = body.slice(ANSWER_HEADER_BYTES..);
+        match kind {
+            KIND_RECORDS if is_plain && !bytes.is_empty() => {
+                Some(Answer::Records(FillChunk { end_offset: offset, bytes }))
+            }
+            KIND_LOG_START if is_plain && bytes.is_empty() => Some(Answer::LogStart(offset)),
+            _ => None,
+        }
+    }
+}
+
+/// Asking and writing.
+impl Shard {
+    /// Does what the core wants done for fills.
+    pub(super) fn fill(self: &Rc<Self>, steps: Vec<FillStep>) {
+        for step in steps {
+            let shard = Rc::clone(self);
+            match step {
+                FillStep::Ask(ask) => {
+                    let asking = async move {
+                        let answer = shard.ask_records(ask).await;
+                        let FillAsk { group, fill, from, .. } = ask;
+                        shard.change_core(|core| core.fill_answered(group, fill, from, answer));
+                    };
+                    chronik_ring::spawn(asking).detach();
+                }
+                FillStep::Write(write) => {
+                    chronik_ring::spawn(shard.write_fill(write)).detach();
+                }
+            }
+        }
+    }
+
+    async fn ask_records(self: &Rc<Self>, ask: FillAsk) -> FillAnswer {
+        let FillAsk { group, replica, leader, from, up_to, bytes_max, .. } = ask;
+        self.wait_for_pace().await;
+        let Some(links) = self.links() else { return FillAnswer::Failed };
+        let Some(seat) = links.seat_of(group, leader) else { return FillAnswer::Failed };
+        let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
+        let body = Request { bytes_max, group, replica, from, up_to }.encode();
+        let asked = links.peers().call(seat, CALL_RECORDS, body, CALL_TIMEOUT).await;
+        match asked.as_ref().map(Answer::decode) {
+            Ok(Some(Answer::Records(chunk))) => {
+                self.spend_pace(chunk.bytes.len());
+                self.metrics.borrow_mut().counters.fill_bytes += chunk.bytes.len() as u64;
+                FillAnswer::Records(chunk)
+            }
+            Ok(Some(Answer::LogStart(offset))) => FillAnswer::LogStart(offset),
+            Ok(None) => {
+                tracing::warn!(%seat, %group, "an answer with records cannot be read");
+                FillAnswer::Failed
+            }
+            Err(error) => {
+                self.log_failed_ask(seat, group, error);
+                FillAnswer::Failed
+            }
+        }
+    }
+
+    /// A leader that has changed or a node that is gone is nothing to write home about.
+    fn log_failed_ask(&self, seat: Seat, group: GroupId, error: &CallError) {
+        match error {
+            CallError::Refused(CallRefused::Invalid { .. }) | CallError::TooLarge { .. } => {
+                tracing::warn!(shard = self.id.0, %seat, %group, "records to copy: {error}");
+            }
+            _ => tracing::debug!(shard = self.id.0, %seat, %group, "records to copy: {error}"),
+        }
+    }
+
+    /// Bytes per second that this shard may copy; none is no bound.
+    fn pace_bytes_per_second(&self) -> Option<u64> {
+        let of_node = self.node.config.cluster.recovery_bytes_per_second;
+        (of_node > 0).then(|| (of_node / u64::from(self.node.shards.max(1))).max(1))
+    }
+
+    async fn wait_for_pace(&self) {
+        if self.pace_bytes_per_second().is_some() {
+            let rest_ns = self.traffic.paid_until_ns.get().saturating_sub(self.clock.now_ns());
+            sleep(Duration::from_nanos(rest_ns)).await;
+        }
+    }
+
+    fn spend_pace(&self, bytes: usize) {
+        let Some(rate) = self.pace_bytes_per_second() else { return };
+        let cost_ns = u128::from(bytes as u64) * 1_000_000_000 / u128::from(rate);
+        let cost_ns = u64::try_from(cost_ns).unwrap_or(u64::MAX);
+        let oldest_ns = self.clock.now_ns().saturating_sub(BURST_NS);
+        let paid_until_ns = self.traffic.paid_until_ns.get().max(oldest_ns);
+        self.traffic.paid_until_ns.set(paid_until_ns.saturating_add(cost_ns));
+    }
+
+    /// Writes what was copied as segments, on the thread that writes those of the log.
+    async fn write_fill(self: Rc<Self>, write: FillWrite) {
+        let FillWrite { fill, group, tag, term, from, chunks } = write;
+        while self.segments.is_removing(tag.topic, tag.partition) && !self.stopping.get() {
+            sleep(GONE_PAUSE).await; // I3
+        }
+        let id = tag.segment_id(self.node.cluster_uuid, term);
+        let topic_bytes_max = self.catalog().topic_by_id(tag.topic).map(|t| segment_bytes_max(t));
+        let job = FillJob {
+            segments_dir: self.segments.dir().to_owned(),
+            id,
+            from,
+            chunks: chunks.into_iter().map(|chunk| chunk.bytes).collect(),
+            segment_bytes_max: topic_bytes_max.unwrap_or(GATHERED_BYTES_MAX),
+        };
+        let work = move |disk: &DirectDisk| {
+            let mut segments = Vec::new();
+            let mut done = |segment| segments.push(NamedSegment::of(id, segment));
+            let result = block_on(write_fill(disk, &job, &mut Unpaced, &mut done));
+            (segments, result)
+        };
+        let written = self.in_background(&self.background.writer, work).await;
+        let (segments, is_all) = match written {
+            None => (Vec::new(), false), // the thread has too much to do
+            Some((segments, Ok(()))) => (segments, true),
+            Some((segments, Err(error))) => {
+                tracing::error!(
+                    shard = self.id.0,
+                    group = group.0,
+                    "copied records could not be written, another try follows: {error}"
+                );
+                (segments, false)
+            }
+        };
+        {
+            let counters = &mut self.metrics.borrow_mut().counters;
+            counters.segments_written += segments.len() as u64;
+            let bytes = segments.iter().map(|named| named.segment.file_bytes);
+            counters.segment_bytes_written += bytes.sum::<u64>();
+        }
+        self.change_core(|core| core.fill_written(group, fill, segments, is_all));
+    }
+}
+
+/// Answering.
+impl Shard {
+    /// A replica on another node copies records of a partition that is led here, or was just now.
+    pub(super) fn give_records(self: &Rc<Self>, to: Seat, body: &Bytes, reply: Replier) {
+        let Some(request) = Request::decode(body) else {
+            reply.refuse(CallRefused::Invalid { text: "no request for records".to_owned() });
+            return;
+        };
+        if self.traffic.served.get() >= SERVED_MAX {
+            reply.refuse(CallRefused::Overloaded);
+            return;
+        }
+        self.traffic.served.set(self.traffic.served.get() + 1);
+        let serving = Serving(Rc::clone(self));
+        chronik_ring::spawn(async move { serving.0.serve_records(to, request, reply).await })
+            .detach();
+    }
+
+    async fn serve_records(self: &Rc<Self>, to: Seat, request: Request, reply: Replier) {
+        let Request { group, replica, from, up_to, .. } = request;
+        self.change_core(|core| core.fill_heard(group, replica));
+        let ahead = self.traffic.take_ahead(group, from);
+        let found = match ahead {
+            Some(found) => found.await,
+            None => Rc::clone(self).find_records(request).await,
+        };
+        let answer = match found {
+            Ok(answer) => answer,
+            Err(FetchError::NotLeader) => {
+                return reply.refuse(CallRefused::NotLeader { leader: None });
+            }
+            Err(_) => return reply.refuse(CallRefused::Overloaded),
+        };
+        if let Answer::Records(chunk) = &answer
+            && chunk.end_offset < up_to
+        {
+            self.read_ahead(Request { from: chunk.end_offset, ..request });
+        }
+        let Some(links) = self.links() else { return };
+        for _ in 0..QUEUE_LOOKS_MAX {
+            if links.peers().queue_bytes(to) <= QUEUED_BYTES_MAX {
+                return reply.answer(answer.encode());
+            }
+            sleep(QUEUE_PAUSE).await;
+        }
+        reply.refuse(CallRefused::Overloaded);
+    }
+
+    /// Reads what will be asked for next.
+    fn read_ahead(self: &Rc<Self>, request: Request) {
+        let id = self.traffic.last_ahead.get() + 1;
+        self.traffic.last_ahead.set(id);
+        let found = chronik_ring::spawn(Rc::clone(self).find_records(request));
+        let Request { group, from, .. } = request;
+        {
+            let mut ahead = self.traffic.ahead.borrow_mut();
+            ahead.push_back(Ahead { id, group, from, found });
+            if ahead.len() > AHEAD_MAX {
+                ahead.pop_front();
+            }
+        }
+        let shard = Rc::downgrade(self);
+        let forget = async move {
+            sleep(AHEAD_KEPT).await;
+            if let Some(shard) = shard.upgrade() {
+                shard.traffic.ahead.borrow_mut().retain(|ahead| ahead.id != id);
+            }
+        };
+        chronik_ring::spawn(forget).detach();
+    }
+
+    /// The batches from the one on that holds the first offset wanted, at least one.
+    async fn find_records(self: Rc<Self>, request: Request) -> Found {
+        let Request { group, from, .. } = request;
+        let bytes_max = usize::try_from(request.bytes_max).unwrap_or(usize::MAX);
+        let bytes_max = bytes_max.min(ANSWER_BYTES_MAX);
+        let plan = self.core.borrow().plan_fill(group, from, bytes_max);
+        let plan = match plan {
+            Err(FetchError::OffsetOutOfRange { log_start_offset, .. })
+                if from < log_start_offset =>
+            {
+                return Ok(Answer::LogStart(log_start_offset));
+            }
+            plan => plan?,
+        };
+        let mut bytes = BytesMut::new();
+        let mut end_offset = from;
+        for cached in plan.batches {
+            let at = bytes.len();
+            bytes.extend_from_slice(&cached.bytes);
+            patch_header(&mut bytes[at..], cached.base_offset, cached.epoch);
+            end_offset = cached.end_offset();
+        }
+        if let Some(range) = plan.disk {
+            let stored = self.read_stored(group, range, bytes_max).await;
+            let view = self.core.borrow().partition(group).ok_or(FetchError::UnknownPartition)?;
+            if from < view.log_start_offset {
+                return Ok(Answer::LogStart(view.log_start_offset)); // it went while it was read
+            }
+            for batch in stored? {
+                bytes.extend_from_slice(&batch.bytes);
+                end_offset = batch.end_offset;
+            }
+        }
+        // Up to the high watermark there is always a batch, whatever compaction has taken.
+        if bytes.is_empty() || end_offset <= from {
+            return Err(FetchError::NotLeader);
+        }
+        Ok(Answer::Records(FillChunk { end_offset, bytes: bytes.freeze() }))
+    }
+}
+
+impl FillTraffic {
+    fn take_ahead(&self, group: GroupId, from: Offset) -> Option<Task<Found>> {
+        let mut ahead = self.ahead.borrow_mut();
+        let at = ahead.iter().position(|ahead| ahead.group == group && ahead.from == from)?;
+        ahead.remove(at).map(|ahead| ahead.found)
+    }
+}
+
+/// One of the calls that are counted until they are answered.
+struct Serving(Rc<Shard>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let served = &self.0.traffic.served;
+        served.set(served.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        Request {
+            bytes_max: 0x0102_0304,
+            group: GroupId(5),
+            replica: ReplicaId(6),
+            from: Offset(7),
+            up_to: Offset(8),
+        }
+    }
+
+    #[test]
+    fn given_a_request_when_encoded_then_the_bytes_are_those_of_version_one() {
+        let golden = [
+            1, 0, 0, 0, 4, 3, 2, 1, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, //
+            7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(request().encode(), golden.as_slice());
+        assert_eq!(Request::decode(&golden), Some(request()));
+        for at in [0, 1, 31] {
+            let mut wrong = golden;
+            wrong[at] = 0xff;
+            assert_eq!(Request::decode(&wrong), None, "byte {at}");
+        }
+        assert_eq!(Request::decode(&golden[..39]), None);
+    }
+
+    #[test]
+    fn given_an_answer_when_encoded_then_the_bytes_are_those_of_version_one() {
+        let chunk = FillChunk { end_offset: Offset(9), bytes: Bytes::from_static(b"batches") };
+        let cases = [
+            (Answer::Records(chunk), &b"\x01\x01\0\0\0\0\0\0\x09\0\0\0\0\0\0\0batches"[..]),
+            (Answer::LogStart(Offset(9)), &b"\x01\x02\0\0\0\0\0\0\x09\0\0\0\0\0\0\0"[..]),
+        ];
+        for (answer, golden) in cases {
+            assert_eq!(answer.clone().encode(), golden);
+            assert_eq!(Answer::decode(&Bytes::from_static(golden)), Some(answer));
+        }
+        for wrong in [&b""[..], b"\x01\x01\0\0\0\0\0\0\x09\0\0\0\0\0\0\0", b"\x02\x02\0\0\0\0\0\0"]
+        {
+            assert_eq!(Answer::decode(&Bytes::from_static(wrong)), None);
+        }
+    }
+}
