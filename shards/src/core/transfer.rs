@@ -43,6 +43,12 @@ impl ShardCore {
         Ok(())
     }
 
+    /// Whether this shard's replica leads a group. One that was elected just now takes no command yet.
+    #[must_use]
+    pub fn leads(&self, group: GroupId) -> bool {
+        self.live(group).is_some_and(|group| group.raft.is_leader())
+    }
+
     /// The replicas that a group which is led here could be handed to, the furthest first; none if it is not led here.
     #[must_use]
     pub fn heirs(&self, group: GroupId) -> Vec<ReplicaId> {

@@ -77,9 +77,8 @@ pub(in crate::shell) async fn reconcile_loop(shard: Rc<Shard>) {
             shard.find_work(&mut work);
             let mut took_step = shard.look_at_slots(&mut work);
             let meta = shard.reconcile_meta();
-            took_step |= matches!(meta, Some(Reconciled::Proposed(_)));
-            let is_meta_due =
-                matches!(meta, Some(Reconciled::Proposed(_) | Reconciled::Waits { .. }));
+            took_step |= matches!(&meta, Some(Reconciled::Proposed(_)));
+            let is_meta_due = meta.is_some_and(|done| done != Reconciled::Settled);
             if work.slots.is_empty() && work.waiting.is_empty() && !is_meta_due {
                 break;
             }
@@ -101,7 +100,8 @@ impl Shard {
                     if is_here.is_none_or(|placement| placement.shard != self.id) {
                         continue;
                     }
-                    let is_led = core.partition(group).is_some_and(|view| view.is_leader);
+                    // Also one that has to apply what is before its term, first: nothing else would wake this loop then.
+                    let is_led = core.leads(group);
                     let is_due = || {
                         !partition.is_settled()
                             || core.has_other_members(group, &Wanted::of(partition))
@@ -154,6 +154,7 @@ impl Shard {
         let Some(partition) = partition_of(catalog, slot.due) else { return Look::Done };
         let (group, wanted) = (slot.due.group, Wanted::of(partition));
         match self.change_core(|core| core.reconcile(group, &wanted)) {
+            Reconciled::NotLeader if self.with_core(|core| core.leads(group)) => Look::Waits,
             Reconciled::NotLeader => Look::Done,
             Reconciled::Settled => {
                 if partition.is_settled() {
@@ -221,7 +222,8 @@ impl Shard {
         if let Reconciled::Proposed(changes) = &done {
             tracing::info!("the catalog's members change: {changes:?}");
         }
-        (done != Reconciled::NotLeader).then_some(done)
+        let is_led = self.with_core(|core| core.leads(GroupId::META));
+        is_led.then_some(done)
     }
 
     /// The replicas of the catalog that the cluster began with.
