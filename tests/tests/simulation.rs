@@ -1,17 +1,19 @@
 //! The simulator's seeds: every promise holds in all of them, and every planted bug is found in one of them.
 //!
-//! `CHRONIK_SIM_SEEDS=N` runs N seeds, `CHRONIK_SIM_SEED=S` only seed S, `CHRONIK_SIM_STEPS=N` makes runs longer.
+//! `CHRONIK_SIM_SEEDS=N` runs N seeds, from `CHRONIK_SIM_FIRST=S` on, `CHRONIK_SIM_SEED=S` only seed S,
+//! `CHRONIK_SIM_STEPS=N` makes runs longer.
 
-use chronik_tests::seeds::{Seeds, caught, first_found};
+use chronik_tests::seeds::{Seeds, caught, first_found, report, run_all};
 use chronik_tests::sim::run::{Report, run};
 use chronik_tests::sim::{Bug, Violation};
 
 const SEEDS: u64 = 320;
 const STEPS: usize = 3_000;
 const BUG_SEEDS: u64 = 300;
+const PREFIX: &str = "CHRONIK_SIM";
 
 fn seeds() -> Seeds {
-    Seeds::from_env("CHRONIK_SIM", SEEDS, STEPS)
+    Seeds::from_env(PREFIX, SEEDS, STEPS)
 }
 
 fn run_caught(seed: u64, bug: Option<Bug>) -> Result<Report, Violation> {
@@ -23,16 +25,9 @@ fn given_any_seed_when_simulated_then_every_promise_holds() {
     let Seeds { range, steps, is_one } = seeds();
     let count = range.end - range.start;
     let mut total = Report::default();
-    for seed in range {
-        match run_caught(seed, None) {
-            Ok(report) => total = total.plus(report),
-            Err(violation) => panic!(
-                "seed {seed}: {}\nreproduce with: CHRONIK_SIM_SEED={seed} CHRONIK_SIM_STEPS={} \
-                 cargo test -p chronik-tests --test simulation given_any_seed -- --nocapture",
-                violation.what, steps
-            ),
-        }
-    }
+    let run = |seed| run_caught(seed, None);
+    let failures = run_all(range, run, |report| total = total.plus(report));
+    report(&failures, PREFIX, steps, "simulation");
     println!("{count} seeds: {total:#?}");
     if !is_one && count >= 100 {
         assert_covers(&total, count);

@@ -40,9 +40,10 @@ impl Config {
         is_left && majority_of(&self.voters, &holds)
     }
 
-    /// Whether `replica` votes in one of the two.
-    pub fn votes(&self, replica: ReplicaId) -> bool {
-        self.voters.contains(&replica) || self.outgoing.contains(&replica)
+    /// Whether `replica` belongs to it.
+    pub fn has(&self, replica: ReplicaId) -> bool {
+        let lists = [&self.voters, &self.outgoing, &self.learners];
+        lists.iter().any(|list| list.contains(&replica))
     }
 
     /// Whether a core has just these members.

@@ -19,6 +19,7 @@ use super::members::{GroupAnswer, OFFSETS_OF, Told};
 use super::run::Run;
 use super::swarm::MS;
 use super::{Bug, Check};
+use crate::must;
 
 /// The coordinators of a shard, and who waits for them.
 #[derive(Debug, Default)]
@@ -48,7 +49,11 @@ pub(super) enum Ask {
     Heartbeat(Named),
     Leave(Named),
     Commit(Named, i64),
-    Fetch { group: String },
+    /// All up to this place of the log was known to somebody when it was asked.
+    Fetch {
+        group: String,
+        floor: usize,
+    },
 }
 
 /// Who asks.
@@ -276,22 +281,36 @@ impl Run {
                 self.answer_group(&request, Told::Done(done.map(drop)));
             }
             Ask::Commit(named, offset) => self.commit(at, request, &named, offset)?,
-            Ask::Fetch { group: name } => {
-                let find = |_: &mut Coordinator, store: &GroupStore, _| {
-                    store.offset(&name, OFFSETS_OF, 0).map(|saved| saved.offset)
-                };
-                let found = self.with_coordinator(at, group, find)?;
-                let told = match found {
-                    Ok(Some(offset)) => {
-                        Ok(self.oracle.commit_seen(group, offset, "a reader was told so")?)
-                    }
-                    Ok(None) => Ok(0),
-                    Err(error) => Err(error),
-                };
-                self.answer_group(&request, Told::Offset(told));
+            Ask::Fetch { .. } => {
+                let pending = Pending::GroupFetch(Box::new(request));
+                return self.pass_barrier(at, group, pending);
             }
         }
         self.absorb(host, shard)
+    }
+
+    /// Tells what is committed, once no other leader can have more (P10).
+    pub(super) fn tell_offset(&mut self, at: (usize, usize), request: &GroupRequest) -> Check {
+        let (Ask::Fetch { group: name, floor }, group) = (&request.ask, request.group) else {
+            return Ok(());
+        };
+        let find = |_: &mut Coordinator, store: &GroupStore, _| {
+            store.offset(name, OFFSETS_OF, 0).map(|saved| saved.offset)
+        };
+        let told = match self.with_coordinator(at, group, find)? {
+            Ok(Some(offset)) => {
+                Ok(self.oracle.commit_seen(group, offset, "a reader was told so")?)
+            }
+            Ok(None) => Ok(0),
+            Err(error) => Err(error),
+        };
+        let place = told.unwrap_or(usize::MAX);
+        must!(
+            place >= *floor,
+            "P10: {group}: the commit of {name} at {place} is read after {floor}"
+        );
+        self.answer_group(request, Told::Offset(told));
+        Ok(())
     }
 
     fn commit(
@@ -322,8 +341,8 @@ impl Run {
         let pending = Pending::GroupCommit(Box::new(request.clone()));
         match self.propose_group(at, group, &command, pending) {
             Ok(()) if self.bug == Some(Bug::AckCommitEarly) => {
-                let place = self.oracle.commit_seen(group, offset, "its member was told so")?;
-                self.answer_group(&request, Told::Committed(place));
+                self.oracle.commit_seen(group, offset, "its member was told so")?;
+                self.answer_group(&request, Told::Committed);
             }
             Ok(()) => {}
             Err(error) => self.answer_group(&request, Told::Done(Err(write_error(error)))),
@@ -337,8 +356,8 @@ impl Run {
         let told = match result {
             Ok(_) => {
                 self.report.commits += 1;
-                let who = "its member was told so";
-                Told::Committed(self.oracle.commit_seen(request.group, offset, who)?)
+                self.oracle.commit_seen(request.group, offset, "its member was told so")?;
+                Told::Committed
             }
             Err(error) => Told::Done(Err(write_error(error))),
         };
@@ -367,13 +386,8 @@ impl Run {
         }
     }
 
-    fn answer_group(&mut self, request: &GroupRequest, told: Told) {
-        let GroupRequest { member, attempt, group, host, .. } = *request;
-        let shard = self.shard_of(group, host);
-        let node = shard.and_then(|shard| self.hosts[host].node(shard));
-        let view = node.and_then(|node| node.core.borrow().partition(group));
-        let term = view.filter(|view| view.is_leader).map_or(Term(0), |view| view.leader_epoch);
-        let answer = GroupAnswer { member, attempt, term, told };
+    pub(super) fn answer_group(&mut self, request: &GroupRequest, told: Told) {
+        let answer = GroupAnswer { member: request.member, attempt: request.attempt, told };
         let delay_us = self.rng.random_range(50..3 * MS);
         self.after(delay_us, Event::GroupAnswer(Box::new(answer)));
     }

@@ -30,8 +30,12 @@ impl Run {
                 false => Box::pin(node.upkeep_keeping_all()),
             });
             self.plan(0, host, shard, Step::Upkeep);
-        } else if drawn < 9 && running.tiering.is_none() && self.swarm.has_segments {
-            running.tiering = Some(Box::pin(Rc::clone(&running.node).tier()));
+        } else if drawn < 9 && running.tiering.is_none() {
+            let node = Rc::clone(&running.node);
+            running.tiering = Some(match self.swarm.has_segments {
+                true => Box::pin(node.tier()),
+                false => Box::pin(node.remove_files()),
+            });
             self.plan(0, host, shard, Step::Tier);
         }
     }

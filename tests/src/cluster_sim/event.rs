@@ -3,10 +3,10 @@
 //! - I1: what is meant for a node that has started again is void.
 //! - I2: what comes to a node that stands still waits; its own timers that are of its machine, not its process, go on.
 
-use chronik_engine::ids::{GroupId, Term};
+use chronik_engine::ids::{GroupId, Offset, Term};
 use chronik_replication::wire::Seat;
 use chronik_shards::catalog::{CatalogCommand, CommandId};
-use chronik_shards::core::GroupFetch;
+use chronik_shards::core::{FillAnswer, FillAsk, GroupFetch};
 use chronik_shards::groups::JobId;
 
 use super::clients::{Answer, Request};
@@ -66,6 +66,12 @@ pub(super) enum Step {
     Tier,
     /// Entries for a follower were read.
     Fetched(GroupFetch),
+    /// Its disk goes on with records that were copied.
+    FillWrite,
+    /// Records that another replica wants are read.
+    FillServe { asked_by: Seat, id: u64, ask: FillAsk },
+    /// Records that were asked for have come, or have not.
+    FillAnswered(u64, FillAnswer),
 }
 
 /// What a node goes on with.
@@ -98,6 +104,13 @@ pub(super) enum Pending {
     },
     /// Offsets that a member commits.
     GroupCommit(Box<GroupRequest>),
+    /// Committed offsets that somebody reads.
+    GroupFetch(Box<GroupRequest>),
+    /// Somebody wants to know where a log ends; all before this was acknowledged when they asked.
+    Latest {
+        group: GroupId,
+        floor: Offset,
+    },
     /// Something that nobody waits for.
     Nobody,
 }

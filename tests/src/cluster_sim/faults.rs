@@ -47,6 +47,7 @@ impl Run {
         trace!(self, "{fault:?} on node {} for {} ms", host + 1, for_us / MS);
         match fault {
             Fault::Crash => return self.crash(host),
+            Fault::Wipe => return self.wipe(host),
             Fault::Blackout => {
                 self.report.blackouts += 1;
                 for host in 0..self.hosts.len() {
@@ -60,7 +61,7 @@ impl Run {
                 here.is_armed = true;
             }
             Fault::DiskError => self.arm(host, shard),
-            Fault::DiskFull => self.fill(host, shard, for_us),
+            Fault::DiskFull => self.fill_disk(host, shard, for_us),
             Fault::SlowDisk => {
                 self.report.slow_disks += 1;
                 self.hosts[host].slowness = self.rng.random_range(5..50);
@@ -101,7 +102,7 @@ impl Run {
         here.is_armed = true;
     }
 
-    fn fill(&mut self, host: usize, shard: usize, for_us: u64) {
+    fn fill_disk(&mut self, host: usize, shard: usize, for_us: u64) {
         self.report.disks_full += 1;
         let room = self.rng.random_range(0..2) * (64 << 10);
         let here = &self.hosts[host].shards[shard];

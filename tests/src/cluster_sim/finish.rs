@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use chronik_engine::ids::GroupId;
-use chronik_shards::catalog::PartitionKind;
+use chronik_shards::catalog::{Partition, PartitionKind};
 
 use super::event::Event;
 use super::host::HostState;
@@ -24,7 +24,10 @@ impl Run {
         self.until("all nodes run", PATIENCE_S, |run| {
             run.hosts.iter().all(|host| host.state == HostState::Up && host.is_registered)
         })?;
-        self.until("all nodes have the same catalog, and its groups", PATIENCE_S, |run| {
+        self.until("every group has the members that are wanted", 2 * PATIENCE_S, |run| {
+            run.groups().into_iter().all(|group| run.is_settled(group))
+        })?;
+        self.until("all nodes have done what the catalog says", PATIENCE_S, |run| {
             (0..run.hosts.len()).all(|host| run.is_published(host))
         })?;
         self.until("every group has a leader", PATIENCE_S, |run| {
@@ -93,8 +96,10 @@ impl Run {
 
     /// The replicas of a group as numbers of nodes and shards.
     fn places(&self, group: GroupId) -> Vec<(usize, usize)> {
-        let of_group = self.seats.iter().filter(|((of, _), _)| *of == group);
-        of_group.map(|(_, seat)| self.place(*seat)).collect()
+        match self.partitions.get(&group) {
+            Some(partition) => partition.places.iter().map(|seat| self.place(*seat)).collect(),
+            None => (0..self.hosts.len()).map(|host| (host, 0)).collect(),
+        }
     }
 
     fn is_published(&self, host: usize) -> bool {
@@ -205,14 +210,25 @@ impl Run {
                 for group in core.group_ids() {
                     let held = self.oracle.replica_at(self.seat(host, shard), group);
                     let held = held.map_or(0, |replica| replica.entries.len());
-                    lines += &format!("\n      {group}: {held} held, {:?}", core.partition(group));
+                    let (replica, view) = (core.replica(group), core.partition(group));
+                    lines += &format!("\n      {group}: {held} held by {replica:?}, {view:?}");
+                    if !self.is_settled(group) || !self.is_led(group) {
+                        lines += &format!("\n        {:?}", core.members(group));
+                    }
                 }
             }
         }
         for (group, partition) in self.partitions.iter().filter(|(_, p)| !p.is_deleted) {
             let open: Vec<usize> =
                 partition.producers.iter().map(|p| p.sim.pending.len()).collect();
-            lines += &format!("\n  {group}: open batches {open:?}");
+            let config = self.oracle.config(*group);
+            lines += &format!("\n  {group}: open batches {open:?}, {config:?}");
+        }
+        let unsettled = |partition: &&Partition| !partition.is_settled();
+        let catalog = self.hosts[0].shown.clone().unwrap_or_default();
+        let partitions = catalog.topics().flat_map(|topic| &topic.partitions);
+        for partition in partitions.filter(unsettled) {
+            lines += &format!("\n  {partition:?}");
         }
         lines
     }

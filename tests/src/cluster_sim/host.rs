@@ -10,18 +10,21 @@ use std::sync::Arc;
 use chronik_engine::disk::DirEntry;
 use chronik_engine::disk_sim::{SimDisk, block_on};
 use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId, ShardId};
-use chronik_engine::wal::record::{GroupMeta, WalRecord};
+use chronik_engine::wal::record::WalRecord;
 use chronik_engine::wal::{RecoveredGroup, Wal, WalError, WalOptions};
+use chronik_replication::Members;
 use chronik_replication::wire::Seat;
-use chronik_shards::catalog::{Catalog, CommandId, PartitionKind, PartitionTag};
+use chronik_shards::catalog::{Catalog, CommandId, Incarnation, PartitionKind, PartitionTag};
 use chronik_shards::core::{ShardCore, Token};
 use chronik_shards::stored::Segments;
 use chronik_tiering::write::WriteError;
 use rand::Rng;
 use rand::rngs::StdRng;
+use uuid::Uuid;
 
 use super::coordinators::Coordinators;
 use super::event::{Event, HostStep, Pending};
+use super::fills::Fills;
 use super::run::Run;
 use super::swarm::{MS, SECOND};
 use super::{Bug, Check, Violation};
@@ -61,11 +64,17 @@ pub(super) struct Running {
     pub is_mark_due: bool,
     pub tokens: BTreeMap<Token, Pending>,
     pub groups: Coordinators,
+    pub fills: Fills,
 }
 
 /// A node.
 pub(super) struct Host {
     pub id: NodeId,
+    /// The name of its disks, and its replica of the catalog on them.
+    pub incarnation: Incarnation,
+    pub meta_replica: ReplicaId,
+    /// It has these disks since after its cluster began.
+    pub joins: bool,
     pub shards: Vec<Shard>,
     pub state: HostState,
     /// Counts its starts: what was meant for an earlier one is void.
@@ -87,6 +96,13 @@ pub(super) struct Host {
     pub newest: Option<Arc<Catalog>>,
     /// The one that is being published.
     pub publishing: Option<Arc<Catalog>>,
+    /// The one that its shards go by.
+    pub shown: Option<Arc<Catalog>>,
+    /// Something of it could not be made yet.
+    pub is_unmade: bool,
+    /// Groups that the catalog is being told are settled.
+    pub settling: BTreeSet<GroupId>,
+    pub ticks: u64,
 }
 
 impl Host {
@@ -100,6 +116,9 @@ impl Host {
         };
         Host {
             id,
+            incarnation: Incarnation(Uuid::from_u128(rng.random())),
+            meta_replica: ReplicaId(rng.random_range(1..u64::MAX)),
+            joins: false,
             shards: (0..shards).map(|_| shard(rng)).collect(),
             state: HostState::Down,
             life: 0,
@@ -113,6 +132,10 @@ impl Host {
             calls: BTreeSet::new(),
             newest: None,
             publishing: None,
+            shown: None,
+            is_unmade: false,
+            settling: BTreeSet::new(),
+            ticks: 0,
         }
     }
 
@@ -139,9 +162,10 @@ impl Run {
         for number in 0..self.swarm.nodes {
             let host = Host::new(number, self.swarm.shards, &mut self.rng);
             self.hosts.push(host);
-            let replica = ReplicaId(self.rng.random_range(1..u64::MAX));
+            let replica = self.hosts[number].meta_replica;
             self.seats.insert((GroupId::META, replica), self.seat(number, 0));
         }
+        self.form();
     }
 
     pub(super) fn seat(&self, host: usize, shard: usize) -> Seat {
@@ -153,17 +177,6 @@ impl Run {
     pub(super) fn place(&self, seat: Seat) -> (usize, usize) {
         let host = usize::try_from(seat.node.0 - 1).unwrap_or(0);
         (host, usize::from(seat.shard.0))
-    }
-
-    fn meta_of(&self, host: usize) -> GroupMeta {
-        let of_meta = || self.seats.iter().filter(|((group, _), _)| *group == GroupId::META);
-        let seat = self.seat(host, 0);
-        let replica = of_meta().find(|(_, at)| **at == seat).map(|((_, replica), _)| *replica);
-        GroupMeta {
-            replica: replica.unwrap_or(ReplicaId::NONE),
-            voters: of_meta().map(|((_, replica), _)| *replica).collect(),
-            ..GroupMeta::default()
-        }
     }
 
     /// Starts a node from its disks.
@@ -213,6 +226,7 @@ impl Run {
             is_mark_due: false,
             tokens: BTreeMap::new(),
             groups: Coordinators::default(),
+            fills: Fills::default(),
         });
         self.absorb(host, shard)?;
         self.compare_states(host, shard)
@@ -282,6 +296,11 @@ impl Run {
                 Some(Bug::LoseDedupState) if kind_of(group) == Some(PartitionKind::Records) => {
                     group.checkpoint.state.clear();
                 }
+                Some(Bug::ForgetMembers) if group.checkpoint.group == GroupId::META => {
+                    let first = self.first_voters.iter().map(|first| first.replica);
+                    let members = Members { voters: first.collect(), ..Members::default() };
+                    members.put_into(&mut group.checkpoint.meta);
+                }
                 Some(Bug::LoseGroups) if kind_of(group) == Some(PartitionKind::Groups) => {
                     group.checkpoint.state.clear();
                 }
@@ -325,6 +344,9 @@ impl Run {
         here.calls.clear();
         here.newest = None;
         here.publishing = None;
+        here.shown = None;
+        here.is_unmade = false;
+        here.settling.clear();
         here.is_registered = false;
         here.is_registering = false;
         for (shard, ended) in here.shards.iter_mut().enumerate() {

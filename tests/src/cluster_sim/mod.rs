@@ -19,6 +19,8 @@
 //! | `coordinators` | who coordinates them, as the shell's `groups` has it |
 //! | `topics` | commands of the catalog on any node, and what a new catalog makes a node do |
 //! | `faults` | what goes wrong |
+//! | `moves` | disks that are lost, partitions that move, and how Raft's members follow |
+//! | `fills` | records that are copied from leaders |
 //! | `finish` | the end: everything heals, and must |
 //! | [`oracle`] | what must be true of messages, disks and logs |
 //! | `offsets` | what must be true of the logs of consumer groups |
@@ -47,9 +49,11 @@ mod coordinators;
 mod disks;
 mod event;
 mod faults;
+mod fills;
 mod finish;
 mod host;
 mod members;
+mod moves;
 mod net;
 mod offsets;
 pub mod oracle;
@@ -99,17 +103,29 @@ pub enum Bug {
     WrongGroup,
     /// Who does not lead any more is read all the same.
     StaleReads,
+    /// A leader says where its log ends, and what is committed, without asking whether it still leads.
+    SkipBarrier,
     /// Whoever wants to commit offsets may.
     StaleGenerations,
     /// Who commits offsets is answered before they are in the log.
     AckCommitEarly,
     /// A restart forgets the consumer groups of the checkpoint.
     LoseGroups,
+    /// A restart forgets who has come to a group since it was made.
+    ForgetMembers,
+    /// A node with empty disks has the replica of the catalog that it had before.
+    SameReplicaIds,
+    /// The catalog is told that a group is settled while its members still change.
+    SettleEarly,
+    /// Replicas that are to go are deleted before the group can do without them.
+    DeleteEarly,
+    /// A replica copies records that are not committed.
+    FillUncommitted,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 20] = [
+    pub const ALL: [Bug; 26] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -127,9 +143,15 @@ impl Bug {
         Bug::ForgedVote,
         Bug::WrongGroup,
         Bug::StaleReads,
+        Bug::SkipBarrier,
         Bug::StaleGenerations,
         Bug::AckCommitEarly,
         Bug::LoseGroups,
+        Bug::ForgetMembers,
+        Bug::SameReplicaIds,
+        Bug::SettleEarly,
+        Bug::DeleteEarly,
+        Bug::FillUncommitted,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

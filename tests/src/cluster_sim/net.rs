@@ -15,6 +15,7 @@ use chronik_replication::wire::{
 };
 use chronik_replication::{MessageType, PeerMessage};
 use chronik_shards::catalog::CommandId;
+use chronik_shards::core::{FillAnswer, FillAsk};
 use rand::Rng;
 
 use super::event::Event;
@@ -31,6 +32,12 @@ pub(super) enum Body {
     Raft(Bytes),
     /// A command to propose.
     Call { id: CommandId, payload: Bytes },
+    /// A node asks to be entered into the catalog.
+    Join { payload: Bytes },
+    /// A replica asks a leader for records.
+    Ask { id: u64, ask: FillAsk },
+    /// They, or that there are none now.
+    Records { id: u64, answer: FillAnswer },
     /// Whether that was done.
     Reply { id: CommandId, is_done: bool },
 }
@@ -208,6 +215,9 @@ impl Run {
             }
             Body::Call { id, payload } => self.take_call(packet.to, packet.from, id, &payload),
             Body::Reply { id, is_done } => self.take_reply(b, id, is_done),
+            Body::Join { payload } => self.take_join(packet.to, &payload),
+            Body::Ask { id, ask } => self.take_ask(packet.to, packet.from, id, ask),
+            Body::Records { id, answer } => self.fill_answered(b, shard, id, answer),
         }
     }
 

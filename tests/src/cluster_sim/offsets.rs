@@ -36,6 +36,8 @@ pub(super) struct OffsetsLog {
 pub(super) struct OffsetsOracle {
     logs: BTreeMap<GroupId, OffsetsLog>,
     asked: BTreeMap<i64, Asked>,
+    /// The place of the newest commit of each group that anybody was told of.
+    newest: BTreeMap<String, usize>,
 }
 
 impl OffsetsLog {
@@ -96,6 +98,11 @@ impl Oracle {
         self.offsets.asked.insert(offset, Asked { group: group.to_owned(), generation });
     }
 
+    /// The place of the newest commit of a group that anybody was told of.
+    pub(super) fn newest_commit(&self, group: &str) -> usize {
+        self.offsets.newest.get(group).copied().unwrap_or(0)
+    }
+
     /// The log up to what is known to be committed.
     fn offsets_log(&mut self, id: GroupId) -> Check<&OffsetsLog> {
         let log = self.offsets.logs.entry(id).or_default();
@@ -109,8 +116,12 @@ impl Oracle {
     pub(super) fn commit_seen(&mut self, id: GroupId, offset: i64, who: &str) -> Check<usize> {
         loop {
             let log = self.offsets_log(id)?;
-            if let Some(place) = log.places.get(&offset) {
-                return Ok(*place);
+            if let Some(place) = log.places.get(&offset).copied() {
+                if let Some(asked) = self.offsets.asked.get(&offset) {
+                    let newest = self.offsets.newest.entry(asked.group.clone()).or_default();
+                    *newest = place.max(*newest);
+                }
+                return Ok(place);
             }
             let next = log.sums.len();
             self.choose(id, next, who)?;

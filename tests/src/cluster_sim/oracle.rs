@@ -16,10 +16,10 @@ use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{EntryKind, GroupCheckpoint, WalRecord};
 use chronik_replication::wire::Seat;
-use chronik_replication::{Message, MessageType, PeerMessage};
+use chronik_replication::{Members, Message, MessageType, PeerMessage};
 use chronik_shards::catalog::{Catalog, CatalogCommand, PartitionKind, PartitionTag};
 
-use super::configs::Configs;
+use super::configs::{Config, Configs};
 use super::offsets::OffsetsOracle;
 use super::replica::{Known, Replica};
 use super::{Check, Violation};
@@ -60,6 +60,21 @@ fn place(index: RaftIndex) -> usize {
 impl GroupOracle {
     pub(super) fn chosen(&self) -> &[Known] {
         &self.chosen
+    }
+
+    /// The configuration that the committed log says, and those that entries behind it would bring.
+    fn configs_in_force(&self) -> Vec<Config> {
+        let newest = self.configs.newest().unwrap_or_default();
+        let mut all = vec![newest.clone()];
+        for disk in self.replicas.values().filter(|disk| !disk.is_lost) {
+            let mut config = newest.clone();
+            let behind = disk.entries.iter().skip(self.chosen.len());
+            for known in behind.filter(|known| known.kind == EntryKind::ConfChange) {
+                config = config.after(&known.payload).unwrap_or_default();
+                all.push(config.clone());
+            }
+        }
+        all
     }
 
     /// Everything up to here counts as committed: then the disks of a majority hold it (P1).
@@ -279,6 +294,11 @@ impl Oracle {
         let applied = place(checkpoint.applied);
         let group = self.group(id);
         group.choose(id, applied, "a state machine has it")?;
+        let members = Members::of(&checkpoint.meta);
+        // Who is about to come begins with members of another time.
+        let config = group.configs.at(applied).filter(|c| c.has(checkpoint.meta.replica));
+        let agrees = config.is_none_or(|config| config.is(&members));
+        must!(agrees, "P25: {seat} {id}: at {applied} it has {members:?}, is {config:?}");
         if id == GroupId::META {
             return self.check_catalog(seat, applied, &checkpoint.state);
         }
@@ -328,9 +348,42 @@ impl Oracle {
         self.catalogs.last().map(|(catalog, _)| catalog)
     }
 
+    /// The disks of a seat are gone, with all replicas on them.
+    pub(super) fn lost(&mut self, seat: Seat) {
+        let lost = self.seats.extract_if(.., |(of, _), _| *of == seat);
+        for ((_, id), replica) in lost {
+            let group = self.groups.get_mut(&id);
+            if let Some(disk) = group.and_then(|group| group.replicas.get_mut(&replica)) {
+                disk.is_lost = true;
+            }
+        }
+    }
+
+    /// Whether nothing that is committed would be gone with these replicas: of each configuration that may be in force a
+    /// majority keeps its disks.
+    pub(super) fn may_lose(
+        &self,
+        is_open: impl Fn(GroupId) -> bool,
+        goes: impl Fn(GroupId, ReplicaId) -> bool,
+    ) -> bool {
+        self.groups.iter().filter(|(id, _)| is_open(**id)).all(|(id, group)| {
+            let keeps = |replica| {
+                let is_lost = group.replicas.get(&replica).is_none_or(|disk| disk.is_lost);
+                !is_lost && !goes(*id, replica)
+            };
+            group.configs_in_force().iter().all(|config| config.has_quorum(keeps))
+        })
+    }
+
+    /// Who belongs to a group, as its committed log says.
+    pub(super) fn config(&self, id: GroupId) -> Option<Config> {
+        self.groups.get(&id)?.configs.newest()
+    }
+
     /// At the end: the disks of all replicas hold what is chosen, and nothing else.
     pub fn converged(&mut self, id: GroupId) -> Check {
         let group = self.group(id);
+        group.replicas.retain(|_, disk| !disk.is_lost && !disk.is_deleted);
         let ends: BTreeSet<usize> = group.replicas.values().map(|r| r.entries.len()).collect();
         must!(ends.len() == 1, "{id}: the replicas' logs end at {ends:?}");
         let end = ends.first().copied().unwrap_or(0);

@@ -5,9 +5,12 @@ use std::rc::Rc;
 use chronik_engine::batch::{BatchHeader, leader_epoch};
 use chronik_engine::disk_sim::block_on;
 use chronik_engine::ids::{GroupId, Offset, Term};
-use chronik_shards::core::{FetchError, ReadPlan};
+use chronik_shards::core::{FetchError, ReadBarrier, ReadPlan, Token};
+use chronik_shards::groups::GroupError;
 use rand::Rng;
 
+use super::event::Pending;
+use super::members::Told;
 use super::run::Run;
 use super::{Bug, Check, Violation};
 use crate::must;
@@ -46,6 +49,9 @@ impl Run {
         if self.rng.random_range(0..3) == 0 {
             offset = Offset(self.rng.random_range(0..=high_watermark.0));
         }
+        if self.rng.random_range(0..6) == 0 {
+            return self.ask_latest(group);
+        }
         let bytes_max = [1, 4_000, 200_000][self.rng.random_range(0..3)];
         let is_known = epoch >= 0 && self.hosts[host].is_there();
         let place = self.shard_of(group, host).filter(|_| is_known);
@@ -80,6 +86,75 @@ impl Run {
                 self.turn_reader(group, at, leader);
                 Ok(())
             }
+        }
+    }
+
+    /// Somebody wants to know where a log ends (P7).
+    fn ask_latest(&mut self, group: GroupId) -> Check {
+        let Some((host, _)) = self.look_up_leader(group) else { return Ok(()) };
+        let place = self.shard_of(group, host).filter(|_| self.hosts[host].is_there());
+        let (Some(shard), Some(partition)) = (place, self.partitions.get(&group)) else {
+            return Ok(());
+        };
+        let floor = partition.acked_to;
+        self.pass_barrier((host, shard), group, Pending::Latest { group, floor })
+    }
+
+    /// Does something once it is known that no other replica leads.
+    pub(super) fn pass_barrier(
+        &mut self,
+        (host, shard): (usize, usize),
+        group: GroupId,
+        pending: Pending,
+    ) -> Check {
+        let token = self.token();
+        let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
+        let mut barrier = running.node.core.borrow_mut().read_barrier(group, token);
+        if self.bug == Some(Bug::SkipBarrier) {
+            let view = running.node.core.borrow().partition(group);
+            let is_ready = view.is_some_and(|view| view.is_ready);
+            barrier = if is_ready { Ok(ReadBarrier::Passed) } else { barrier };
+        }
+        running.tokens.insert(token, pending);
+        match barrier {
+            Ok(ReadBarrier::Waits) => {}
+            passed => self.passed(host, shard, token, passed.is_ok())?,
+        }
+        self.absorb(host, shard)
+    }
+
+    /// It is known that nobody else leads, or not.
+    pub(super) fn passed(
+        &mut self,
+        host: usize,
+        shard: usize,
+        token: Token,
+        may_read: bool,
+    ) -> Check {
+        let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
+        let pending = running.tokens.remove(&token);
+        match pending {
+            Some(Pending::Latest { group, floor }) if may_read => {
+                let view = running.node.core.borrow().leader_view(group, -1);
+                let Ok(view) = view else { return Ok(()) };
+                let end = view.high_watermark;
+                must!(
+                    end >= floor,
+                    "P7: {group} ends at {end}, before {floor} all was acknowledged"
+                );
+                self.report.latest_read += 1;
+                Ok(())
+            }
+            Some(Pending::GroupFetch(request)) if may_read => {
+                self.tell_offset((host, shard), &request)
+            }
+            Some(Pending::GroupFetch(request)) => {
+                self.answer_group(&request, Told::Done(Err(GroupError::NotCoordinator)));
+                Ok(())
+            }
+            Some(_) => Ok(()),
+            None if self.bug == Some(Bug::SkipBarrier) => Ok(()),
+            None => Err(Violation { what: format!("{token:?} passes twice, or is nobody's") }),
         }
     }
 

@@ -75,6 +75,8 @@ pub struct Replica {
     pub entries: Vec<Known>,
     /// Whether its deletion is durable.
     pub is_deleted: bool,
+    /// Whether its disk is gone.
+    pub is_lost: bool,
 }
 
 fn place(index: RaftIndex) -> usize {

@@ -65,6 +65,16 @@ report! {
     catch_ups,
     /// Crashes of nodes, those that a disk has made included.
     crashes,
+    /// Nodes that lost their disks.
+    wipes,
+    /// Moves of partitions.
+    moves,
+    /// Changes of a group's members that were proposed.
+    conf_changes,
+    /// Answers with records for replicas that copy them.
+    fill_answers,
+    /// Segments written of those.
+    fill_segments,
     /// Crashes while a node starts.
     recovery_crashes,
     /// Crashes of all nodes at once.
@@ -109,6 +119,10 @@ report! {
     commits,
     /// Commits that were refused.
     commits_refused,
+    /// Committed offsets that were read.
+    offsets_read,
+    /// Times that somebody was told where a log ends.
+    latest_read,
     /// Assignments that members of consumer groups got.
     assignments,
     /// Commands of the catalog that another node proposed.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_engine::wal::record::WalRecord;
 use chronik_replication::wire::Seat;
+use chronik_shards::core::reconcile::FirstVoter;
 use chronik_shards::core::{ProduceResult, Token};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -35,6 +36,8 @@ pub(super) struct Run {
     events: BTreeMap<(u64, u64), Event>,
     events_planned: u64,
     pub hosts: Vec<Host>,
+    /// The replicas of the catalog that the cluster began with.
+    pub first_voters: Vec<FirstVoter>,
     pub net: Net,
     /// Where each replica lives.
     pub seats: BTreeMap<(GroupId, ReplicaId), Seat>,
@@ -88,6 +91,7 @@ impl Run {
             events: BTreeMap::new(),
             events_planned: 0,
             hosts: Vec::new(),
+            first_voters: Vec::new(),
             net: Net::default(),
             seats: BTreeMap::new(),
             in_flight,
@@ -228,6 +232,11 @@ impl Run {
                 Step::Upkeep => self.upkeep(host, shard),
                 Step::Tier => self.tier(host, shard),
                 Step::Fetched(fetch) => self.fetched(host, shard, fetch),
+                Step::FillWrite => self.write_filled(host, shard),
+                Step::FillServe { asked_by, id, ask } => {
+                    self.serve_records(host, shard, asked_by, (id, ask))
+                }
+                Step::FillAnswered(id, answer) => self.fill_answered(host, shard, id, answer),
             },
             Event::Host { host, step, .. } => match step {
                 HostStep::Publish(step) => self.publish(host, step),
@@ -291,6 +300,7 @@ impl Run {
                 node.core.borrow_mut().peer_unreachable(group, replica);
             }
             self.tick_groups(host, shard)?;
+            self.reconcile_now_and_then(host, shard)?;
             self.absorb(host, shard)?;
             self.plan_idle_work(host, shard);
         }
@@ -313,11 +323,15 @@ impl Run {
         for (token, result) in effects.replies {
             self.reply(host, shard, token, result)?;
         }
+        for (token, outcome) in effects.reads {
+            self.passed(host, shard, token, outcome.is_ok())?;
+        }
         if let Some(catalog) = effects.catalog {
             self.hosts[host].newest = Some(catalog);
             self.plan_publication(host);
         }
         node.segments.note_gone(effects.segments_gone);
+        self.fill(host, shard, effects.fills)?;
         for fetch in effects.fetches {
             let delay_us = self.disk_us(host);
             self.plan(delay_us, host, shard, Step::Fetched(fetch));
@@ -367,7 +381,7 @@ impl Run {
                 self.job_done(host, shard, (group, term), job, result)
             }
             Pending::GroupCommit(request) => self.commit_done(*request, result),
-            Pending::Nobody => Ok(()),
+            Pending::Nobody | Pending::GroupFetch(_) | Pending::Latest { .. } => Ok(()),
         }
     }
 

@@ -14,6 +14,7 @@ pub(super) const SECOND: u64 = 1_000 * MS;
 pub(super) enum Fault {
     Crash,
     Blackout,
+    Wipe,
     DiskStops,
     DiskError,
     DiskFull,
@@ -28,9 +29,10 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Fault; 13] = [
+    const ALL: [Fault; 14] = [
         Fault::Crash,
         Fault::Blackout,
+        Fault::Wipe,
         Fault::DiskStops,
         Fault::DiskError,
         Fault::DiskFull,
@@ -71,6 +73,8 @@ pub(super) struct Swarm {
     pub commands: u32,
     /// Whether logs give back files that nobody on their node needs.
     pub reclaims: bool,
+    /// Whether partitions move, and brokers are cordoned.
+    pub moves: bool,
     /// Whether full files of the log become segments.
     pub has_segments: bool,
 }
@@ -87,7 +91,7 @@ impl Swarm {
         let delay_us_min = rng.random_range(50..2_000);
         let spread_us = [200, 2 * MS, 20 * MS, 150 * MS][rng.random_range(0..4)];
         Swarm {
-            nodes: [3, 3, 5][rng.random_range(0..3)],
+            nodes: [3, 4, 5][rng.random_range(0..3)],
             shards: rng.random_range(1..=2),
             action_us: rng.random_range(4..16) * MS,
             faults: rng.random_range(2..16),
@@ -102,6 +106,7 @@ impl Swarm {
             patience_us: rng.random_range(500..4_000) * MS,
             commands: rng.random_range(2..20),
             reclaims: rng.random(),
+            moves: rng.random(),
             has_segments: rng.random_range(0..4) > 0,
         }
     }

@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
-use chronik_engine::wal::record::GroupMeta;
 use chronik_replication::wire::Seat;
 use chronik_shards::catalog::{
-    self, Broker, Catalog, CatalogCommand, ClusterId, CommandId, CommandOutcome, NewPartition,
-    NewTopic, PartitionKind, Placement, TopicId, TopicRef,
+    self, Catalog, CatalogCommand, CatalogError, CommandId, CommandOutcome, NewPartition, NewTopic,
+    PartitionKind, Placement, TopicId, TopicRef,
 };
 use chronik_shards::core::{Ack, ProduceError, ProduceResult};
 use chronik_shards::groups::OFFSETS_TOPIC;
@@ -66,7 +65,7 @@ pub(super) struct Topic {
 
 impl Run {
     /// Gives a command on a node; what comes of it, if that is known, comes to [`Run::command_done`].
-    fn submit(&mut self, host: usize, command: &CatalogCommand) -> Check {
+    pub(super) fn submit(&mut self, host: usize, command: &CatalogCommand) -> Check {
         let Some(node) = self.hosts[host].node(0).filter(|_| self.hosts[host].is_there()) else {
             return Ok(());
         };
@@ -101,7 +100,12 @@ impl Run {
         self.call_timeout(host, id)
     }
 
-    fn expect(&mut self, host: usize, token: chronik_shards::core::Token, pending: Pending) {
+    pub(super) fn expect(
+        &mut self,
+        host: usize,
+        token: chronik_shards::core::Token,
+        pending: Pending,
+    ) {
         if let Some(running) = &mut self.hosts[host].shards[0].running {
             running.tokens.insert(token, pending);
         }
@@ -170,15 +174,13 @@ impl Run {
             return Ok(());
         }
         self.plan_on_host(300 * MS, host, HostStep::Register);
+        self.ask_to_join(host)?;
         if self.hosts[host].is_registering {
             return Ok(());
         }
         self.hosts[host].is_registering = true;
-        let node = self.hosts[host].id;
-        let shards = self.swarm.shards;
-        let broker = Broker { node, host: "sim".into(), port: 9092, rack: None, shards };
-        let cluster_id = ClusterId(Uuid::from_u128(1));
-        self.submit(host, &CatalogCommand::RegisterBroker { cluster_id, broker })
+        let command = self.registration(host);
+        self.submit(host, &command)
     }
 
     /// Somebody wants the catalog changed, on any node.
@@ -186,6 +188,7 @@ impl Run {
         match self.rng.random_range(0..10) {
             0..4 => self.create_topic(),
             4..6 => self.delete_topic(),
+            6..9 if self.swarm.moves => self.move_something(),
             _ => {
                 let count = self.rng.random_range(1..100);
                 let host = self.rng.random_range(0..self.hosts.len());
@@ -214,6 +217,7 @@ impl Run {
         let partitions = self.rng.random_range(1..3);
         let partition = |rng: &mut StdRng| NewPartition {
             replicas: (0..REPLICAS).map(|_| ReplicaId(rng.random_range(1..u64::MAX))).collect(),
+            nodes: Vec::new(),
         };
         let topic = NewTopic {
             name: name.clone(),
@@ -226,7 +230,8 @@ impl Run {
             self.topics.insert(name, Topic { id, is_acked: false, is_deletion_asked: false });
         }
         let host = self.rng.random_range(0..self.hosts.len());
-        self.submit(host, &CatalogCommand::CreateTopics { topics: vec![topic] })
+        let avoid = Vec::new();
+        self.submit(host, &CatalogCommand::CreateTopics { topics: vec![topic], avoid })
     }
 
     fn delete_topic(&mut self) -> Check {
@@ -251,8 +256,12 @@ impl Run {
         command: &CatalogCommand,
         result: ProduceResult,
     ) -> Check {
-        if matches!(command, CatalogCommand::RegisterBroker { .. }) {
-            self.hosts[host].is_registering = false;
+        match command {
+            CatalogCommand::RegisterBroker { .. } => self.hosts[host].is_registering = false,
+            CatalogCommand::ReplicasSettled { group, .. } => {
+                self.hosts[host].settling.remove(group);
+            }
+            _ => {}
         }
         let outcome = match result {
             Ok(Ack::Command(outcome)) => outcome,
@@ -271,6 +280,10 @@ impl Run {
                 CommandOutcome::TopicsCreated(results),
             ) => {
                 for (asked, result) in topics.iter().zip(results).filter(|(t, _)| !t.internal) {
+                    if let Err(CatalogError::InvalidReplicationFactor { .. }) = result {
+                        self.forget_topic(&asked.name); // too many brokers are cordoned
+                        continue;
+                    }
                     must!(result.is_ok(), "topic {}: {result:?}", asked.name);
                     self.report.topics_created += 1;
                     if let Some(topic) = self.topics.get_mut(&asked.name) {
@@ -290,6 +303,12 @@ impl Run {
                 }
                 self.producer_ids.push((range.first, range.count));
             }
+            (_, CommandOutcome::PartitionsMoved(results)) => {
+                self.report.moves += results.iter().filter(|result| result.is_ok()).count() as u64;
+            }
+            (_, CommandOutcome::ReplicasSettled | CommandOutcome::BrokerChanged) => {}
+            // It wants other members by now, or knows already.
+            (CatalogCommand::ReplicasSettled { .. }, CommandOutcome::Refused(_)) => {}
             (_, CommandOutcome::BrokerRegistered) => self.hosts[host].is_registered = true,
             other => return Err(Violation { what: format!("an odd outcome: {other:?}") }),
         }
@@ -323,31 +342,22 @@ impl Run {
         let Some(catalog) = self.hosts[host].publishing.clone() else { return Ok(()) };
         let shards = self.hosts[host].shards.len();
         if step >= 2 * shards {
-            self.hosts[host].publishing = None;
+            let here = &mut self.hosts[host];
+            here.publishing = None;
+            if std::mem::take(&mut here.is_unmade) {
+                here.newest.get_or_insert(catalog);
+            }
             self.plan_publication(host);
             return Ok(());
         }
         self.learn(&catalog);
-        let (shard, makes) = (step % shards, step < shards);
-        if let Some(node) = self.hosts[host].node(shard) {
-            let seat = self.seat(host, shard);
-            let placed: BTreeMap<GroupId, GroupMeta> =
-                catalog.placed_on(seat.node, seat.shard).collect();
-            let mut core = node.core.borrow_mut();
-            let here: BTreeSet<GroupId> = core.group_ids().collect();
-            if makes {
-                let new = placed.into_iter().filter(|(group, _)| !here.contains(group));
-                new.for_each(|(group, meta)| core.create_group(group, meta));
-            } else {
-                let is_gone = |group: &&GroupId| {
-                    **group != GroupId::META
-                        && catalog.has_given_out(**group)
-                        && !placed.contains_key(*group)
-                };
-                here.iter().filter(is_gone).for_each(|group| core.delete_group(*group));
-            }
+        if step < shards {
+            self.make_groups(host, step, &catalog);
+        } else {
+            self.hosts[host].shown = Some(Arc::clone(&catalog));
+            self.delete_groups(host, step - shards, &catalog);
         }
-        self.absorb(host, shard)?;
+        self.absorb(host, step % shards)?;
         self.plan_step(host, step + 1);
         Ok(())
     }
@@ -371,10 +381,10 @@ impl Run {
         for partition in &topic.partitions {
             let group = partition.group;
             let seat = |place: &Placement| Seat { node: place.node, shard: place.shard };
-            for place in &partition.replicas {
+            for place in partition.placements() {
                 self.seats.insert((group, place.replica), seat(place));
             }
-            let places: Vec<Seat> = partition.replicas.iter().map(seat).collect();
+            let places: Vec<Seat> = partition.placements().map(seat).collect();
             if let Some(known) = self.partitions.get_mut(&group) {
                 known.places = places;
             } else {

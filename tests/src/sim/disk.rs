@@ -135,15 +135,26 @@ pub fn read_io_failed(error: &ReadError) -> bool {
 pub fn tiering_io_failed(error: &WriteError) -> bool {
     match error {
         WriteError::Read(error) => read_io_failed(error),
-        WriteError::Segment(error) => matches!(error, SegmentError::Io { .. }),
+        WriteError::Segment(error) => segment_io_failed(error),
     }
+}
+
+/// Whether the disk is to blame for a segment that could not be written.
+#[must_use]
+pub fn segment_io_failed(error: &SegmentError) -> bool {
+    matches!(error, SegmentError::Io { .. })
 }
 
 /// Whether there was no room for a segment.
 #[must_use]
+pub fn is_segment_full(error: &SegmentError) -> bool {
+    matches!(error, SegmentError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+}
+
+/// Whether there was no room for segments.
+#[must_use]
 pub fn is_full(error: &WriteError) -> bool {
-    let is_full = |source: &io::Error| source.kind() == io::ErrorKind::StorageFull;
-    matches!(error, WriteError::Segment(SegmentError::Io { source, .. }) if is_full(source))
+    matches!(error, WriteError::Segment(error) if is_segment_full(error))
 }
 
 /// Whether the disk is to blame for records that could not be read.

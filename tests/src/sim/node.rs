@@ -13,11 +13,12 @@ use chronik_engine::batch::BatchHeader;
 use chronik_engine::disk::Disk;
 use chronik_engine::disk_sim::block_on;
 use chronik_engine::ids::{FileSeq, GroupId, NodeId, Offset, ShardId};
-use chronik_engine::segment::Segment;
+use chronik_engine::segment::{Segment, SegmentError};
 use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
 use chronik_engine::wal::{LogNeed, SpareProgress, Wal, WalError, WalOptions};
-use chronik_shards::core::{CoreConfig, NamedSegment, ShardCore};
+use chronik_shards::core::{CoreConfig, FillWrite, NamedSegment, ShardCore};
 use chronik_shards::stored::{Segments, StoredError};
+use chronik_tiering::fill::{FillJob, write_fill};
 use chronik_tiering::merge::{merge, mergeable};
 use chronik_tiering::pace::Unpaced;
 use chronik_tiering::write::{WriteError, WriteJob, WritePart, write_segments};
@@ -89,6 +90,9 @@ pub struct Node {
     disk: HookedDisk,
     /// The file that is being read for segments.
     held: Cell<Option<FileSeq>>,
+    /// Who is next to write or remove segments, and who has asked for that: one after the other, as in one thread.
+    turn: Cell<u64>,
+    turns: Cell<u64>,
     /// How many segments were written.
     pub written: Cell<usize>,
     /// How often some were merged.
@@ -128,6 +132,8 @@ impl Node {
             segments,
             disk,
             held: Cell::default(),
+            turn: Cell::default(),
+            turns: Cell::default(),
             written: Cell::default(),
             merged: Cell::default(),
             persisted: RefCell::default(),
@@ -284,11 +290,62 @@ impl Node {
     pub async fn tier(self: Rc<Node>) -> Result<(), WriteError> {
         self.write_oldest().await?;
         self.merge_some().await?;
-        for name in self.segments.take_gone() {
+        self.remove_gone().await
+    }
+
+    /// Removes files of segments that nobody needs.
+    pub async fn remove_files(self: Rc<Node>) -> Result<(), WriteError> {
+        self.remove_gone().await
+    }
+
+    async fn remove_gone(&self) -> Result<(), WriteError> {
+        let names = self.segments.take_gone();
+        self.begin_turn().await;
+        for name in names {
             // What stays is left over at the next start.
             drop(self.disk.remove(&self.segments.dir().join(name)).await);
         }
+        self.end_turn();
         Ok(())
+    }
+
+    async fn begin_turn(&self) {
+        let own = self.turns.replace(self.turns.get() + 1);
+        while self.turn.get() != own {
+            yield_once().await;
+        }
+    }
+
+    fn end_turn(&self) {
+        self.turn.set(self.turn.get() + 1);
+    }
+
+    /// Writes records that were copied from a leader as segments.
+    pub async fn write_fill(
+        self: Rc<Node>,
+        write: FillWrite,
+    ) -> (Vec<NamedSegment>, Result<(), SegmentError>) {
+        let FillWrite { tag, term, from, chunks, .. } = write;
+        while self.segments.is_removing(tag.topic, tag.partition) {
+            yield_once().await;
+        }
+        let id = tag.segment_id(Uuid::nil(), term);
+        let job = FillJob {
+            segments_dir: self.segments.dir().to_owned(),
+            id,
+            from,
+            chunks: chunks.into_iter().map(|chunk| chunk.bytes).collect(),
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+        };
+        self.begin_turn().await;
+        let mut segments = Vec::new();
+        let mut done = |segment| segments.push(NamedSegment::of(id, segment));
+        let result = write_fill(&self.disk, &job, &mut Unpaced, &mut done).await;
+        for named in segments.iter().filter(|_| self.bug == Some(Bug::LoseSegment)) {
+            drop(self.disk.remove(&self.segments.dir().join(named.file_name())).await);
+        }
+        self.end_turn();
+        (segments, result)
     }
 
     async fn write_oldest(&self) -> Result<(), WriteError> {
@@ -308,7 +365,9 @@ impl Node {
                 written.push((part.group, NamedSegment::of(part.id, segment)));
             };
             self.held.set(Some(file));
+            self.begin_turn().await;
             let result = write_segments(&self.disk, &job, &mut Unpaced, &mut note).await;
+            self.end_turn();
             self.held.set(None);
             self.written.set(self.written.get() + written.len());
             for (group, named) in written {
