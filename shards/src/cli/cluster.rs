@@ -189,8 +189,8 @@ impl Cluster {
         let mut kafka = self.kafka()?;
         unregister(&mut kafka, id)?;
         let text = format!(
-            "node {id} is out of the cluster, {} partitions went elsewhere. Stop it and take it out of cluster.nodes; \
-             with an empty data_dir it may join again\n",
+            "node {id} is out of the cluster, {} partitions went elsewhere. Its process ends by itself; take it out of \
+             cluster.nodes. With an empty data_dir it may join again\n",
             all.len()
         );
         let json = json!({ "node": id, "removed": true, "moves": moves_json(&all) });

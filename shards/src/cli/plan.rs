@@ -96,6 +96,12 @@ pub(super) fn evacuate(layout: &Layout, node: i32, fewer: bool) -> Result<Vec<Mo
             None if fewer && from.len() > 1 => _ = to.remove(place),
             None => return Err(at.clone()),
         }
+        if is_first {
+            // Whoever is first anyhow decides who leads: so that is one who leads little.
+            let open = (0..to.len()).filter(|place| layout.open.contains(&to[*place]));
+            let first = open.min_by_key(|place| loads.led_by(to[*place]));
+            to.swap(0, first.unwrap_or(0));
+        }
         loads.count(from, -1);
         loads.count(&to, 1);
         moves.push(Move { at: at.clone(), from: from.clone(), to });
@@ -218,6 +224,7 @@ mod tests {
         assert!(after.partitions.values().all(|replicas| !replicas.contains(&4)));
         assert!(after.partitions.values().all(|replicas| replicas.len() == 3));
         assert_eq!(counts(&after).0, [4, 4, 4]);
+        assert!(counts(&after).1.iter().all(|led| (1..=2).contains(led)), "{after:?}");
         assert!(evacuate(&after, 4, false).unwrap().is_empty(), "there is nothing left to do");
     }
 
