@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use chronik_engine::ids::NodeId;
 
 use super::answer::{FormedAnswerer, unreadable};
-use super::check::check_peers;
+use super::check::{check_own_address, check_peers};
 use super::durable::{Durable, Formed};
 use super::error::FormError;
 use super::forming::{Draw, Forming, Timing};
@@ -99,6 +99,7 @@ pub fn form(mut config: FormConfig, cancel: &AtomicBool) -> Result<FormedCluster
         check_peers(&list, &seal, &durable, &mut config.draw)?;
         durable
     } else {
+        check_own_address(&list, &seal, &durable, &mut config.draw)?;
         Runner::start(config, list.clone(), store, durable)?.run(cancel)?
     };
     let (Some(formed), Some(answerer)) = (durable.formed.clone(), durable.answerer(list, seal))

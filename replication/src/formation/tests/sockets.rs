@@ -292,6 +292,23 @@ fn given_a_node_id_that_is_used_twice_when_the_second_starts_then_it_ends_and_sa
 }
 
 #[test]
+fn given_a_node_id_that_is_used_twice_when_the_cluster_is_there_already_then_the_second_ends() {
+    let nodes = Nodes::new(3);
+    let running: Vec<Running> = (1..=3).map(|id| nodes.start(id)).collect();
+    let mut formed: Vec<FormedCluster> = running.into_iter().map(Running::formed).collect();
+    let node_uuid = formed[2].node_uuid;
+    for id in (1..=3).rev() {
+        serve(nodes.address(id), formed.remove(formed.len() - 1).answerer);
+    }
+    let mut second = nodes.config(3);
+    second.listen = free_address();
+    second.data_dir = nodes.data_dir(77);
+    let refused = start(second).outcome().unwrap_err();
+    let expected = Impossible::IdInUse { peer: NodeId(3), node_uuid };
+    assert!(matches!(&refused, FormError::Impossible(found) if *found == expected), "{refused}");
+}
+
+#[test]
 fn given_a_peer_that_takes_connections_and_never_answers_when_started_then_the_others_form() {
     let nodes = Nodes::new(3);
     // The kernel takes them; nobody looks.
