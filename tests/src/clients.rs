@@ -262,7 +262,18 @@ impl Client {
 
     /// Runs `scenarios` and gives what became of each of their checks, in order.
     pub fn run(&self, bootstrap: &str, scenarios: &[&str]) -> Result<Vec<Outcome>> {
+        self.run_replicated(bootstrap, 1, scenarios)
+    }
+
+    /// The same with topics that have so many replicas.
+    pub fn run_replicated(
+        &self,
+        bootstrap: &str,
+        replicas: usize,
+        scenarios: &[&str],
+    ) -> Result<Vec<Outcome>> {
         let mut command = self.command()?;
+        command.env("CHRONIK_TEST_REPLICAS", replicas.to_string());
         command.arg(bootstrap).args(scenarios);
         let finished = run_to_end(command, RUN_DEADLINE)?;
         let parsed = parse(&finished.stdout, scenarios);

@@ -4,6 +4,7 @@
 //! The tests themselves are in `tests/tests`. What a test needs twice is here:
 //!
 //! - [`scratch`], [`binary`], [`process`], [`cluster`]: directories on a real disk, the program, a running broker, several.
+//! - [`netns`], [`link_proxy`], [`small_disk`]: bad networks between its nodes, and a disk that is soon full.
 //! - [`raw`], [`batch`], [`requests`], [`mutate`], [`poke`], [`flood`]: a Kafka connection that can also do wrong things.
 //! - [`workload`], [`checker`]: a real client's load, and what must be true of it afterwards.
 //! - [`clients`], [`compatibility`]: the client libraries of `tests/clients`, and the page that says what they do.
@@ -23,7 +24,9 @@ pub mod cluster_sim;
 pub mod compatibility;
 pub mod flood;
 pub mod http;
+pub mod link_proxy;
 pub mod mutate;
+pub mod netns;
 pub mod poke;
 pub mod process;
 pub mod raw;
@@ -31,4 +34,5 @@ pub mod requests;
 pub mod scratch;
 pub mod seeds;
 pub mod sim;
+pub mod small_disk;
 pub mod workload;

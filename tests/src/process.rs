@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binary::{server_command, wait_with_deadline};
 use crate::http;
+use crate::netns::Namespace;
 use crate::scratch::{Ports, ScratchDir, wait_for};
 
 /// How long a start may take: recovery of a small log on a loaded machine.
@@ -162,6 +164,7 @@ pub struct Broker {
     scratch: ScratchDir,
     data_dir: PathBuf,
     ports: Ports,
+    namespace: Option<Arc<Namespace>>,
     child: Option<Child>,
 }
 
@@ -182,7 +185,18 @@ impl Broker {
     pub fn on_ports(settings: Settings, ports: Ports) -> Result<Broker> {
         let scratch = ScratchDir::new("broker")?;
         let data_dir = settings.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
-        Ok(Broker { settings, scratch, data_dir, ports, child: None })
+        Ok(Broker { settings, scratch, data_dir, ports, namespace: None, child: None })
+    }
+
+    /// The same, whose processes live in a network namespace.
+    pub fn in_namespace(
+        settings: Settings,
+        ports: Ports,
+        namespace: Arc<Namespace>,
+    ) -> Result<Broker> {
+        let mut broker = Broker::on_ports(settings, ports)?;
+        broker.namespace = Some(namespace);
+        Ok(broker)
     }
 
     /// Starts the broker on the ports and the data it had, and waits until it is ready.
@@ -200,7 +214,11 @@ impl Broker {
         let mut command = server_command()?;
         command.arg("--config").arg(&config).stdout(log.try_clone()?).stderr(log);
         command.current_dir(self.scratch.path());
-        self.child = Some(command.spawn().with_context(|| format!("starting {command:?}"))?);
+        let spawned = match &self.namespace {
+            Some(namespace) => namespace.run(|| command.spawn()),
+            None => command.spawn(),
+        };
+        self.child = Some(spawned.with_context(|| format!("starting {command:?}"))?);
         Ok(())
     }
 
@@ -240,8 +258,22 @@ impl Broker {
 
     /// Sends SIGTERM and does not wait.
     pub fn signal_terminate(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// SIGSTOP: it is there, its connections are open, and it does nothing.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT: goes on where [`Broker::pause`] stopped it.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().context("the broker does not run")?;
-        kill_process(Pid::from_child(child), Signal::TERM)?;
+        kill_process(Pid::from_child(child), signal)?;
         Ok(())
     }
 
@@ -277,6 +309,11 @@ impl Broker {
     #[must_use]
     pub fn bootstrap(&self) -> String {
         self.ports.kafka_addr().to_string()
+    }
+
+    /// Has it keep its data elsewhere from its next start on.
+    pub fn set_data_dir(&mut self, data_dir: PathBuf) {
+        self.data_dir = data_dir;
     }
 
     /// Its data directory.

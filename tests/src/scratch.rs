@@ -27,6 +27,8 @@ const WAIT_POLL: Duration = Duration::from_millis(5);
 /// Ports tried before giving up.
 const PORT_ATTEMPTS_MAX: usize = 200;
 
+/// The Kafka port of a broker with an address of its own.
+const KAFKA_PORT: u16 = 9092;
 /// Distance from the Kafka port to the Raft port and to the admin port, as the broker has it by default.
 const RAFT_PORT_DISTANCE: u16 = 100;
 const ADMIN_PORT_DISTANCE: u16 = 200;
@@ -89,9 +91,11 @@ pub fn profile_dir() -> Result<PathBuf> {
     Ok(dir.to_path_buf())
 }
 
-/// The ports of one broker.
+/// The ports of one broker, and the address that it has them on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports {
+    /// Loopback, but for a broker in a network of its own.
+    pub ip: Ipv4Addr,
     /// Kafka.
     pub kafka: u16,
     /// Raft.
@@ -107,11 +111,7 @@ impl Ports {
         let mut rng = StdRng::from_os_rng();
         for _ in 0..PORT_ATTEMPTS_MAX {
             let kafka = rng.random_range(10_000..below - ADMIN_PORT_DISTANCE - 1);
-            let ports = Ports {
-                kafka,
-                raft: kafka + RAFT_PORT_DISTANCE,
-                admin: kafka + ADMIN_PORT_DISTANCE,
-            };
+            let ports = Ports::from_kafka_port(Ipv4Addr::LOCALHOST, kafka);
             if [ports.kafka, ports.raft, ports.admin].into_iter().all(port_is_free) {
                 return Ok(ports);
             }
@@ -119,31 +119,44 @@ impl Ports {
         bail!("no three free ports between 10000 and {below}")
     }
 
+    /// The usual ports of an address that a broker has for itself.
+    #[must_use]
+    pub fn of_host(ip: Ipv4Addr) -> Ports {
+        Ports::from_kafka_port(ip, KAFKA_PORT)
+    }
+
+    fn from_kafka_port(ip: Ipv4Addr, kafka: u16) -> Ports {
+        Ports { ip, kafka, raft: kafka + RAFT_PORT_DISTANCE, admin: kafka + ADMIN_PORT_DISTANCE }
+    }
+
+    /// Whether both have a port.
+    #[must_use]
+    pub fn overlap(&self, other: &Ports) -> bool {
+        let all = |ports: &Ports| [ports.kafka, ports.raft, ports.admin];
+        self.ip == other.ip && all(self).iter().any(|port| all(other).contains(port))
+    }
+
     /// Where Kafka clients connect.
     #[must_use]
     pub fn kafka_addr(&self) -> SocketAddr {
-        loopback(self.kafka)
+        SocketAddr::from((self.ip, self.kafka))
     }
 
     /// Where `/metrics`, `/health` and `/ready` are.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
-        loopback(self.admin)
+        SocketAddr::from((self.ip, self.admin))
     }
 
     /// Where other nodes would connect.
     #[must_use]
     pub fn raft_addr(&self) -> SocketAddr {
-        loopback(self.raft)
+        SocketAddr::from((self.ip, self.raft))
     }
 }
 
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
-}
-
 fn port_is_free(port: u16) -> bool {
-    TcpListener::bind(loopback(port)).is_ok()
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 fn ephemeral_ports_start() -> u16 {

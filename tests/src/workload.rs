@@ -130,16 +130,35 @@ impl std::fmt::Debug for Load {
     }
 }
 
+/// Settings of a client that soon looks elsewhere when a node is silent but not gone.
+pub const IMPATIENT: [(&str, &str); 3] = [
+    ("socket.timeout.ms", "2000"),
+    ("request.timeout.ms", "2000"),
+    ("socket.connection.setup.timeout.ms", "1000"),
+];
+
 /// The codecs a load picks from.
 pub const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
 impl Load {
     /// An idempotent producer with acks=all on a topic that has `partitions` partitions and no other writer.
     pub fn connect(bootstrap: &str, topic: &str, partitions: usize, seed: u64) -> Result<Load> {
+        Load::connect_with(bootstrap, topic, partitions, seed, &[])
+    }
+
+    /// The same with more settings of librdkafka.
+    pub fn connect_with(
+        bootstrap: &str,
+        topic: &str,
+        partitions: usize,
+        seed: u64,
+        settings: &[(&str, &str)],
+    ) -> Result<Load> {
         let mut rng = StdRng::seed_from_u64(seed);
         let codec = CODECS[rng.random_range(0..CODECS.len())];
         let (sender, reports) = channel();
-        let producer = ClientConfig::new()
+        let mut config = ClientConfig::new();
+        config
             .set("bootstrap.servers", bootstrap)
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -149,8 +168,11 @@ impl Load {
             .set("message.timeout.ms", "300000")
             .set("reconnect.backoff.ms", "10")
             .set("reconnect.backoff.max.ms", "100")
-            .set("retry.backoff.ms", "20")
-            .create_with_context(ReportContext { reports: sender })?;
+            .set("retry.backoff.ms", "20");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        let producer = config.create_with_context(ReportContext { reports: sender })?;
         Ok(Load {
             producer,
             reports,
@@ -176,6 +198,18 @@ impl Load {
                 "{} of {goal} records acknowledged within {deadline:?}",
                 self.ledger.acked()
             );
+        }
+        Ok(())
+    }
+
+    /// Sends for so long, whether or not anything is acknowledged.
+    pub fn run_for(&mut self, duration: Duration) -> Result<()> {
+        let started = Instant::now();
+        while started.elapsed() < duration {
+            if self.producer.in_flight_count() < IN_FLIGHT_MAX {
+                self.send_next()?;
+            }
+            self.take_reports()?;
         }
         Ok(())
     }
@@ -239,6 +273,12 @@ impl Load {
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.topic
+    }
+
+    /// How many partitions of it.
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.next.len()
     }
 }
 

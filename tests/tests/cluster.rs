@@ -4,17 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use chronik_tests::cluster::Cluster;
-use chronik_tests::process::{Broker, Settings, fresh_name};
-use chronik_tests::raw::{RawConnection, topic_name};
-use chronik_tests::scratch::{count_from_env, seed_from_env, wait_for};
-use chronik_tests::workload::{Load, read_topic};
-use kafka_protocol::ResponseError;
-use kafka_protocol::messages::CreateTopicsRequest;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use chronik_tests::cluster::{
+    Cluster, DEADLINE, brokers_seen, create_topic, leaders_other, leaders_seen, run_on,
+};
+use chronik_tests::process::{Settings, fresh_name};
+use chronik_tests::scratch::{count_from_env, seed_from_env};
+use chronik_tests::workload::Load;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -23,66 +19,11 @@ const PARTITIONS: usize = 6;
 const ROUNDS_DEFAULT: usize = 6;
 /// A kill comes after at least one and at most so many acknowledgements.
 const ACKS_PER_ROUND_MAX: usize = 1_500;
-const DEADLINE: Duration = Duration::from_secs(120);
-
-/// The ids of the brokers that a node tells of, in order.
-fn brokers_seen(node: &Broker) -> Result<Vec<i32>> {
-    let mut connection = RawConnection::open(node.ports().kafka_addr())?;
-    let answer = connection.metadata("no-such-topic", false)?;
-    let mut ids: Vec<i32> = answer.brokers.iter().map(|broker| broker.node_id.0).collect();
-    ids.sort_unstable();
-    Ok(ids)
-}
-
-fn create_topic(node: &Broker, name: &str, partitions: usize, replicas: usize) -> Result<()> {
-    let topic = CreatableTopic::default()
-        .with_name(topic_name(name))
-        .with_num_partitions(i32::try_from(partitions)?)
-        .with_replication_factor(i16::try_from(replicas)?);
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
-    let mut is_unclear = false;
-    let code = wait_for("somebody leads the catalog", DEADLINE, || {
-        let response =
-            RawConnection::open(node.ports().kafka_addr()).ok()?.call(5, &request).ok()?;
-        let code = response.topics.first()?.error_code;
-        let is_passing = code == ResponseError::NotLeaderOrFollower.code();
-        is_unclear |= is_passing;
-        (!is_passing).then_some(code)
-    })?;
-    // A command whose leader was killed may have been committed all the same.
-    let is_made = code == 0 || (is_unclear && code == ResponseError::TopicAlreadyExists.code());
-    ensure!(is_made, "{name}: error {code}");
-    Ok(())
-}
-
-/// Waits until a node tells of a leader for every partition of a topic; says which nodes they are.
-fn leaders_seen(node: &Broker, topic: &str, partitions: usize) -> Result<Vec<i32>> {
-    wait_for("every partition has a leader", DEADLINE, || {
-        let mut connection = RawConnection::open(node.ports().kafka_addr()).ok()?;
-        let answer = connection.metadata(topic, false).ok()?;
-        let found = answer.topics.first()?;
-        let leaders: Vec<i32> =
-            found.partitions.iter().map(|p| p.leader_id.0).filter(|id| *id >= 0).collect();
-        (leaders.len() == partitions).then_some(leaders)
-    })
-}
-
-fn check(cluster: &Cluster, load: &mut Load) -> Result<()> {
-    let logs = read_topic(&cluster.bootstrap(), load.topic(), PARTITIONS, DEADLINE)?;
-    load.ledger.check(&logs).context("what was read is not what was promised")
-}
-
-fn with_logs<T>(cluster: &Cluster, outcome: Result<T>) -> T {
-    match outcome {
-        Ok(value) => value,
-        Err(error) => panic!("{error:#}\n{}", cluster.log_tails()),
-    }
-}
 
 #[test]
 fn given_one_list_when_three_nodes_start_then_each_knows_all_and_takes_commands_and_records() {
     let mut cluster = Cluster::start(NODES, &Settings::new()).unwrap();
-    let outcome = (|| -> Result<()> {
+    run_on(&mut cluster, |cluster| {
         for node in cluster.nodes() {
             ensure!(brokers_seen(node)? == [1, 2, 3], "{:?}", brokers_seen(node)?);
         }
@@ -102,9 +43,8 @@ fn given_one_list_when_three_nodes_start_then_each_knows_all_and_takes_commands_
         let mut load = Load::connect(&cluster.bootstrap(), &topic, PARTITIONS, 1)?;
         load.run_until_acked(3_000, DEADLINE)?;
         load.drain(DEADLINE)?;
-        check(&cluster, &mut load)
-    })();
-    with_logs(&cluster, outcome);
+        cluster.check(&mut load)
+    });
 }
 
 #[test]
@@ -115,8 +55,7 @@ fn given_a_producer_when_one_node_after_the_other_is_killed_then_all_acked_is_th
     println!("cluster kill loop: seed {seed}, {rounds} rounds");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start(NODES, &Settings::new()).unwrap();
-    let outcome = kill_loop(&mut cluster, rounds, seed, &mut rng);
-    with_logs(&cluster, outcome);
+    run_on(&mut cluster, |cluster| kill_loop(cluster, rounds, seed, &mut rng));
 }
 
 fn kill_loop(cluster: &mut Cluster, rounds: usize, seed: u64, rng: &mut StdRng) -> Result<()> {
@@ -131,21 +70,18 @@ fn kill_loop(cluster: &mut Cluster, rounds: usize, seed: u64, rng: &mut StdRng) 
         load.run_until_acked(rng.random_range(1..=ACKS_PER_ROUND_MAX), DEADLINE)
             .with_context(|| format!("round {round}: without node {}", victim + 1))?;
         cluster.nodes()[victim].start_again()?;
-        check(cluster, &mut load).with_context(|| format!("round {round}"))?;
+        cluster.check(&mut load).with_context(|| format!("round {round}"))?;
         println!("round {round}: {} of {} acknowledged", load.ledger.acked(), load.ledger.sent());
     }
     load.drain(DEADLINE)?;
-    check(cluster, &mut load)?;
-    for node in cluster.nodes() {
-        ensure!(!node.log_contains("panicked"), "a broker panicked");
-    }
+    cluster.check(&mut load)?;
     Ok(())
 }
 
 #[test]
 fn given_two_of_three_nodes_when_they_start_then_they_serve_and_the_third_joins_later() {
     let mut cluster = Cluster::list(NODES, &Settings::new()).unwrap();
-    let outcome = (|| -> Result<()> {
+    run_on(&mut cluster, |cluster| {
         for at in [1, 2] {
             cluster.nodes()[at].spawn()?;
         }
@@ -167,15 +103,14 @@ fn given_two_of_three_nodes_when_they_start_then_they_serve_and_the_third_joins_
         create_topic(&cluster.nodes()[0], &fresh_name("with-two"), PARTITIONS, 2)?;
         cluster.nodes()[1].start_again()?;
         load.drain(DEADLINE)?;
-        check(&cluster, &mut load)
-    })();
-    with_logs(&cluster, outcome);
+        cluster.check(&mut load)
+    });
 }
 
 #[test]
 fn given_a_node_whose_disk_was_wiped_when_it_comes_back_then_it_joins_anew_and_nothing_is_lost() {
     let mut cluster = Cluster::start(NODES, &Settings::new()).unwrap();
-    let outcome = (|| -> Result<()> {
+    run_on(&mut cluster, |cluster| {
         let topic = fresh_name("wiped");
         create_topic(&cluster.nodes()[0], &topic, PARTITIONS, NODES)?;
         let mut load = Load::connect(&cluster.bootstrap(), &topic, PARTITIONS, 3)?;
@@ -195,19 +130,11 @@ fn given_a_node_whose_disk_was_wiped_when_it_comes_back_then_it_joins_anew_and_n
         create_topic(&cluster.nodes()[0], &while_away, PARTITIONS, NODES)?;
         cluster.nodes()[2].start_again()?;
         load.drain(DEADLINE)?;
-        check(&cluster, &mut load)?;
+        cluster.check(&mut load)?;
         cluster.nodes()[1].kill()?;
         for topic in [&after, &while_away] {
-            let node = &cluster.nodes()[0];
-            wait_for("others lead what the killed node led", DEADLINE, || {
-                let leaders = leaders_seen(node, topic, PARTITIONS).ok()?;
-                (!leaders.contains(&2)).then_some(())
-            })?;
-        }
-        for node in cluster.nodes() {
-            ensure!(!node.log_contains("panicked"), "a broker panicked");
+            leaders_other(&cluster.nodes()[0], topic, PARTITIONS, &[2])?;
         }
         Ok(())
-    })();
-    with_logs(&cluster, outcome);
+    });
 }

@@ -5,15 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "this test waits for a real process on real time")]
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use chronik_tests::batch::BatchBuilder;
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
-use chronik_tests::scratch::{ScratchDir, say_skipped, wait_for};
+use chronik_tests::scratch::{say_skipped, wait_for};
+use chronik_tests::small_disk::{self, SmallDisk};
 use chronik_tests::workload::read_topic;
 use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
@@ -21,7 +20,6 @@ use kafka_protocol::messages::delete_records_request::{
 use kafka_protocol::messages::{DeleteRecordsRequest, DeleteTopicsRequest};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-const DISK_BYTES: u64 = 24 << 20;
 /// What stands in the way until somebody makes room.
 const FILLER_BYTES: usize = 6 << 20;
 const VALUE_BYTES: usize = 100_000;
@@ -35,42 +33,6 @@ const DELETED_WITHIN: Duration = Duration::from_secs(5);
 const FULL_RESTARTS: usize = 12;
 const REQUEST_TIMED_OUT: i16 = 7;
 const KAFKA_STORAGE_ERROR: i16 = 56;
-
-/// A small ext4 of its own, unmounted when dropped.
-struct SmallDisk {
-    mounted_at: PathBuf,
-    _scratch: ScratchDir,
-}
-
-impl SmallDisk {
-    fn make() -> Option<SmallDisk> {
-        if !rustix::process::geteuid().is_root() {
-            return None;
-        }
-        let scratch = ScratchDir::new("disk").unwrap();
-        let image = scratch.path().join("image");
-        File::create(&image).unwrap().set_len(DISK_BYTES).unwrap();
-        let mounted_at = scratch.path().join("mounted");
-        std::fs::create_dir(&mounted_at).unwrap();
-        let run = |program: &str, args: &[&str], last: &[&Path]| {
-            let mut command = Command::new(program);
-            command.args(args).args(last).stdout(Stdio::null());
-            command.status().is_ok_and(|status| status.success())
-        };
-        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0"], &[&image])
-            && run("mount", &["-o", "loop"], &[&image, &mounted_at]);
-        made.then(|| SmallDisk { mounted_at, _scratch: scratch })
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg(&self.mounted_at).status();
-        if !status.is_ok_and(|status| status.success()) {
-            eprintln!("{} stays mounted", self.mounted_at.display());
-        }
-    }
-}
 
 fn batch(n: usize) -> bytes::Bytes {
     let mut value = format!("{n:08}").into_bytes();
@@ -128,8 +90,8 @@ impl Told {
 #[test]
 fn given_a_disk_that_fills_up_when_produced_to_then_it_is_refused_reads_go_on_and_space_is_used_again()
  {
-    let Some(disk) = SmallDisk::make() else {
-        say_skipped("a loop-mounted ext4 needs root, mkfs.ext4 and a loop device");
+    let Some(disk) = SmallDisk::make().unwrap() else {
+        say_skipped(small_disk::NEEDED);
         return;
     };
     let (mut broker, filler) = start_on(&disk);
@@ -186,13 +148,13 @@ fn given_a_disk_that_fills_up_when_produced_to_then_it_is_refused_reads_go_on_an
 
 /// A broker on a disk with something in the way.
 fn start_on(disk: &SmallDisk) -> (Broker, PathBuf) {
-    let filler = disk.mounted_at.join("filler");
+    let filler = disk.path().join("filler");
     std::fs::write(&filler, vec![1; FILLER_BYTES]).unwrap();
     let broker = Broker::start(Settings {
         shards: 1,
         wal_file_bytes: 1 << 20,
         ballast_bytes: 1 << 20,
-        data_dir: Some(disk.mounted_at.join("data")),
+        data_dir: Some(disk.path().join("data")),
         ..Settings::new()
     });
     (broker.unwrap(), filler)
@@ -205,8 +167,8 @@ fn wait_for_produce(connection: &mut RawConnection, topic: &str) {
 
 #[test]
 fn given_a_full_disk_when_records_are_deleted_then_it_is_done_at_once_and_makes_the_room() {
-    let Some(disk) = SmallDisk::make() else {
-        say_skipped("a loop-mounted ext4 needs root, mkfs.ext4 and a loop device");
+    let Some(disk) = SmallDisk::make().unwrap() else {
+        say_skipped(small_disk::NEEDED);
         return;
     };
     let (mut broker, _filler) = start_on(&disk);
@@ -233,8 +195,8 @@ fn given_a_full_disk_when_records_are_deleted_then_it_is_done_at_once_and_makes_
 
 #[test]
 fn given_a_full_disk_when_a_topic_is_deleted_then_it_is_done_at_once_and_makes_the_room() {
-    let Some(disk) = SmallDisk::make() else {
-        say_skipped("a loop-mounted ext4 needs root, mkfs.ext4 and a loop device");
+    let Some(disk) = SmallDisk::make().unwrap() else {
+        say_skipped(small_disk::NEEDED);
         return;
     };
     let (mut broker, _filler) = start_on(&disk);

@@ -22,6 +22,7 @@ import org.apache.kafka.common.utils.AppInfoParser;
 public class Client {
     static final int RECORDS = 1000, KEYS = 50, PARTITIONS = 3, LARGE = 900 * 1024;
     static final long DEADLINE_MS = 30_000, TIME_BASE = 1_690_000_000_000L;
+    static final short REPLICAS = Short.parseShort(System.getenv().getOrDefault("CHRONIK_TEST_REPLICAS", "1"));
     static final List<String> CODECS = List.of("none", "gzip", "snappy", "lz4", "zstd");
 
     interface Body { String run() throws Exception; }
@@ -156,7 +157,7 @@ public class Client {
     String fresh(String what) { return name + "-" + what + "-" + UUID.randomUUID().toString().substring(0, 8); }
 
     void create(String topic, int partitions) throws Exception {
-        admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1))).all().get();
+        admin.createTopics(List.of(new NewTopic(topic, partitions, REPLICAS))).all().get();
     }
 
     /** How many partitions the topic has; -1 where there is none. No one call of the admin client is in all versions. */

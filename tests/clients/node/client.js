@@ -14,6 +14,7 @@ const snappy = require('snappyjs')
 const RECORDS = 1000
 const KEYS = 50
 const PARTITIONS = 3
+const REPLICAS = Number(process.env.CHRONIK_TEST_REPLICAS ?? 1)
 const LARGE = 900 * 1024
 const TIME_BASE = 1_690_000_000_000
 const DEADLINE_MS = 30_000
@@ -47,7 +48,7 @@ const [bootstrap, ...scenarios] = process.argv.slice(2)
 const hasGroups = scenarios.includes('groups')
 const kafka = new Kafka({
   clientId: 'kafkajs',
-  brokers: [bootstrap],
+  brokers: bootstrap.split(','),
   logLevel: logLevel.NOTHING,
   requestTimeout: DEADLINE_MS,
   retry: { initialRetryTime: 50, retries: 6 },
@@ -81,7 +82,7 @@ async function check(name, body) {
 // The client.
 
 async function create(topic, partitions) {
-  const topics = [{ topic, numPartitions: partitions, replicationFactor: 1 }]
+  const topics = [{ topic, numPartitions: partitions, replicationFactor: REPLICAS }]
   return admin.createTopics({ topics, waitForLeaders: false })
 }
 

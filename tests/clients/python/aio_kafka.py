@@ -7,7 +7,7 @@ import time
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from scenarios import DEADLINE, Adapter, AlreadyExists, Record, main
+from scenarios import DEADLINE, REPLICAS, Adapter, AlreadyExists, Record, main
 
 TOPIC_ALREADY_EXISTS = 36
 
@@ -72,7 +72,7 @@ class AioKafka(Adapter):
         return admin
 
     def create(self, topic, partitions):
-        answer = self.run(self.admin.create_topics([NewTopic(topic, partitions, 1)]))
+        answer = self.run(self.admin.create_topics([NewTopic(topic, partitions, REPLICAS)]))
         code, why = answer.topic_errors[0][1:3]
         if code == TOPIC_ALREADY_EXISTS:
             raise AlreadyExists

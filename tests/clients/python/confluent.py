@@ -6,7 +6,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from scenarios import DEADLINE, Adapter, AlreadyExists, Record, main
+from scenarios import DEADLINE, REPLICAS, Adapter, AlreadyExists, Record, main
 
 
 def to_record(message):
@@ -49,7 +49,7 @@ class Confluent(Adapter):
         self.admin = AdminClient(self.config)
 
     def create(self, topic, partitions):
-        future = self.admin.create_topics([NewTopic(topic, partitions, 1)])[topic]
+        future = self.admin.create_topics([NewTopic(topic, partitions, REPLICAS)])[topic]
         try:
             future.result(DEADLINE)
         except KafkaException as error:

@@ -6,7 +6,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import TopicAlreadyExistsError
 
-from scenarios import DEADLINE, Adapter, AlreadyExists, Record, main
+from scenarios import DEADLINE, REPLICAS, Adapter, AlreadyExists, Record, main
 
 
 def to_record(message):
@@ -51,7 +51,7 @@ class KafkaPython(Adapter):
 
     def create(self, topic, partitions):
         try:
-            self.admin.create_topics([NewTopic(topic, partitions, 1)])
+            self.admin.create_topics([NewTopic(topic, partitions, REPLICAS)])
         except TopicAlreadyExistsError as error:
             raise AlreadyExists from error
 

@@ -5,6 +5,7 @@ line of JSON, also when it fails or when the client has no such feature. ../READ
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 RECORDS = 1000
 KEYS = 50
 PARTITIONS = 3
+REPLICAS = int(os.environ.get("CHRONIK_TEST_REPLICAS", "1"))
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 DEADLINE = 30.0
 TIME_BASE = 1_690_000_000_000
@@ -338,6 +340,4 @@ def main(adapter_class):
     print(json.dumps({"done": scenarios}), flush=True)
     # Threads of a client that hangs must not keep the program.
     sys.stdout.flush()
-    import os
-
     os._exit(0)

@@ -23,7 +23,7 @@ type franz struct {
 
 func main() {
 	scenarios.Main(func(bootstrap string) (scenarios.Client, error) {
-		client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap))
+		client, err := kgo.NewClient(kgo.SeedBrokers(scenarios.Brokers(bootstrap)...))
 		return &franz{bootstrap, kadm.NewClient(client)}, err
 	})
 }
@@ -37,7 +37,7 @@ func within() context.Context {
 func (f *franz) Name() string { return "franz-go" }
 
 func (f *franz) Create(topic string, partitions int) error {
-	_, err := f.admin.CreateTopic(within(), int32(partitions), 1, nil, topic)
+	_, err := f.admin.CreateTopic(within(), int32(partitions), scenarios.Replicas(), nil, topic)
 	if errors.Is(err, kerr.TopicAlreadyExists) {
 		return scenarios.ErrExists
 	}
@@ -86,7 +86,7 @@ func (f *franz) Produce(topic string, records []scenarios.Record, codec string, 
 		"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
 	}
 	options := []kgo.Opt{
-		kgo.SeedBrokers(f.bootstrap), kgo.ProducerBatchCompression(codecs[codec]), kgo.RecordPartitioner(byRecord()),
+		kgo.SeedBrokers(scenarios.Brokers(f.bootstrap)...), kgo.ProducerBatchCompression(codecs[codec]), kgo.RecordPartitioner(byRecord()),
 		kgo.ProducerLinger(20 * time.Millisecond),
 	}
 	if !idempotent {
@@ -152,7 +152,7 @@ func (f *franz) assigned(topic string, partitions int) (*kgo.Client, error) {
 		starts[int32(p)] = kgo.NewOffset().AtStart()
 	}
 	assign := map[string]map[int32]kgo.Offset{topic: starts}
-	return kgo.NewClient(kgo.SeedBrokers(f.bootstrap), kgo.ConsumePartitions(assign))
+	return kgo.NewClient(kgo.SeedBrokers(scenarios.Brokers(f.bootstrap)...), kgo.ConsumePartitions(assign))
 }
 
 func (f *franz) Read(topic string, partitions, count int) ([]scenarios.Record, error) {
@@ -227,7 +227,7 @@ func (f *franz) Member(group, topic string) (scenarios.Member, error) {
 	}
 	var err error
 	m.client, err = kgo.NewClient(
-		kgo.SeedBrokers(f.bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(),
+		kgo.SeedBrokers(scenarios.Brokers(f.bootstrap)...), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.HeartbeatInterval(500*time.Millisecond),
 		kgo.SessionTimeout(10*time.Second),
 		kgo.OnPartitionsAssigned(set(true)), kgo.OnPartitionsRevoked(set(false)), kgo.OnPartitionsLost(set(false)),

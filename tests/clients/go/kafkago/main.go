@@ -20,7 +20,7 @@ type kafkaGo struct {
 
 func main() {
 	scenarios.Main(func(bootstrap string) (scenarios.Client, error) {
-		return &kafkaGo{bootstrap, &kafka.Client{Addr: kafka.TCP(bootstrap), Timeout: scenarios.Deadline}}, nil
+		return &kafkaGo{bootstrap, &kafka.Client{Addr: kafka.TCP(scenarios.Brokers(bootstrap)...), Timeout: scenarios.Deadline}}, nil
 	})
 }
 
@@ -37,7 +37,9 @@ func (k *kafkaGo) EmptyIsNull() bool { return true }
 
 func (k *kafkaGo) Create(topic string, partitions int) error {
 	answer, err := k.client.CreateTopics(within(), &kafka.CreateTopicsRequest{
-		Topics: []kafka.TopicConfig{{Topic: topic, NumPartitions: partitions, ReplicationFactor: 1}},
+		Topics: []kafka.TopicConfig{{
+			Topic: topic, NumPartitions: partitions, ReplicationFactor: int(scenarios.Replicas()),
+		}},
 	})
 	if err != nil {
 		return err
@@ -87,7 +89,7 @@ func (k *kafkaGo) Produce(topic string, records []scenarios.Record, codec string
 		"gzip": kafka.Gzip, "snappy": kafka.Snappy, "lz4": kafka.Lz4, "zstd": kafka.Zstd,
 	}
 	writer := &kafka.Writer{
-		Addr: kafka.TCP(k.bootstrap), Topic: topic, Balancer: &byRecord{}, RequiredAcks: kafka.RequireAll,
+		Addr: kafka.TCP(scenarios.Brokers(k.bootstrap)...), Topic: topic, Balancer: &byRecord{}, RequiredAcks: kafka.RequireAll,
 		BatchTimeout: 20 * time.Millisecond, BatchBytes: 1 << 20, Compression: codecs[codec],
 	}
 	var out []kafka.Message
@@ -132,7 +134,7 @@ func take(reader *kafka.Reader, count int) ([]scenarios.Record, error) {
 
 func (k *kafkaGo) reader(topic string, partition int) *kafka.Reader {
 	return kafka.NewReader(kafka.ReaderConfig{
-		Brokers: []string{k.bootstrap}, Topic: topic, Partition: partition,
+		Brokers: scenarios.Brokers(k.bootstrap), Topic: topic, Partition: partition,
 		MinBytes: 1, MaxBytes: 4 << 20, MaxWait: 200 * time.Millisecond,
 	})
 }
@@ -218,7 +220,7 @@ type member struct {
 
 func (k *kafkaGo) Member(group, topic string) (scenarios.Member, error) {
 	return &member{reader: kafka.NewReader(kafka.ReaderConfig{
-		Brokers: []string{k.bootstrap}, GroupID: group, Topic: topic, StartOffset: kafka.FirstOffset,
+		Brokers: scenarios.Brokers(k.bootstrap), GroupID: group, Topic: topic, StartOffset: kafka.FirstOffset,
 		HeartbeatInterval: 500 * time.Millisecond, SessionTimeout: 10 * time.Second,
 		MinBytes: 1, MaxBytes: 4 << 20, MaxWait: 200 * time.Millisecond,
 	})}, nil

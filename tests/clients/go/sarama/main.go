@@ -36,11 +36,11 @@ func config() *sarama.Config {
 
 func main() {
 	scenarios.Main(func(bootstrap string) (scenarios.Client, error) {
-		base, err := sarama.NewClient([]string{bootstrap}, config())
+		base, err := sarama.NewClient(scenarios.Brokers(bootstrap), config())
 		if err != nil {
 			return nil, err
 		}
-		admin, err := sarama.NewClusterAdmin([]string{bootstrap}, config())
+		admin, err := sarama.NewClusterAdmin(scenarios.Brokers(bootstrap), config())
 		return &client{bootstrap, admin, base}, err
 	})
 }
@@ -48,7 +48,7 @@ func main() {
 func (c *client) Name() string { return "sarama" }
 
 func (c *client) Create(topic string, partitions int) error {
-	detail := &sarama.TopicDetail{NumPartitions: int32(partitions), ReplicationFactor: 1}
+	detail := &sarama.TopicDetail{NumPartitions: int32(partitions), ReplicationFactor: scenarios.Replicas()}
 	err := c.admin.CreateTopic(topic, detail, false)
 	if errors.Is(err, sarama.ErrTopicAlreadyExists) {
 		return scenarios.ErrExists
@@ -103,7 +103,7 @@ func (c *client) Produce(topic string, records []scenarios.Record, codec string,
 	config.Producer.Partitioner = func(topic string) sarama.Partitioner {
 		return byRecord{sarama.NewHashPartitioner(topic), sarama.NewManualPartitioner(topic)}
 	}
-	producer, err := sarama.NewSyncProducer([]string{c.bootstrap}, config)
+	producer, err := sarama.NewSyncProducer(scenarios.Brokers(c.bootstrap), config)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func take(consumer sarama.PartitionConsumer, count int) ([]scenarios.Record, err
 }
 
 func (c *client) from(topic string, partition int32, offset int64, count int) ([]scenarios.Record, error) {
-	consumer, err := sarama.NewConsumer([]string{c.bootstrap}, config())
+	consumer, err := sarama.NewConsumer(scenarios.Brokers(c.bootstrap), config())
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +219,7 @@ type member struct {
 }
 
 func (c *client) Member(name, topic string) (scenarios.Member, error) {
-	group, err := sarama.NewConsumerGroup([]string{c.bootstrap}, name, config())
+	group, err := sarama.NewConsumerGroup(scenarios.Brokers(c.bootstrap), name, config())
 	if err != nil {
 		return nil, err
 	}

@@ -157,6 +157,18 @@ func compare(codec string, read []Record) error {
 
 type run struct{ client Client }
 
+// Brokers are the addresses that the program was given.
+func Brokers(bootstrap string) []string { return strings.Split(bootstrap, ",") }
+
+// Replicas is how many the topics have.
+func Replicas() int16 {
+	replicas, err := strconv.ParseInt(os.Getenv("CHRONIK_TEST_REPLICAS"), 10, 16)
+	if err != nil {
+		return 1
+	}
+	return int16(replicas)
+}
+
 // Main runs the scenarios that the command line names.
 func Main(connect func(bootstrap string) (Client, error)) {
 	client, err := connect(os.Args[1])

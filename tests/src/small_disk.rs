@@ -1,0 +1,58 @@
+//! A disk that is soon full: a small ext4 on a loop device. Needs root, `mkfs.ext4` and a loop device.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+use crate::scratch::ScratchDir;
+
+/// Why there may be none; said where a test is skipped for it.
+pub const NEEDED: &str = "a loop-mounted ext4 needs root, mkfs.ext4 and a loop device";
+
+const DISK_BYTES: u64 = 24 << 20;
+
+/// A small ext4 of its own, unmounted when dropped.
+#[derive(Debug)]
+pub struct SmallDisk {
+    mounted_at: PathBuf,
+    _scratch: ScratchDir,
+}
+
+impl SmallDisk {
+    /// Makes one of 24 MiB; `None` where that cannot be: see [`NEEDED`].
+    pub fn make() -> Result<Option<SmallDisk>> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let scratch = ScratchDir::new("disk")?;
+        let image = scratch.path().join("image");
+        File::create(&image)?.set_len(DISK_BYTES)?;
+        let mounted_at = scratch.path().join("mounted");
+        std::fs::create_dir(&mounted_at)?;
+        let run = |program: &str, args: &[&str], last: &[&Path]| {
+            let mut command = Command::new(program);
+            command.args(args).args(last).stdout(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        };
+        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0"], &[&image])
+            && run("mount", &["-o", "loop"], &[&image, &mounted_at]);
+        Ok(made.then(|| SmallDisk { mounted_at, _scratch: scratch }))
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.mounted_at
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(&self.mounted_at).status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.mounted_at.display());
+        }
+    }
+}
