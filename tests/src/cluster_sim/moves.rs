@@ -2,7 +2,7 @@
 //! brings Raft's members to what the catalog wants, as the shell's `cluster::reconcile` and `cluster::join` have it.
 //!
 //! - I1: no disk is lost that could take the last copy of something committed with it: of each configuration that may be
-//!   in force a majority has its disks. More than that no cluster survives.
+//!   in force, or with which a group is to begin, a majority has its disks. More than that no cluster survives.
 //! - I2: a node that lost its disks is another one to Raft: other replica ids, and nothing of its past (P26).
 
 use std::sync::Arc;
@@ -141,8 +141,31 @@ impl Run {
             self.partitions.get(&group).is_none_or(|partition| !partition.is_deleted)
         };
         let here = self.hosts[host].id;
+        // Nobody knows yet what is to become of those that are lost already, or of replicas that are not made.
+        if !(0..self.hosts.len()).all(|other| self.is_known(other)) || self.is_awaited(here) {
+            return false;
+        }
         self.oracle.may_lose(is_open, |group, replica| {
             self.seat_of(group, replica).is_some_and(|seat| seat.node == here)
+        })
+    }
+
+    fn catalogs(&self) -> impl Iterator<Item = Arc<Catalog>> {
+        let nodes = self.hosts.iter().filter_map(|host| host.node(0));
+        nodes.filter_map(|node| node.core.borrow().catalog())
+    }
+
+    /// Whether some node's catalog knows the disks of this one.
+    fn is_known(&self, host: usize) -> bool {
+        self.catalogs().any(|catalog| self.is_in_catalog(host, &catalog))
+    }
+
+    /// Whether a partition is placed on a node of which nobody has made a replica yet.
+    fn is_awaited(&self, node: NodeId) -> bool {
+        self.catalogs().any(|catalog| {
+            let partitions = catalog.topics().flat_map(|topic| &topic.partitions);
+            let is_new = |partition: &Partition| self.oracle.config(partition.group).is_none();
+            partitions.filter(|p| p.placement_on(node).is_some()).any(is_new)
         })
     }
 
