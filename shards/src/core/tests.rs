@@ -12,6 +12,7 @@ mod fill;
 mod log_start;
 mod reads;
 mod refusal;
+mod transfer;
 mod trio;
 
 const GROUP: GroupId = GroupId(1);
