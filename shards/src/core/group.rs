@@ -15,13 +15,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use chronik_engine::batch::{BatchHeader, TimestampType};
-use chronik_engine::ids::{GroupId, Offset, RaftIndex, Term};
+use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::segment::Manifest;
 use chronik_engine::tail_cache::CachedBatch;
 use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{EntryKind, GroupCheckpoint, GroupMeta, LogEntry};
 use chronik_replication::{GroupConfig, RaftGroup, RecoveredLog};
 
+use super::held::Held;
 use super::in_sync::LagMarks;
 use super::log_start::PartitionCommand;
 use super::peers::{EarlyCampaign, GroupFetch};
@@ -102,10 +103,14 @@ pub(super) struct Group {
     is_current: bool,
     /// Candidacies before the election timeout.
     pub(super) early: Option<EarlyCampaign>,
+    /// The other replica of two, which went with its disk.
+    pub(super) lost: Option<ReplicaId>,
     /// As leader, what replicas in sync hold.
     pub(super) lag_marks: LagMarks,
     /// Those who wait for a quorum before they read; boxed, as most groups have none.
     pub(super) reads: Option<Box<Reads>>,
+    /// Acknowledgements that wait for more than a quorum.
+    pub(super) held: Option<Box<Held>>,
     led: Option<Leadership>,
     life: Life,
 }
@@ -126,8 +131,10 @@ impl Group {
             is_announced: false,
             is_current: false,
             early: None,
+            lost: None,
             lag_marks: LagMarks::default(),
             reads: None,
+            held: None,
             led: None,
             life,
         }
@@ -267,6 +274,7 @@ impl Group {
             let tokens = entry.waiting.into_iter().chain(entry.duplicates);
             shared.effects.replies.extend(tokens.map(|(token, _)| (token, Err(error))));
         }
+        self.drop_held(shared, error);
         if let Machine::Partition(producers) = &mut self.machine {
             producers.roll_back();
         }
@@ -299,6 +307,7 @@ impl Group {
             self.apply_committed(shared);
             self.pass_reads(shared);
         }
+        self.release_held(shared);
         if self.raft.has_fetches() {
             self.raft.take_fetches(&mut shared.wanted);
             let group = self.id;
@@ -335,9 +344,14 @@ impl Group {
         if let Some(own) = &own {
             assert!(own.base_offset == entry.base_offset, "an offset is given out once");
             shared.in_flight_bytes -= own.bytes;
-            let ack = ack.unwrap_or_else(|| Ack::Appended(self.appended(own)));
-            let tokens = own.waiting.iter().chain(&own.duplicates);
-            shared.effects.replies.extend(tokens.map(|(token, _)| (*token, Ok(ack.clone()))));
+            match ack {
+                None => self.acknowledge(own, shared),
+                Some(ack) => {
+                    let tokens = own.waiting.iter().chain(&own.duplicates);
+                    let replies = tokens.map(|(token, _)| (*token, Ok(ack.clone())));
+                    shared.effects.replies.extend(replies);
+                }
+            }
         }
         if entry.kind == EntryKind::Batch && is_whole(&entry) {
             let retained_bytes = own.map_or(0, |own| own.retained_bytes).max(entry.payload.len());

@@ -6,8 +6,8 @@
 //! that. Two marks on the commit index, moved at intervals, tell how long ago that is; nothing is noted for each replica.
 //!
 //! - I1: the leader is in sync with itself; learners are not asked.
-//! - I2: what is acknowledged is decided by Raft's quorum alone. That too few replicas are in sync only refuses batches
-//!   before they are appended.
+//! - I2: what is committed is decided by Raft's quorum alone. That too few replicas are in sync refuses batches before they
+//!   are appended.
 
 use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId};
 
@@ -44,12 +44,15 @@ impl ShardCore {
     }
 
     /// Refuses a batch that is to be acknowledged by all where fewer than `wanted` voters are in sync, or all of them if
-    /// there are fewer. A leader that does not know yet lets it pass: it needs a quorum all the same.
+    /// there are fewer. One that is not refused is acknowledged once as many hold it. A leader that does not know yet lets
+    /// it pass: it needs a quorum all the same.
     ///
     /// # Errors
     /// [`ProduceError::NotEnoughReplicas`].
-    pub fn check_in_sync(&self, group: GroupId, wanted: u32) -> Result<(), ProduceError> {
-        let Some(led) = self.live(group).filter(|group| group.is_ready()) else { return Ok(()) };
+    pub fn check_in_sync(&mut self, group: GroupId, wanted: u32) -> Result<(), ProduceError> {
+        let found = self.groups.get_mut(&group).filter(|group| group.is_live());
+        let Some(led) = found.filter(|group| group.is_ready()) else { return Ok(()) };
+        led.set_holders_min(usize::try_from(wanted).unwrap_or(usize::MAX));
         let count = |replicas: usize| u32::try_from(replicas).unwrap_or(u32::MAX);
         let in_sync = count(led.voters_in_sync().count());
         let wanted = wanted.min(count(led.raft.meta().voters.len()));
@@ -62,12 +65,17 @@ impl ShardCore {
 
 impl Group {
     pub(super) fn voters_in_sync(&self) -> impl Iterator<Item = ReplicaId> {
-        self.raft.voters_that_hold(self.lag_marks.before)
+        self.holders(self.lag_marks.before)
     }
 
     /// Those in sync that hold all that is applied here.
     pub(super) fn voters_that_show_all(&self) -> impl Iterator<Item = ReplicaId> {
-        self.raft.voters_that_hold(self.lag_marks.before.max(self.raft.applied()))
+        self.holders(self.lag_marks.before.max(self.raft.applied()))
+    }
+
+    /// A replica that is lost holds nothing, whatever is answered in its place.
+    fn holders(&self, index: RaftIndex) -> impl Iterator<Item = ReplicaId> {
+        self.raft.voters_that_hold(index).filter(|replica| Some(*replica) != self.lost)
     }
 
     pub(super) fn is_under_replicated(&self) -> bool {

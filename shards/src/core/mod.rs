@@ -11,10 +11,12 @@
 //! | `produce` | checks and proposals |
 //! | `commit` | blocks out, durability in, application of what is committed |
 //! | `refusal` | batches for which the disk has no room |
+//! | `lost` | groups of two whose other replica went with its disk |
 //! | `log_start` | where a partition's log starts, and what may go before it |
 //! | `segments` | what of a partition's log is in files of its own |
 //! | `fill` | records that are copied from a leader before its snapshot is taken |
 //! | `peers` | what is heard from replicas on other nodes, and groups whose leader is gone |
+//! | `held` | acknowledgements that wait for more replicas than a quorum |
 //! | `in_sync` | which replicas are in sync with their leader |
 //! | `group_log` | the logs that hold the state of consumer groups |
 //! | `read` | what may be read, and from where |
@@ -50,8 +52,10 @@ mod fill;
 mod group;
 mod group_log;
 mod hash;
+mod held;
 mod in_sync;
 mod log_start;
+mod lost;
 mod peers;
 mod produce;
 pub mod producers;
@@ -228,6 +232,8 @@ pub struct ShardCore {
     /// Groups with proposals that Raft has not handed out, each once.
     dirty: VecDeque<GroupId>,
     fills: Fills,
+    /// Groups that may have lost their only other replica.
+    lost_count: usize,
     is_storage_full: bool,
     is_stopped: bool,
     expiry_cursor: GroupId,
@@ -267,6 +273,7 @@ impl ShardCore {
             groups: BTreeMap::new(),
             dirty: VecDeque::new(),
             fills: Fills::default(),
+            lost_count: 0,
             is_storage_full: false,
             is_stopped: false,
             expiry_cursor: GroupId::META,
@@ -419,6 +426,7 @@ impl ShardCore {
 
     /// What there is to do. To be called after every other call.
     pub fn take_effects(&mut self) -> Effects {
+        self.answer_for_lost();
         self.shared.counted.messages(&self.shared.effects.messages);
         std::mem::take(&mut self.shared.effects)
     }

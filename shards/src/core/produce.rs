@@ -216,22 +216,25 @@ impl Group {
         let original = at
             .and_then(|at| self.in_flight.get_mut(at))
             .filter(|own| own.base_offset == base_offset);
-        match original {
-            Some(own) if waiting.1 == RequiredAcks::All || own.index > durable => {
-                own.duplicates.push(waiting);
-            }
-            Some(_) | None => {
-                let held = shared.tail.get(self.id, base_offset).next();
-                let held = held.filter(|held| held.base_offset == base_offset);
-                let appended = Appended {
-                    base_offset,
-                    log_append_time_ms: first_time_ms(held, header),
-                    log_start_offset: self.log_start_offset,
-                    leader_epoch: self.raft.term(),
-                };
-                shared.effects.replies.push((waiting.0, acked(appended)));
-            }
+        let is_for_all = waiting.1 == RequiredAcks::All;
+        if let Some(own) = original
+            && (is_for_all || own.index > durable)
+        {
+            own.duplicates.push(waiting);
+            return Ok(true);
         }
+        if is_for_all && self.wait_with_held(base_offset, waiting.0) {
+            return Ok(true);
+        }
+        let cached = shared.tail.get(self.id, base_offset).next();
+        let cached = cached.filter(|cached| cached.base_offset == base_offset);
+        let appended = Appended {
+            base_offset,
+            log_append_time_ms: first_time_ms(cached, header),
+            log_start_offset: self.log_start_offset,
+            leader_epoch: self.raft.term(),
+        };
+        shared.effects.replies.push((waiting.0, acked(appended)));
         Ok(true)
     }
 

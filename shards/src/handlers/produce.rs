@@ -24,7 +24,7 @@ use kafka_protocol::protocol::StrBytes;
 use self::rules::Refusal;
 use super::error_code::produce_error;
 use super::routing::{Route, resolve_topic};
-use crate::catalog::{Catalog, Topic};
+use crate::catalog::{Catalog, Partition, Topic};
 use crate::core::{Ack, ProduceResult, RequiredAcks};
 use crate::shell::replies::ReplyTo;
 use crate::shell::shard::Shard;
@@ -43,7 +43,17 @@ const TIMEOUT_MS_MIN: u64 = 1;
 /// A partition's answer, there or on its way.
 enum Outcome {
     Known(PartitionProduceResponse),
-    Waiting { index: i32, answer: oneshot::Receiver<ProduceResult> },
+    Waiting { index: i32, answer: oneshot::Receiver<ProduceResult>, too_late: ResponseError },
+}
+
+/// When a batch is acknowledged.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    acks: RequiredAcks,
+    /// As many replicas must be in sync, and hold it.
+    in_sync_min: u32,
+    /// What is said if that does not come about in time.
+    too_late: ResponseError,
 }
 
 struct TopicOutcomes {
@@ -159,7 +169,8 @@ impl Proposer<'_> {
                 // Only who asks for all of them is told that there are too few (as in Kafka).
                 let is_for_all = acks == RequiredAcks::All;
                 let in_sync_min = if is_for_all { topic.settings.insync_replicas_min } else { 1 };
-                self.propose(route, index, batch, acks, in_sync_min)
+                let too_late = too_late(in_sync_min, topic.partition(index));
+                self.propose(route, index, batch, Wanted { acks, in_sync_min, too_late })
             }
             Err(Refusal { error, why, records }) => {
                 Outcome::Known(failure(index, error, Some(why)).with_record_errors(
@@ -210,14 +221,8 @@ impl Proposer<'_> {
         Ok(batch)
     }
 
-    fn propose(
-        &self,
-        route: Route,
-        index: i32,
-        batch: RecordBatch,
-        acks: RequiredAcks,
-        in_sync_min: u32,
-    ) -> Outcome {
+    fn propose(&self, route: Route, index: i32, batch: RecordBatch, wanted: Wanted) -> Outcome {
+        let Wanted { acks, in_sync_min, too_late } = wanted;
         let (done, answer) = ReplyTo::channel(self.shard.id);
         let retained_bytes = batch.size().saturating_add(self.spare_bytes_each);
         let Route { shard: target, group } = route;
@@ -226,9 +231,20 @@ impl Proposer<'_> {
             there.propose_batch(group, batch, acks, in_sync_min, retained_bytes, done);
         });
         match posted {
-            Ok(()) => Outcome::Waiting { index, answer },
+            Ok(()) => Outcome::Waiting { index, answer, too_late },
             Err(_) => refused(index, ResponseError::NotLeaderOrFollower, Some(busy(target))),
         }
+    }
+}
+
+/// What is said of a batch that is not acknowledged in time: where more than a quorum must hold it, too few do.
+fn too_late(in_sync_min: u32, partition: Option<&Partition>) -> ResponseError {
+    let replicas = partition.map_or(0, |partition| partition.replicas.len());
+    let in_sync_min = usize::try_from(in_sync_min).unwrap_or(usize::MAX).min(replicas);
+    if in_sync_min > replicas / 2 + 1 {
+        ResponseError::NotEnoughReplicasAfterAppend
+    } else {
+        ResponseError::RequestTimedOut
     }
 }
 
@@ -286,7 +302,7 @@ async fn answer(
         for outcome in partitions {
             answers.push(match outcome {
                 Outcome::Known(response) => response,
-                Outcome::Waiting { index, mut answer } => {
+                Outcome::Waiting { index, mut answer, too_late } => {
                     let result = if timed_out {
                         answer.try_recv().ok().flatten()
                     } else {
@@ -298,7 +314,7 @@ async fn answer(
                             }
                         }
                     };
-                    partition_response(index, result)
+                    partition_response(index, result, too_late)
                 }
             });
         }
@@ -307,9 +323,13 @@ async fn answer(
     ProduceResponse::default().with_responses(responses)
 }
 
-fn partition_response(index: i32, result: Option<ProduceResult>) -> PartitionProduceResponse {
+fn partition_response(
+    index: i32,
+    result: Option<ProduceResult>,
+    too_late: ResponseError,
+) -> PartitionProduceResponse {
     match result {
-        None => failure(index, ResponseError::RequestTimedOut, None),
+        None => failure(index, too_late, None),
         Some(Ok(Ack::Appended(appended))) => PartitionProduceResponse::default()
             .with_index(index)
             .with_base_offset(appended.base_offset.0)

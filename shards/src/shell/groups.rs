@@ -69,6 +69,7 @@ fn write_error(error: ProduceError) -> GroupError {
         | ProduceError::StorageFull => GroupError::NotCoordinator,
         ProduceError::CommandTooLarge => GroupError::StateTooLarge,
         ProduceError::Overloaded
+        | ProduceError::NotEnoughReplicas { .. }
         | ProduceError::ControlBatch
         | ProduceError::TransactionalBatch
         | ProduceError::NoSequence { .. }

@@ -223,3 +223,45 @@ fn given_a_leader_when_it_is_asked_where_consumers_may_read_then_it_names_who_sh
     assert!(sent.appends > 0 && sent.vote_requests > 0, "{sent:?}");
     assert_eq!(trio.cores[0].figures().leaders, 1);
 }
+
+#[test]
+fn given_a_topic_that_asks_for_more_than_a_quorum_when_a_replica_hangs_then_batches_wait_for_it() {
+    let mut trio = Trio::led();
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 3), Ok(()));
+    assert_eq!(trio.produced(0, sequenced(0, 2), 1), 0, "all three have it at once");
+    trio.cut(2);
+    trio.replies.clear();
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 3), Ok(()), "nobody knows yet");
+    trio.produce(0, sequenced(2, 1), 2).unwrap();
+    trio.produce(0, sequenced(3, 1), 3).unwrap();
+    trio.settle();
+    assert_eq!(trio.cores[0].partition(GROUP).unwrap().high_watermark, Offset(4), "committed");
+    trio.produce(0, sequenced(2, 1), 4).unwrap();
+    trio.settle();
+    assert_eq!(trio.replies, [], "two of three have them");
+    trio.join(2);
+    for _ in 0..25 {
+        trio.tick();
+        trio.settle();
+    }
+    let answered: Vec<_> =
+        trio.replies.iter().map(|(_, token, result)| (token.0, *result)).collect();
+    assert_eq!(answered, [(2, Ok(2)), (4, Ok(2)), (3, Ok(3))]);
+    // Who asks for no more than a quorum waits for no more.
+    trio.cut(2);
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 2), Ok(()));
+    assert_eq!(trio.produced(0, sequenced(4, 1), 5), 4);
+}
+
+#[test]
+fn given_batches_that_wait_for_more_than_a_quorum_when_leadership_goes_then_they_are_sent_away() {
+    let mut trio = Trio::led();
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 3), Ok(()));
+    trio.cut(2);
+    trio.produce(0, sequenced(0, 1), 1).unwrap();
+    trio.settle();
+    assert_eq!(trio.replies, []);
+    trio.cores[0].abort_all();
+    trio.settle();
+    assert_eq!(trio.replies, [(0, Token(1), Err(ProduceError::ShuttingDown))]);
+}

@@ -13,7 +13,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::{code, on_all_coordinators, on_coordinator, route_of, text};
+use super::{code, on_all_coordinators, on_coordinator, refused, route_of, text};
 use crate::groups::{DescribedGroup, GroupError, ListedGroup};
 use crate::shell::shard::Shard;
 
@@ -144,7 +144,10 @@ async fn delete(shard: &Rc<Shard>, group: String) -> Result<(), GroupError> {
             .and_then(|checked| checked)
             .map(|command| there.begin_group_command(route.group, &command));
         async move {
-            begun?.await?;
+            match begun {
+                Ok(written) => written.await?,
+                Err(error) => return refused(&there, route.group, error).await,
+            }
             there.with_coordinator_and_store(route.group, |coordinator, store, _| {
                 coordinator.deleted(&group, store);
             })

@@ -159,6 +159,15 @@ async fn still_coordinates(shard: &Rc<Shard>, group: PartitionGroup) -> Result<(
     shard.still_leads(group).known().await.map_err(read_error)
 }
 
+/// Refuses a change for what this replica remembers, once it is known that no other knows better.
+async fn refused<T>(
+    shard: &Rc<Shard>,
+    group: PartitionGroup,
+    error: GroupError,
+) -> Result<T, GroupError> {
+    still_coordinates(shard, group).await.and(Err(error))
+}
+
 /// Does something with the coordinator of a group, on its core, once it is known to be the one still: another may have
 /// other members and newer offsets.
 async fn on_coordinator<T: Send + 'static>(

@@ -19,7 +19,7 @@ use kafka_protocol::messages::{
     OffsetFetchRequest, OffsetFetchResponse,
 };
 
-use super::{code, offsets_topic, on_coordinator, route_in, route_of, still_coordinates, text};
+use super::{code, offsets_topic, on_coordinator, refused, route_in, route_of, text};
 use crate::catalog::Catalog;
 use crate::groups::{CommitCheck, GroupCommand, GroupError, MemberRef, SavedOffset};
 use crate::shell::shard::Shard;
@@ -131,8 +131,7 @@ async fn commit(
             match written {
                 Ok(written) => written.await,
                 Err(Ok(())) => Ok(()),
-                // Refused for what this replica remembers, which another may know better by now.
-                Err(Err(error)) => still_coordinates(&there, route.group).await.and(Err(error)),
+                Err(Err(error)) => refused(&there, route.group, error).await,
             }
         }
     });
@@ -326,7 +325,10 @@ async fn delete(
             (results, there.begin_group_command(route.group, &command))
         });
         async move {
-            let (results, written) = begun?;
+            let (results, written) = match begun {
+                Ok(begun) => begun,
+                Err(error) => return refused(&there, route.group, error).await,
+            };
             written.await?;
             Ok(results)
         }
