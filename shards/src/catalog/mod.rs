@@ -268,6 +268,19 @@ impl Catalog {
         })
     }
 
+    /// The groups with a replica on one shard whose only other one went with its disk; see
+    /// [`Partition::pair_with_lost`].
+    #[must_use]
+    pub fn lost_beside(&self, node: NodeId, shard: ShardId) -> BTreeMap<GroupId, ReplicaId> {
+        let partitions = self.topics.values().flat_map(|topic| &topic.partitions);
+        let unsettled = partitions.filter(|partition| !partition.removing.is_empty());
+        unsettled
+            .filter_map(|partition| Some((partition.group, partition.pair_with_lost()?)))
+            .filter(|(_, (left, _))| left.node == node && left.shard == shard)
+            .map(|(group, (_, lost))| (group, lost))
+            .collect()
+    }
+
     /// The replicas that belong on one shard, each with what its group needs to be created there. Those that go belong
     /// there, too, until the partition is settled.
     pub fn placed_on(

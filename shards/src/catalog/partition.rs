@@ -102,6 +102,18 @@ impl Partition {
         self.removing.contains(placement) && self.replicas.iter().any(replaced)
     }
 
+    /// Of a partition of two that was settled and then lost one with its disk, the replica that is left and the lost one.
+    #[must_use]
+    pub fn pair_with_lost(&self) -> Option<(Placement, ReplicaId)> {
+        let [lost] = self.removing[..] else { return None };
+        let [adding] = self.adding[..] else { return None };
+        let (replaced, left): (Vec<Placement>, Vec<Placement>) =
+            self.replicas.iter().partition(|placement| placement.node == lost.node);
+        let ([replaced], [left]) = (&replaced[..], &left[..]) else { return None };
+        let is_all = self.dropped.is_empty() && replaced.replica == adding;
+        is_all.then_some((*left, lost.replica))
+    }
+
     /// Whether I1 and I2 hold.
     #[must_use]
     pub fn is_coherent(&self) -> bool {

@@ -189,9 +189,10 @@ impl ShardCore {
 
     /// Takes the next step of a group that is led here towards the members that are wanted.
     pub fn reconcile(&mut self, group: GroupId, wanted: &Wanted) -> Reconciled {
-        let Some(found) = self.live(group).filter(|group| group.is_ready()) else {
+        let Some(found) = self.live(group).filter(|group| group.raft.is_leader()) else {
             return Reconciled::NotLeader;
         };
+        let is_ready = found.is_ready();
         let (members, progress) = (found.raft.members(), found.raft.progress());
         let (own, commit) = (found.raft.replica(), found.raft.commit_index());
         let learners = progress.iter().filter(|peer| members.learners.contains(&peer.replica));
@@ -200,6 +201,8 @@ impl ShardCore {
             heard: learners.filter(|peer| peer.recent_active).count(),
         };
         match next_step(own, wanted, &members, &progress, commit) {
+            // What members there are it knows only once an entry of its own term is applied.
+            _ if !is_ready => waits,
             Step::Settled => Reconciled::Settled,
             Step::Wait => waits,
             Step::Change(changes) => match self.propose_members(group, &conf_change(&changes)) {

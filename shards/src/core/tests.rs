@@ -10,6 +10,7 @@ use crate::catalog::{Broker, CatalogCommand, ClusterId, Incarnation, TopicRef};
 mod checkpoints;
 mod fill;
 mod log_start;
+mod lost;
 mod reads;
 mod refusal;
 mod transfer;

@@ -144,6 +144,8 @@ async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) -> bool {
             }
         }
     });
+    let lost = catalog.lost_beside(shard.node.config.node_id, shard.id);
+    shard.change_core(|core| core.set_lost(&lost));
     if !unready.is_empty() {
         let led = std::pin::pin!(shard.all_led(unready));
         let patience = match shard.links() {

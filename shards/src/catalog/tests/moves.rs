@@ -162,6 +162,29 @@ fn given_a_replica_that_went_with_its_disk_when_its_node_is_to_have_none_then_it
 }
 
 #[test]
+fn given_a_partition_of_two_when_one_went_with_its_disk_then_the_other_knows_unless_more_was_asked_for()
+ {
+    let mut catalog = three_of_five();
+    move_one(&mut catalog, to("t", 0, &[1, 2])).unwrap();
+    settle(&mut catalog);
+    assert_eq!(partition(&catalog).pair_with_lost(), None);
+    catalog.apply(&register_on(2, 2, 77));
+    let (left, lost) = partition(&catalog).pair_with_lost().unwrap();
+    assert_eq!((left.replica, lost), (ReplicaId(11), ReplicaId(12)));
+    let group = partition(&catalog).group;
+    let beside = catalog.lost_beside(NodeId(1), left.shard);
+    assert_eq!(beside, BTreeMap::from([(group, lost)]));
+    assert!(catalog.lost_beside(NodeId(2), left.shard).is_empty());
+    let mut both = catalog.clone();
+    both.apply(&register_on(1, 2, 78));
+    assert_eq!(partition(&both).pair_with_lost(), None);
+    move_one(&mut catalog, to("t", 0, &[1, 2, 3])).unwrap();
+    assert_eq!(partition(&catalog).pair_with_lost(), None);
+    settle(&mut catalog);
+    assert!(catalog.lost_beside(NodeId(1), left.shard).is_empty());
+}
+
+#[test]
 fn given_a_broker_with_replicas_when_it_is_to_go_then_only_once_they_are_away() {
     let mut catalog = three_of_five();
     let node = NodeId(3);

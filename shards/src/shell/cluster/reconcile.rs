@@ -154,7 +154,6 @@ impl Shard {
         let Some(partition) = partition_of(catalog, slot.due) else { return Look::Done };
         let (group, wanted) = (slot.due.group, Wanted::of(partition));
         match self.change_core(|core| core.reconcile(group, &wanted)) {
-            Reconciled::NotLeader if self.with_core(|core| core.leads(group)) => Look::Waits,
             Reconciled::NotLeader => Look::Done,
             Reconciled::Settled => {
                 if partition.is_settled() {
@@ -222,8 +221,7 @@ impl Shard {
         if let Reconciled::Proposed(changes) = &done {
             tracing::info!("the catalog's members change: {changes:?}");
         }
-        let is_led = self.with_core(|core| core.leads(GroupId::META));
-        is_led.then_some(done)
+        (done != Reconciled::NotLeader).then_some(done)
     }
 
     /// The replicas of the catalog that the cluster began with.
