@@ -4,7 +4,7 @@
 //!   goes on when it is given again.
 //! - I2: at most so many partitions move at a time as the user allows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::grammar::{
     ClusterArgs, ClusterCommand, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs, RemoveArgs,
 };
 use super::kafka::{Kafka, KafkaError, Refusal, in_versions};
-use super::mover::{Moved, Mover};
+use super::mover::{Moved, Mover, UnderWay};
 use super::plan::{Layout, Move, evacuate, spread};
 use super::table::{Report, Table, join};
 
@@ -319,7 +319,7 @@ fn done(moves: &[Moved]) -> Report {
     report
 }
 
-fn under_way(moves: &BTreeMap<(String, i32), (BTreeSet<i32>, BTreeSet<i32>)>) -> Report {
+fn under_way(moves: &UnderWay) -> Report {
     let mut table = Table::new(&["TOPIC", "PARTITION", "ADDING", "REMOVING"]);
     let mut found = Vec::new();
     for ((topic, partition), (adding, removing)) in moves {
