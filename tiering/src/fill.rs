@@ -27,7 +27,7 @@ pub struct FillJob {
     pub segments_dir: PathBuf,
     /// Whose they are.
     pub id: SegmentId,
-    /// The first offset that they stand for; the first batch may begin before.
+    /// The first offset that they stand for. Batches that end before are left out; one may lie across.
     pub from: Offset,
     /// Whole batches, one after the other.
     pub chunks: Vec<Bytes>,
@@ -76,6 +76,9 @@ fn parts(job: &FillJob) -> Result<Vec<Part<'_>>, SegmentError> {
             let (batch, after) = split.filter(|(b, _)| !b.is_empty()).ok_or_else(not_batches)?;
             rest = after;
             let count = header.last_offset_delta.unsigned_abs().saturating_add(1);
+            if header.base_offset.plus(count) <= job.from {
+                continue;
+            }
             let bytes = batch.len() as u64;
             let timestamp_ms = if header.record_count == 0 { -1 } else { header.max_timestamp_ms };
             match parts.last_mut() {
@@ -99,8 +102,7 @@ fn parts(job: &FillJob) -> Result<Vec<Part<'_>>, SegmentError> {
         }
     }
     let follow = |pair: &[Part<'_>]| pair[1].first_offset >= pair[0].end_offset;
-    let begins = parts.first().is_some_and(|part| part.end_offset > job.from);
-    if begins && parts.windows(2).all(follow) { Ok(parts) } else { Err(not_batches()) }
+    if !parts.is_empty() && parts.windows(2).all(follow) { Ok(parts) } else { Err(not_batches()) }
 }
 
 async fn write_part<D: Disk>(

@@ -10,7 +10,7 @@
 //! - I2: records come from a leader that has committed and applied them, and so have those in segments: no change of
 //!   leader makes them void, and records beyond what this replica has applied do no harm.
 //! - I3: at most [`FILLS_MAX`] copy at a time, each with one call and one write under way and at most
-//!   [`GATHERED_BYTES_MAX`] and one answer in memory beside the write; the others wait in the order in which they came.
+//!   32 MiB and one answer in memory beside the write; the others wait in the order in which they came.
 //! - I4: each [`FillStep`] is answered once, and an answer to a step of an earlier beginning is dropped, but for the
 //!   segments in it.
 
@@ -20,24 +20,15 @@ use bytes::Bytes;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId, Term};
 use chronik_replication::{Message, MessageType, SnapshotHead};
 
+mod copying;
+
+use self::copying::Copying;
 use super::group::{Group, Machine};
 use super::{FetchError, NamedSegment, ReadPlan, ShardCore, Shared};
 use crate::catalog::PartitionTag;
 
 /// Groups that copy at a time.
 pub const FILLS_MAX: usize = 2;
-/// What is gathered before it is written.
-const GATHERED_BYTES_MAX: usize = 32 << 20;
-/// What is asked for at once.
-const ANSWER_BYTES_MAX: usize = 2 << 20;
-/// Less is not worth a call: what is gathered is written instead.
-const ANSWER_BYTES_MIN: usize = 256 << 10;
-/// Ticks before something that failed is tried again, and the most after many failures.
-const PAUSE_TICKS_MIN: u32 = 2;
-const PAUSE_TICKS_MAX: u32 = 40;
-
-const _: () = assert!(ANSWER_BYTES_MAX <= GATHERED_BYTES_MAX);
-const _: () = assert!(ANSWER_BYTES_MIN <= ANSWER_BYTES_MAX);
 
 /// Names a beginning of a fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -82,7 +73,7 @@ pub struct FillWrite {
     pub tag: PartitionTag,
     /// The term of the leader that they come from.
     pub term: Term,
-    /// The first offset that they stand for; the first batch may begin before.
+    /// The first offset that they stand for; batches before it are left out.
     pub from: Offset,
     /// The batches.
     pub chunks: Vec<FillChunk>,
@@ -125,75 +116,6 @@ struct Fill {
     /// Nothing before is wanted: the leader's log starts there.
     start: Offset,
     copying: Option<Copying>,
-}
-
-/// Records on their way.
-#[derive(Debug)]
-struct Copying {
-    id: FillId,
-    is_asked: bool,
-    is_writing: bool,
-    /// Where `gathered` begins, and where it ends.
-    gathered_from: Offset,
-    next: Offset,
-    gathered: Vec<FillChunk>,
-    gathered_bytes: usize,
-    failures: u32,
-    pause_ticks: u32,
-}
-
-impl Copying {
-    fn new(id: FillId, from: Offset) -> Copying {
-        Copying {
-            id,
-            is_asked: false,
-            is_writing: false,
-            gathered_from: from,
-            next: from,
-            gathered: Vec::new(),
-            gathered_bytes: 0,
-            failures: 0,
-            pause_ticks: 0,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.gathered_bytes + ANSWER_BYTES_MIN > GATHERED_BYTES_MAX
-    }
-
-    fn take(&mut self, chunk: FillChunk) {
-        self.next = chunk.end_offset;
-        self.gathered_bytes += chunk.bytes.len();
-        self.gathered.push(chunk);
-        self.failures = 0;
-    }
-
-    fn fail(&mut self) {
-        self.failures = self.failures.saturating_add(1);
-        let doubled = PAUSE_TICKS_MIN.checked_shl(self.failures.min(16));
-        self.pause_ticks = doubled.unwrap_or(PAUSE_TICKS_MAX).min(PAUSE_TICKS_MAX);
-    }
-
-    /// The records to write, if there are enough, or all up to `end`.
-    fn take_write(&mut self, end: Offset) -> Option<(Offset, Vec<FillChunk>)> {
-        let is_due = self.is_full() || self.next >= end;
-        if self.is_writing || self.gathered.is_empty() || !is_due {
-            return None;
-        }
-        self.is_writing = true;
-        self.gathered_bytes = 0;
-        let from = std::mem::replace(&mut self.gathered_from, self.next);
-        Some((from, std::mem::take(&mut self.gathered)))
-    }
-
-    /// Where to ask next, and for how much.
-    fn take_ask(&mut self, end: Offset) -> Option<(Offset, usize)> {
-        if self.is_asked || self.pause_ticks > 0 || self.next >= end || self.is_full() {
-            return None;
-        }
-        self.is_asked = true;
-        Some((self.next, ANSWER_BYTES_MAX.min(GATHERED_BYTES_MAX - self.gathered_bytes)))
-    }
 }
 
 impl Fills {
@@ -409,15 +331,14 @@ impl ShardCore {
             self.drop_fill(id);
             return;
         };
-        let Some(copying) = &fill.copying else { return };
+        let Some(copying) = &mut fill.copying else { return };
         let stored_to = group.clear_for_fill(fill.start, &mut self.shared);
         let end = fill.head.applied_end_offset;
         if stored_to >= end {
             self.finish_fill(id);
             return;
         }
-        // The log's own file may have become a segment meanwhile.
-        if !copying.is_writing && copying.gathered_from != stored_to {
+        if !copying.go_on_from(stored_to) {
             self.begin_again(id, false);
         }
         let (leader, replica) = (group_leader(&self.groups, id), self.replica(id));

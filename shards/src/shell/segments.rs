@@ -112,9 +112,11 @@ impl Shard {
             });
             failed
         };
+        self.removals.set(self.removals.get() + 1);
         chronik_ring::spawn(async move {
             let failed = shard.in_background(&shard.background.writer, remove).await;
             shard.segments.give_back_gone(failed.unwrap_or(kept));
+            shard.removals.set(shard.removals.get() - 1);
         })
         .detach();
     }

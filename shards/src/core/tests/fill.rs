@@ -442,8 +442,16 @@ fn given_a_fill_when_the_own_log_becomes_a_segment_meanwhile_then_nothing_is_sto
     nodes.core(3).add_segment(GROUP, own);
     nodes.settle();
     assert_eq!(nodes.node(3).gone.len(), 1);
-    nodes.answer(1, 3, ask);
+    // What is gathered beyond it is not asked for again.
+    nodes.give(3, ask, 10, vec![0; 100].into());
+    let rest = nodes.asked(3);
+    nodes.give(3, rest, 15, vec![0; 100].into());
+    let rest = nodes.asked(3);
+    nodes.core(3).add_segment(GROUP, stored(GROUP, 5, 12));
+    nodes.give(3, rest, 20, vec![0; 100].into());
     let write = nodes.written(3);
+    let ends: Vec<i64> = write.chunks.iter().map(|chunk| chunk.end_offset.0).collect();
+    assert_eq!((write.from, &ends[..]), (Offset(12), &[15, 20][..]));
     nodes.write(3, &write, 20, true);
     assert_eq!(nodes.watermark(3, GROUP), Offset(20));
 }
