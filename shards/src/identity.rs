@@ -9,7 +9,8 @@
 //! - I2 The file appears whole or not at all: temporary file, sync, rename, sync of the directory.
 //! - I3 Nothing in the directory is read or written without the lock; it is held until the process ends.
 //! - I4 The identity of a node of a cluster is made after the cluster, whose formation lies beside it: a directory with
-//!   the one and not the other belongs to a single node, or to none yet.
+//!   the one and not the other belongs to a single node, or to none yet. A single node that begins a cluster keeps its
+//!   identity.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -88,6 +89,11 @@ pub enum IdentityError {
          give this node of a cluster an empty data_dir", path.display()
     )]
     SingleNode { path: PathBuf, cluster_uuid: Uuid },
+    #[error(
+        "data directory {}: was made by a single node (cluster {cluster_uuid}), so it cannot join another cluster; start \
+         it with --bootstrap for others to join it, or give this node an empty data_dir", path.display()
+    )]
+    SingleNodeJoins { path: PathBuf, cluster_uuid: Uuid },
     #[error(
         "data directory {}: belongs to a node of a cluster, but cluster.nodes is missing; list the nodes as before, or \
          give this single node an empty data_dir", path.display()
@@ -292,13 +298,33 @@ impl LockedDir {
         Ok(LockedDir { path: path.to_path_buf(), identity, lock })
     }
 
+    /// Whether the directory is that of a node of a cluster, or of one on its way there.
+    #[must_use]
+    pub fn has_formation(&self) -> bool {
+        self.path.join(FORMATION_FILE).exists()
+    }
+
+    /// Whether an empty directory, or that of a node of a cluster, is to join one.
+    ///
+    /// # Errors
+    /// It is that of a single node.
+    pub fn check_joins(&self) -> Result<(), IdentityError> {
+        match &self.identity {
+            Some(Identity { cluster_uuid, .. }) if !self.has_formation() => {
+                let (path, cluster_uuid) = (self.path.clone(), *cluster_uuid);
+                Err(IdentityError::SingleNodeJoins { path, cluster_uuid })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the directory fits a node of a cluster, or a single node (I4).
     ///
     /// # Errors
     /// It is of the other kind.
     pub fn check_kind(&self, is_cluster: bool) -> Result<(), IdentityError> {
         let path = || self.path.clone();
-        let has_formation = self.path.join(FORMATION_FILE).exists();
+        let has_formation = self.has_formation();
         match &self.identity {
             Some(identity) if is_cluster && !has_formation => {
                 let cluster_uuid = identity.cluster_uuid;

@@ -353,23 +353,23 @@ pub struct Prepared {
 pub fn prepare(config: &Config) -> Result<Prepared, Failure> {
     check_kernel()?;
     raise_open_files();
-    let is_cluster = config.cluster.nodes.len() > 1;
     let shards = shards_wanted(config.shards)?;
     await_port("kafka_addr", config.kafka_addr)?;
     await_port("admin_addr", config.admin_addr)?;
+    let locked = LockedDir::open(&config.data_dir, config.node_id)?;
+    let way = cluster::way(config, &locked)?;
     // The Raft port is not listened on by a single node.
-    if is_cluster {
+    if way.is_some() {
         await_port("raft_addr", config.raft_addr)?;
     }
-    let locked = LockedDir::open(&config.data_dir, config.node_id)?;
-    locked.check_kind(is_cluster)?;
     check_data_dir(&locked.path)?;
     let environment = environment(locked.identity.as_ref().map_or(shards, Identity::shards))?;
-    let (data_dir, cluster) = if is_cluster {
-        let (data_dir, cluster) = cluster::enter(config, locked, shards)?;
-        (data_dir, Some(cluster))
-    } else {
-        (locked.into_data_dir(|| Identity::generate(config.node_id, shards))?, None)
+    let (data_dir, cluster) = match way {
+        Some(way) => {
+            let (data_dir, cluster) = cluster::enter(config, way, locked, shards)?;
+            (data_dir, Some(cluster))
+        }
+        None => (locked.into_data_dir(|| Identity::generate(config.node_id, shards))?, None),
     };
     data_dir.note_shards(shards);
     Ok(Prepared { data_dir, environment, cluster })

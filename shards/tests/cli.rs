@@ -84,15 +84,20 @@ fn given_the_configuration_file_in_a_variable_when_checked_then_it_is_read() {
 
 #[test]
 fn given_flags_of_a_cluster_when_started_then_the_error_says_what_is_missing() {
-    for arguments in [
-        &["--bootstrap"] as &[&str],
-        &["--join", "127.0.0.1:9192", "standalone"],
-        &["standalone", "--take-over"],
+    let nodes = r#"[{id=1,kafka_addr="127.0.0.1:9092",raft_addr="127.0.0.1:9192"}]"#;
+    let open = "192.0.2.1:9192";
+    for (arguments, listed, said) in [
+        (&["standalone", "--take-over"] as &[&str], "[]", "not available in this version"),
+        (&["--bootstrap"], nodes, "`cluster.bootstrap` and `cluster.nodes`"),
+        (&["--join", "127.0.0.1:9192", "standalone"], nodes, "`cluster.join` and `cluster.nodes`"),
+        (&["--join", "127.0.0.1:9192", "--bootstrap"], "[]", "take one of the two"),
+        (&["--join", "127.0.0.1"], "[]", "must name its port"),
+        (&["--bootstrap", "--raft-addr", open], "[]", "CHRONIK_CLUSTER_SECRET"),
+        (&["--join", open], "[]", "CHRONIK_CLUSTER_SECRET"),
     ] {
-        let (code, _, err) = run(&mut chronik(arguments));
+        let (code, _, err) = run(chronik(arguments).env("CHRONIK_CLUSTER_NODES", listed));
         assert_eq!(code, 2, "{arguments:?}");
-        assert!(err.contains("not available in this version"), "{err}");
-        assert!(err.contains("cluster.nodes"), "{err}");
+        assert!(err.contains(said), "{err}");
     }
 }
 

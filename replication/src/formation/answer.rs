@@ -1,15 +1,16 @@
 //! What a node of a formed cluster answers to those that are still looking for theirs: a function of bytes, for
 //! whoever listens on the Raft port once formation is over.
 //!
-//! It tells every node of the same list which cluster there is, and changes nothing.
+//! It tells every node of the same list which cluster there is, and changes nothing. Whether a node is taken in that asks
+//! for it is the catalog's affair: [`Answer::Join`] is answered by whoever knows it.
 
-use chronik_engine::ids::NodeId;
+use chronik_engine::ids::{NodeId, ReplicaId};
 
 use super::decree::Formation;
 use super::durable::Durable;
 use super::ids::NodeUuid;
-use super::list::NodeList;
-use super::protocol::{Envelope, Refusal, Reply, Request, Status};
+use super::list::{ListedNode, NodeList};
+use super::protocol::{Envelope, Introduction, Refusal, Reply, Request, Status};
 use super::seal::{Seal, SealError};
 
 /// A node of a formed cluster.
@@ -20,6 +21,56 @@ pub struct FormedAnswerer {
     list: NodeList,
     seal: Seal,
     formation: Formation,
+}
+
+/// What comes of the body of a Discovery frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The body of the reply.
+    Reply(Vec<u8>),
+    /// A node asks to be taken in; the reply is made by [`FormedAnswerer::answer_join`].
+    Join(JoinRequest),
+}
+
+/// A node that asks to be taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinRequest {
+    /// Its id.
+    pub node: NodeId,
+    /// Its disk.
+    pub node_uuid: NodeUuid,
+    /// What it says of itself.
+    pub introduction: Introduction,
+    /// Its replica of `__meta`.
+    pub replica: ReplicaId,
+    exchange: u64,
+}
+
+/// What the catalog says to a node that asks to be taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinOutcome {
+    /// It is part of the cluster, as these are.
+    Taken {
+        /// The other nodes.
+        peers: Vec<ListedNode>,
+    },
+    /// Nothing yet: it may ask again.
+    NotYet,
+    /// A node with its id is running, on this disk.
+    IdInUse {
+        /// That one.
+        node_uuid: NodeUuid,
+    },
+    /// A node with one of its addresses is running.
+    AddressInUse {
+        /// That one.
+        node: NodeId,
+    },
+    /// It is refused.
+    Refused {
+        /// Why.
+        text: String,
+    },
 }
 
 impl FormedAnswerer {
@@ -35,18 +86,47 @@ impl FormedAnswerer {
         FormedAnswerer { node, node_uuid, list, seal, formation }
     }
 
-    /// The body of the reply to the body of a Discovery frame. Any bytes get one.
+    /// What comes of the body of a Discovery frame. Any bytes get a reply.
     #[must_use]
-    pub fn answer(&self, body: &[u8]) -> Vec<u8> {
+    pub fn answer(&self, body: &[u8]) -> Answer {
         let reply = match self.seal.open_request(body) {
+            Ok(Envelope {
+                from: node,
+                from_uuid: node_uuid,
+                exchange,
+                message: Request::Join { introduction, replica },
+                ..
+            }) => {
+                let asked = JoinRequest { node, node_uuid, introduction, replica, exchange };
+                return Answer::Join(asked);
+            }
             Ok(request) => {
                 let reply = self.reply(&request);
                 self.envelope(request.from, request.exchange, reply)
             }
             Err(error) => unreadable(&error, self.node, self.node_uuid, &self.list),
         };
+        Answer::Reply(self.sealed(&reply))
+    }
+
+    /// The body of the reply to a node that asks to be taken in.
+    #[must_use]
+    pub fn answer_join(&self, asked: &JoinRequest, outcome: JoinOutcome) -> Vec<u8> {
+        let reply = match outcome {
+            JoinOutcome::Taken { peers } => {
+                Reply::Joined { formation: self.formation.clone(), peers }
+            }
+            JoinOutcome::NotYet => Reply::NotYet,
+            JoinOutcome::IdInUse { node_uuid } => Reply::Refused(Refusal::IdInUse { node_uuid }),
+            JoinOutcome::AddressInUse { node } => Reply::Refused(Refusal::AddressInUse { node }),
+            JoinOutcome::Refused { text } => Reply::Refused(Refusal::NotTaken { text }),
+        };
+        self.sealed(&self.envelope(asked.node, asked.exchange, reply))
+    }
+
+    fn sealed(&self, reply: &Envelope<Reply>) -> Vec<u8> {
         // Encoding to memory does not fail; an empty body is refused by whoever gets it.
-        self.seal.reply(&reply).unwrap_or_default()
+        self.seal.reply(reply).unwrap_or_default()
     }
 
     fn reply(&self, request: &Envelope<Request>) -> Reply {
@@ -101,7 +181,7 @@ impl Durable {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
     use chronik_engine::ids::ReplicaId;
 
@@ -128,7 +208,8 @@ mod tests {
         let (from, to, list) = (NodeId(from), NodeId(to), list.fingerprint());
         let message = Request::Probe;
         let request = Envelope { from, from_uuid: NodeUuid(2), to, list, exchange: 3, message };
-        let body = answerer().answer(&Seal::default().request(&request).unwrap());
+        let answer = answerer().answer(&Seal::default().request(&request).unwrap());
+        let Answer::Reply(body) = answer else { panic!("{answer:?}") };
         let reply = Seal::default().open_reply(&body).unwrap();
         assert_eq!((reply.from, reply.exchange), (NodeId(1), 3));
         reply.message
@@ -155,7 +236,8 @@ mod tests {
     #[test]
     fn given_garbage_when_answered_then_it_is_refused() {
         for body in [&b""[..], b"x", b"GET / HTTP/1.1\r\n", &[1; 200], &[2; 200]] {
-            let reply = Seal::default().open_reply(&answerer().answer(body)).unwrap();
+            let Answer::Reply(reply) = answerer().answer(body) else { panic!("{body:?}") };
+            let reply = Seal::default().open_reply(&reply).unwrap();
             assert!(matches!(reply.message, Reply::Refused(_)), "{body:?}");
         }
     }

@@ -4,6 +4,7 @@ use chronik_engine::ids::{NodeId, ReplicaId};
 
 use super::decree::{Acceptor, Formation};
 use super::ids::NodeUuid;
+use super::list::ListedNode;
 
 /// What a node is in its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -23,6 +24,23 @@ pub struct Formed {
     pub own: Membership,
 }
 
+/// How a node comes into its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
+pub enum Way {
+    /// It agrees with the other nodes of a list.
+    #[default]
+    List,
+    /// It begins one by itself.
+    Alone,
+    /// It asks a node of a cluster to be taken in.
+    Joins {
+        /// As this replica of `__meta`, drawn for this disk before it asked for the first time.
+        replica: ReplicaId,
+        /// The nodes that it was told of.
+        peers: Vec<ListedNode>,
+    },
+}
+
 /// What must survive a crash.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Durable {
@@ -34,12 +52,14 @@ pub struct Durable {
     pub acceptor: Acceptor,
     /// The cluster, once it is known.
     pub formed: Option<Formed>,
+    /// How the node comes, or came, into it.
+    pub way: Way,
 }
 
 impl Durable {
     /// Of a disk that is empty.
     #[must_use]
     pub fn empty(node: NodeId, node_uuid: NodeUuid) -> Durable {
-        Durable { node, node_uuid, acceptor: Acceptor::default(), formed: None }
+        Durable { node, node_uuid, acceptor: Acceptor::default(), formed: None, way: Way::List }
     }
 }

@@ -26,6 +26,33 @@ pub enum Impossible {
          one of them, keep their data directories aside, and let them join with empty ones"
     )]
     TwoClusters { own: ClusterUuid, other: ClusterUuid },
+    #[error("{address}, which this node is to join: {why}")]
+    NotTaken { address: String, why: JoinProblem },
+}
+
+/// Why a cluster does not take a node in.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JoinProblem {
+    #[error(
+        "a node with this node's id is running in that cluster, with disk {node_uuid}; give each node a node_id of its \
+         own (--node-id or CHRONIK_NODE_ID)"
+    )]
+    IdInUse { node_uuid: NodeUuid },
+    #[error(
+        "node {node} of that cluster is running and has this node's Kafka or Raft address; correct advertised_addr or \
+         raft_addr"
+    )]
+    AddressInUse { node: NodeId },
+    #[error("the cluster refuses this node: {text}")]
+    Refused { text: String },
+    #[error("it has another cluster.secret; set the same on this node (CHRONIK_CLUSTER_SECRET)")]
+    SecretDiffers,
+    #[error(
+        "it is a Kafka port; give the node's Raft address instead (its raft_addr, by default the Kafka port + 100)"
+    )]
+    KafkaPort,
+    #[error("what it answers makes no sense; run the same version of chronik-server on all nodes")]
+    Nonsense,
 }
 
 struct Peers<'a>(&'a [(NodeId, PeerProblem)]);
@@ -110,6 +137,11 @@ pub enum FormError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "data directory {}: this node has asked to join a cluster, and was not taken in yet; give cluster.join (--join \
+         HOST:PORT) again, or an empty data directory", path.display()
+    )]
+    WasJoining { path: PathBuf },
     #[error("stopped while waiting for the other nodes")]
     Cancelled,
 }

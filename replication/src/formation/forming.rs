@@ -294,6 +294,7 @@ impl Forming {
             }
             Reply::Status(Status::Unformed { promised: None })
             | Reply::NotYet
+            | Reply::Joined { .. }
             | Reply::Refused(_) => {}
         }
         self.advance_round(now_ms);

@@ -14,6 +14,9 @@
 //! a healthy majority proposes; a formation counts as members those that answered. Nodes that come later are told of
 //! it, by a [`FormedAnswerer`] on the nodes that serve already, and join.
 //!
+//! Without a list a cluster can begin with one node, which nobody has to agree with, and grow by nodes that ask to be
+//! taken in: what their cluster is, they are told.
+//!
 //! What a wiped disk can do. Its node comes back with another [`NodeUuid`], so it is never taken for the member that
 //! it was (its replica id stays unused), and it asks all peers before it votes. Nodes that took part in a ballot with
 //! the old disk do not count the new one. What remains is a node that is wiped while the nodes that voted with it are
@@ -31,11 +34,14 @@
 //! | `seal` | the secret on messages |
 //! | `store` | the file |
 //! | `net`, `run` | sockets and threads around it |
+//! | `alone` | a cluster that begins with one node; nodes without a list that start again |
+//! | `join` | how a node asks to be taken into a cluster that is there |
 //! | `check` | whether the peers of a node that restarts are of its cluster |
 //! | `report` | what a waiting node says |
 //! | `answer` | what a node of a formed cluster says |
 //! | `error` | why there is no cluster |
 
+mod alone;
 mod answer;
 mod check;
 mod decree;
@@ -43,6 +49,7 @@ mod durable;
 mod error;
 mod forming;
 mod ids;
+mod join;
 mod list;
 mod net;
 mod peer;
@@ -54,13 +61,16 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use answer::FormedAnswerer;
+pub use alone::{begin_alone, came_by_list, go_on, sole_replica};
+pub use answer::{Answer, FormedAnswerer, JoinOutcome, JoinRequest};
 pub use decree::{Ballot, Formation, Member};
-pub use durable::{Formed, Membership};
-pub use error::{FormError, Impossible, StoreError, StoreFault};
+pub use durable::{Formed, Membership, Way};
+pub use error::{FormError, Impossible, JoinProblem, StoreError, StoreFault};
 pub use forming::Draw;
 pub use ids::{ClusterUuid, NodeUuid};
+pub use join::{JoinConfig, join};
 pub use list::{ListDifference, ListError, ListedNode, NODES_MAX, NodeList};
 pub use peer::PeerProblem;
+pub use protocol::Introduction;
 pub use run::{FormConfig, FormedCluster, form};
 pub use seal::Seal;

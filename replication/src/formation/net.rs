@@ -54,19 +54,38 @@ pub(super) fn ask_peer(
     events: &SyncSender<Event>,
 ) {
     while let Ok(Ask { exchange, body }) = asks.recv() {
-        let outcome = exchange_with(address, body);
+        let outcome = exchange_with(address, body, ANSWER);
         if events.send(Event::Ended { peer, exchange, outcome }).is_err() {
             return;
         }
     }
 }
 
-fn exchange_with(address: &str, body: Vec<u8>) -> Result<Vec<u8>, PeerProblem> {
+/// One exchange with whoever is at an address.
+pub(super) fn exchange_with(
+    address: &str,
+    body: Vec<u8>,
+    answer: Duration,
+) -> Result<Vec<u8>, PeerProblem> {
     let mut stream = connect(address)?;
-    let deadline = now() + ANSWER;
+    let deadline = now() + answer;
     write_frame(&mut stream, FrameKind::Discovery, body, deadline)
         .and_then(|()| read_frame(&mut stream, FrameKind::DiscoveryReply, deadline))
         .map_err(NetError::problem)
+}
+
+/// Whether a Kafka broker answers at an address: it is asked which versions it knows.
+pub(super) fn is_kafka_port(address: &str) -> bool {
+    /// ApiVersions, version 0, with this correlation id and no client id.
+    const CORRELATION: [u8; 4] = *b"form";
+    let request = [&[0, 0, 0, 10, 0, 18, 0, 0][..], &CORRELATION, &[0xff, 0xff]].concat();
+    let deadline = now() + ANSWER;
+    let Ok(mut stream) = connect(address) else { return false };
+    let timeout = stream.set_write_timeout(Some(ANSWER));
+    let mut answer = [0; 8];
+    timeout.and_then(|()| stream.write_all(&request)).is_ok()
+        && read_exact(&mut stream, &mut answer, deadline).is_ok()
+        && answer[4..] == CORRELATION
 }
 
 fn connect(address: &str) -> Result<TcpStream, PeerProblem> {

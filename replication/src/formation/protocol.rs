@@ -9,7 +9,7 @@
 //! - I2: the version stands first, so that a message of a newer version is told from garbage.
 
 use chronik_engine::framed::{self, FramedError};
-use chronik_engine::ids::NodeId;
+use chronik_engine::ids::{NodeId, ReplicaId};
 
 use super::decree::{Ballot, Formation, Participant};
 use super::ids::NodeUuid;
@@ -57,6 +57,24 @@ pub enum Request {
     Accept { ballot: Ballot, participants: Vec<Participant>, formation: Formation },
     /// This formation is chosen.
     Chosen { formation: Formation },
+    /// Take me into the cluster that you are part of, with this replica of `__meta`. Of such a request neither the
+    /// addressee nor the list counts: its sender knows an address and nothing else.
+    Join { introduction: Introduction, replica: ReplicaId },
+}
+
+/// What a node that joins says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Introduction {
+    /// Where Kafka clients reach it: the host.
+    pub kafka_host: String,
+    /// And the port.
+    pub kafka_port: u16,
+    /// Where other nodes reach it, as host and port.
+    pub raft_addr: String,
+    /// How many shards it has.
+    pub shards: u16,
+    /// Where it stands.
+    pub rack: Option<String>,
 }
 
 /// What a node is.
@@ -85,6 +103,8 @@ pub enum Reply {
     NotYet,
     /// It will not talk.
     Refused(Refusal),
+    /// The sender is part of the cluster that began like this; with the nodes that it has now.
+    Joined { formation: Formation, peers: Vec<ListedNode> },
 }
 
 /// Why a node will not talk.
@@ -100,6 +120,10 @@ pub enum Refusal {
     Malformed,
     /// The request is not sealed with the secret of this cluster.
     Unsealed,
+    /// One of the sender's addresses is in use by this node.
+    AddressInUse { node: NodeId },
+    /// The cluster does not take the sender in, for this reason.
+    NotTaken { text: String },
 }
 
 /// The bytes of a message.
@@ -129,8 +153,6 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Envelope<Reply>, FramedError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use chronik_engine::ids::ReplicaId;
 
     use super::*;
     use crate::formation::decree::Member;
@@ -167,7 +189,18 @@ mod tests {
             Request::Prepare { ballot: ballot(), participants: participants.clone() },
             Request::Accept { ballot: ballot(), participants, formation: formation() },
             Request::Chosen { formation: formation() },
+            Request::Join { introduction: introduction(), replica: ReplicaId(5) },
         ]
+    }
+
+    fn introduction() -> Introduction {
+        Introduction {
+            kafka_host: "a".to_owned(),
+            kafka_port: 9092,
+            raft_addr: "a:9192".to_owned(),
+            shards: 2,
+            rack: Some("r".to_owned()),
+        }
     }
 
     #[test]
@@ -189,7 +222,10 @@ mod tests {
             Reply::Outbid { promised: ballot() },
             Reply::Replaced { node: NodeId(3), known: None },
             Reply::NotYet,
-            Reply::Refused(Refusal::ListDiffers { list: vec![listed] }),
+            Reply::Refused(Refusal::ListDiffers { list: vec![listed.clone()] }),
+            Reply::Joined { formation: formation(), peers: vec![listed] },
+            Reply::Refused(Refusal::AddressInUse { node: NodeId(3) }),
+            Reply::Refused(Refusal::NotTaken { text: "full".to_owned() }),
             Reply::Refused(Refusal::IdInUse { node_uuid: NodeUuid(1) }),
         ];
         for reply in replies {

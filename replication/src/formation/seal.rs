@@ -2,8 +2,8 @@
 //!
 //! A body is the message and after it HMAC-SHA256, with the secret as key, over the direction and the message. A reply
 //! repeats the random number of its request, so an old reply is of no use. An old request is, but can do no harm: votes
-//! may be asked for twice, a ballot names the disks that it counts on, and that a formation is chosen is taken only
-//! from a peer that answers at its address.
+//! may be asked for twice, a ballot names the disks that it counts on, that a formation is chosen is taken only from a
+//! peer that answers at its address, and a node that asks to be taken in with a disk that is known changes nothing.
 //!
 //! - I1: seals are compared in constant time.
 //! - I2: without a secret a seal is zeros, and nothing but zeros is taken. That is for loopback alone.

@@ -23,7 +23,7 @@ use super::error::{StoreError, StoreFault};
 const FILE: &str = "formation.bin";
 const TEMPORARY_FILE: &str = "formation.bin.tmp";
 const MAGIC: &[u8; 8] = b"CHRKFORM";
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 const HEAD_BYTES: usize = MAGIC.len() + 4;
 /// Far beyond what a list of as many nodes as there may be comes to.
 const FILE_BYTES_MAX: usize = 64 << 10;
@@ -198,12 +198,12 @@ mod tests {
     #[test]
     fn given_a_newer_format_when_loaded_then_the_error_says_so() {
         let (directory, store, mut bytes) = saved();
-        bytes[HEAD_BYTES] = 2;
+        bytes[HEAD_BYTES] = 3;
         let crc = crc32fast::hash(&bytes[HEAD_BYTES..]).to_le_bytes();
         bytes[8..HEAD_BYTES].copy_from_slice(&crc);
         fs::write(directory.path().join(FILE), &bytes).unwrap();
         let refused = store.load(NodeId(2)).unwrap_err();
-        assert!(matches!(refused, StoreError::NewerVersion { found: 2, .. }), "{refused}");
+        assert!(matches!(refused, StoreError::NewerVersion { found: 3, .. }), "{refused}");
     }
 
     #[test]
@@ -217,16 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn given_the_golden_bytes_when_read_and_written_then_they_are_format_1() {
+    fn given_the_golden_bytes_when_read_and_written_then_they_are_format_2() {
         let (_directory, _store, bytes) = saved();
-        let head = [&b"CHRKFORM"[..], &[34, 63, 231, 239], &[1]].concat();
-        // Node and disk; promised; accepted: ballot, cluster, members; disks; formed: cluster, members, own.
+        let head = [&b"CHRKFORM"[..], &[34, 63, 231, 239], &[2]].concat();
+        // Node and disk; promised; accepted: ballot, cluster, members; disks; formed: cluster, members, own; the way.
         let body = [
             [2, 7].as_slice(),
             &[1, 3, 2, 7],
             &[1, 3, 2, 7, 9, 1, 2, 7, 5],
             &[1, 2, 0, 7],
             &[1, 9, 1, 2, 7, 5, 0, 5],
+            &[0],
         ];
         assert_eq!(bytes, [head, body.concat()].concat());
     }

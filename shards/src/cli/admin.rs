@@ -62,22 +62,28 @@ impl Format {
 
 /// Fetches a page.
 pub(super) fn fetch(address: SocketAddr, path: &str) -> Result<String, AdminError> {
-    ask("GET", address, path, TIMEOUT)
+    ask("GET", address, path, "", TIMEOUT)
 }
 
 /// Asks for something to be done.
 pub(super) fn post(address: SocketAddr, path: &str) -> Result<String, AdminError> {
-    ask("POST", address, path, CHANGE_TIMEOUT)
+    ask("POST", address, path, "", CHANGE_TIMEOUT)
+}
+
+/// Asks for something to be done with what is said in `json`.
+pub(super) fn post_json(address: SocketAddr, path: &str, json: &str) -> Result<String, AdminError> {
+    ask("POST", address, path, json, CHANGE_TIMEOUT)
 }
 
 fn ask(
     method: &str,
     address: SocketAddr,
     path: &str,
+    body: &str,
     timeout: Duration,
 ) -> Result<String, AdminError> {
     let address = reachable(address);
-    let response = exchange(method, address, path, timeout)
+    let response = exchange(method, address, path, body, timeout)
         .map_err(|source| AdminError::Unreachable { address, source })?;
     let (status, body) = parse(&response).ok_or(AdminError::NotHttp { address })?;
     if status == 200 {
@@ -101,12 +107,18 @@ fn exchange(
     method: &str,
     address: SocketAddr,
     path: &str,
+    body: &str,
     timeout: Duration,
 ) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let length = match body.len() {
+        0 => String::new(),
+        bytes => format!("Content-Length: {bytes}\r\n"),
+    };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    write!(stream, "{head}{length}\r\n{body}")?;
     let mut response = Vec::new();
     stream.take(RESPONSE_BYTES_MAX).read_to_end(&mut response)?;
     Ok(response)

@@ -1,4 +1,4 @@
-//! `chronik-server cluster drain|undrain|remove|rebalance|reassign`: nodes are drained and removed, replicas are spread.
+//! `chronik-server cluster add|drain|undrain|remove|rebalance|reassign`: nodes are drained and removed, replicas are spread.
 //!
 //! - I1: nothing is kept between two calls: what is to be done is seen in the cluster, so a command that was broken off
 //!   goes on when it is given again.
@@ -16,7 +16,8 @@ use super::admin::{self, AdminError};
 use super::assignment::parse_numbers;
 use super::failure::Failure;
 use super::grammar::{
-    ClusterArgs, ClusterCommand, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs, RemoveArgs,
+    AddArgs, ClusterArgs, ClusterCommand, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs,
+    RemoveArgs,
 };
 use super::kafka::{Kafka, KafkaError, Refusal, in_versions};
 use super::mover::{Moved, Mover, UnderWay};
@@ -55,6 +56,7 @@ impl ClusterCommand {
     pub(super) fn args(&self) -> Option<&ClusterArgs> {
         match self {
             ClusterCommand::Status(_) => None,
+            ClusterCommand::Add(args) => Some(&args.cluster),
             ClusterCommand::Drain(args) | ClusterCommand::Undrain(args) => Some(&args.cluster),
             ClusterCommand::Remove(args) => Some(&args.moving.cluster),
             ClusterCommand::Rebalance(args) => Some(&args.moving.cluster),
@@ -72,6 +74,7 @@ impl Cluster {
     pub(super) fn run(&self, command: &ClusterCommand) -> Result<Report, Failure> {
         match command {
             ClusterCommand::Status(_) => Ok(Report::new(String::new(), Value::Null)),
+            ClusterCommand::Add(args) => self.add(args),
             ClusterCommand::Drain(args) => self.drain(args),
             ClusterCommand::Undrain(args) => self.undrain(args),
             ClusterCommand::Remove(args) => self.remove(args),
@@ -110,6 +113,20 @@ impl Cluster {
         let open = nodes.iter().filter(|node| node.up && !node.cordoned);
         let open = open.map(|node| broker_id(node.id)).collect();
         Ok(Layout { partitions: mover.partitions()?, open })
+    }
+
+    fn add(&self, args: &AddArgs) -> Result<Report, Failure> {
+        let AddArgs { raft_addr, id, kafka_addr, .. } = args;
+        let newcomer = json!({ "node_id": id, "kafka_addr": kafka_addr, "raft_addr": raft_addr });
+        let answer = admin::post_json(self.admin, "/cluster/join", &newcomer.to_string())?;
+        let answer: Value = serde_json::from_str(&answer)
+            .map_err(|_| AdminError::NotHttp { address: self.admin })?;
+        let command = answer["command"].as_str().unwrap_or_default();
+        let text = format!(
+            "start the new node, with an empty data directory and the cluster's secret if it has one:\n\n    {command}\n\n\
+             It gets partitions that are made from then on; `chronik-server cluster rebalance` moves others to it.\n"
+        );
+        Ok(Report::new(text, answer))
     }
 
     fn set_cordon(&self, node: u32, verb: &str) -> Result<(), Failure> {

@@ -90,7 +90,7 @@ impl Failure {
 fn form_exit_code(error: &FormError) -> i32 {
     match error {
         FormError::List(_) | FormError::Impossible(_) => exit_code::CONFIG,
-        FormError::Store(_) => exit_code::DATA_DIR,
+        FormError::Store(_) | FormError::WasJoining { .. } => exit_code::DATA_DIR,
         FormError::Listen { .. } => exit_code::PORT_IN_USE,
         FormError::Thread { .. } => exit_code::ENVIRONMENT,
         // It was asked to stop, and did.

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 
 pub use cluster::{
-    ClusterArgs, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs, RemoveArgs,
+    AddArgs, ClusterArgs, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs, RemoveArgs,
 };
 pub use group::{GroupCommand, ResetArgs, ResetTo};
 pub use topic::{KafkaArgs, TopicCommand, TopicCreateArgs};
@@ -114,6 +114,8 @@ pub enum Command {
 pub enum ClusterCommand {
     /// Show the nodes, who leads how much, and replicas that are behind
     Status(StatusArgs),
+    /// Show how a new node is to be started, if its id and addresses are free
+    Add(AddArgs),
     /// Take a node out of service: it hands over what it leads and gets no new replicas
     Drain(NodeArgs),
     /// Let a drained node serve again
@@ -194,9 +196,11 @@ pub struct ServerArgs {
     /// Listen for other nodes on this address [env: CHRONIK_RAFT_ADDR]
     #[arg(long, value_name = "IP:PORT")]
     pub raft_addr: Option<String>,
-    #[arg(long, hide = true)]
+    /// Begin a cluster with this node, for others to join [env: CHRONIK_CLUSTER_BOOTSTRAP]
+    #[arg(long)]
     pub bootstrap: bool,
-    #[arg(long, hide = true, value_name = "HOST:PORT")]
+    /// Join a running cluster by the Raft address of any of its nodes [env: CHRONIK_CLUSTER_JOIN]
+    #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<String>,
     #[arg(long, hide = true)]
     pub take_over: bool,

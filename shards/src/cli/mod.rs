@@ -20,9 +20,9 @@ use std::path::PathBuf;
 
 pub use failure::Failure;
 pub use grammar::{
-    Cli, ClusterArgs, ClusterCommand, Command, ConfigCommand, GroupCommand, KafkaArgs, LatencyArgs,
-    MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs, RemoveArgs, ResetArgs, ResetTo, ServerArgs,
-    StatusArgs, TopicCommand, TopicCreateArgs, WalArgs, WalCommand,
+    AddArgs, Cli, ClusterArgs, ClusterCommand, Command, ConfigCommand, GroupCommand, KafkaArgs,
+    LatencyArgs, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs, RemoveArgs, ResetArgs, ResetTo,
+    ServerArgs, StatusArgs, TopicCommand, TopicCreateArgs, WalArgs, WalCommand,
 };
 pub use kafka::{KafkaError, Refusal};
 
@@ -150,17 +150,8 @@ fn tell(report: Report, json: bool) -> Result<Outcome, Failure> {
 /// # Errors
 /// Everything that is wrong with them.
 pub fn load_settings(args: ServerArgs, environment: &Environment) -> Result<Loaded, ConfigErrors> {
-    let refused: Vec<ConfigError> = [
-        ("bootstrap", args.bootstrap),
-        ("join", args.join.is_some()),
-        ("take-over", args.take_over),
-    ]
-    .into_iter()
-    .filter(|(_, given)| *given)
-    .map(|(flag, _)| ConfigError::ClusterFlagNotAvailable { flag })
-    .collect();
-    if !refused.is_empty() {
-        return Err(ConfigErrors(refused));
+    if args.take_over {
+        return Err(ConfigErrors(vec![ConfigError::ClusterFlagNotAvailable { flag: "take-over" }]));
     }
     let variable = environment.get("CHRONIK_CONFIG").filter(|value| !value.is_empty());
     let file = args.config.clone().or_else(|| variable.map(PathBuf::from));
@@ -170,6 +161,8 @@ pub fn load_settings(args: ServerArgs, environment: &Environment) -> Result<Load
         ("kafka_port", "kafka-port", args.kafka_port),
         ("advertised_addr", "advertised-addr", args.advertised_addr),
         ("raft_addr", "raft-addr", args.raft_addr),
+        ("cluster.bootstrap", "bootstrap", args.bootstrap.then(|| "true".to_owned())),
+        ("cluster.join", "join", args.join),
     ];
     let flags = flags
         .into_iter()

@@ -54,8 +54,15 @@ pub enum ConfigError {
     )]
     SecretMissing { node_id: NodeId, address: HostPort },
     #[error(
-        "flag --{flag}: not available in this version; leave it out, and list the nodes of a cluster in cluster.nodes"
+        "`{key}` and `cluster.nodes` are two ways into a cluster; take one: a list that all nodes have, or one node with \
+         cluster.bootstrap that the others join"
     )]
+    WayAndList { key: &'static str },
+    #[error(
+        "`cluster.bootstrap` begins a cluster and `cluster.join` joins one; take one of the two on each node"
+    )]
+    BootstrapAndJoin,
+    #[error("flag --{flag}: not available in this version; leave it out")]
     ClusterFlagNotAvailable { flag: &'static str },
     #[error(
         "cluster.nodes does not list this node (node_id = {node_id}); add it or correct node_id"

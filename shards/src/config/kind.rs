@@ -212,6 +212,25 @@ impl SettingType for HostPort {
     }
 }
 
+impl SettingType for Option<HostPort> {
+    const NAME: &'static str = "host and port";
+
+    /// Empty text is none, so that the reference can be a file.
+    fn from_raw(raw: &Raw) -> Result<Self, ValueProblem> {
+        if matches!(raw, Raw::Untyped(text) | Raw::Text(text) if text.trim().is_empty()) {
+            return Ok(None);
+        }
+        match HostPort::from_raw(raw)? {
+            HostPort { host, port: 0 } => Err(ValueProblem::PortMissing { host }),
+            address => Ok(Some(address)),
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.as_ref().map(HostPort::to_string).unwrap_or_default())
+    }
+}
+
 fn host_name(text: &str) -> Result<String, ValueProblem> {
     let plausible = !text.is_empty()
         && text.len() <= 253

@@ -189,7 +189,9 @@ impl Loader {
         self.check_cluster(config);
         let nodes = config.cluster.nodes.len().max(1);
         let factor = config.kafka.default_replication_factor;
-        if usize::from(factor) > nodes {
+        // How many nodes join is not written anywhere.
+        let can_grow = config.cluster.bootstrap || config.cluster.join.is_some();
+        if usize::from(factor) > nodes && !can_grow {
             self.errors.push(ConfigError::ReplicationFactorTooHigh { factor, nodes });
         }
         let message_max_bytes = config.kafka.message_max_bytes;
@@ -242,6 +244,7 @@ impl Loader {
 
     fn check_cluster(&mut self, config: &Config) {
         let nodes = &config.cluster.nodes;
+        self.check_way(config);
         if nodes.len() > NODES_MAX {
             let (nodes, nodes_max) = (nodes.len(), NODES_MAX);
             self.errors.push(ConfigError::TooManyNodes { nodes, nodes_max });
@@ -279,20 +282,44 @@ impl Loader {
         self.check_secret(config);
     }
 
-    /// Whoever reaches the Raft port of a node can write its log, so without a secret nobody else may.
-    fn check_secret(&mut self, config: &Config) {
-        if config.cluster.secret.is_some() || config.cluster.nodes.len() < 2 {
-            return;
+    /// A node has one way into its cluster.
+    fn check_way(&mut self, config: &Config) {
+        let cluster = &config.cluster;
+        let ways =
+            [("cluster.bootstrap", cluster.bootstrap), ("cluster.join", cluster.join.is_some())];
+        for (key, _) in ways.into_iter().filter(|(_, given)| *given && !cluster.nodes.is_empty()) {
+            self.errors.push(ConfigError::WayAndList { key });
         }
-        let own = (config.node_id, HostPort::from(config.raft_addr));
-        let listed = config.cluster.nodes.iter().map(|node| (node.id, node.raft_addr.clone()));
-        let open = listed.chain([own]).find(|(_, address)| {
-            !address.address().is_some_and(|address| address.ip().is_loopback())
-        });
-        if let Some((node_id, address)) = open {
-            self.errors.push(ConfigError::SecretMissing { node_id, address });
+        if cluster.bootstrap && cluster.join.is_some() {
+            self.errors.push(ConfigError::BootstrapAndJoin);
+        }
+        if cluster.nodes.is_empty() && (cluster.bootstrap || cluster.join.is_some()) {
+            self.errors.extend(secret_missing(config));
         }
     }
+
+    fn check_secret(&mut self, config: &Config) {
+        if config.cluster.nodes.len() > 1 {
+            self.errors.extend(secret_missing(config));
+        }
+    }
+}
+
+/// What is wrong with a node of a cluster that has no secret: whoever reaches its Raft port can write its log, so
+/// without a secret nobody on another machine may.
+#[must_use]
+pub fn secret_missing(config: &Config) -> Option<ConfigError> {
+    if config.cluster.secret.is_some() {
+        return None;
+    }
+    let own = HostPort::from(config.raft_addr);
+    let listed = config.cluster.nodes.iter().map(|node| (node.id, node.raft_addr.clone()));
+    let joined = config.cluster.join.clone();
+    let all = listed.chain(joined.into_iter().chain([own]).map(|addr| (config.node_id, addr)));
+    let is_open =
+        |address: &HostPort| !address.address().is_some_and(|address| address.ip().is_loopback());
+    let (node_id, address) = all.into_iter().find(|(_, address)| is_open(address))?;
+    Some(ConfigError::SecretMissing { node_id, address })
 }
 
 /// Puts the setting's own range and unit into what the type alone could say.

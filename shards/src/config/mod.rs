@@ -24,7 +24,7 @@ mod show;
 pub use error::{ConfigError, ConfigErrors, ConfigWarning, ValueProblem};
 pub use given::{FlagValue, Inputs, Source, environment_name};
 pub use kind::{ClusterNode, HostPort, Rack, ReplicaSelector, Secret};
-pub use loader::{Effective, Loaded, Range, SettingInfo, load};
+pub use loader::{Effective, Loaded, Range, SettingInfo, load, secret_missing};
 pub use settings::{
     ClusterConfig, Config, KafkaConfig, SETTINGS, ShardConfig, WalConfig, section_doc,
 };

@@ -160,6 +160,12 @@ settings! {
         /// What the nodes of a cluster know and nobody else, the same on every node. Without it nodes talk to each other on
         /// this machine only.
         secret: Option<Secret> = None;
+        /// Whether this node begins a cluster by itself, without cluster.nodes; others join it. A node that was alone goes on
+        /// with its data as the first of the cluster. Once a node is part of a cluster, this has no effect any more.
+        bootstrap: bool = false;
+        /// The Raft address of any node of a running cluster, which this node joins, without cluster.nodes. Once it is part
+        /// of it, this has no effect any more.
+        join: Option<HostPort> = None;
         /// How often a node that waits for its cluster looks whether the others are there.
         probe_interval_ms: u64 [100, 60_000] = 2000;
         /// How fast this node copies records that its replicas lack from other nodes, in bytes per second, shared evenly

@@ -13,6 +13,7 @@ pub mod fetch;
 pub mod fetch_session;
 pub mod groups;
 pub mod http;
+mod join;
 pub mod log_dirs;
 pub mod metadata;
 pub mod nodes;

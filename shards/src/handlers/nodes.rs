@@ -5,6 +5,7 @@ use std::rc::Rc;
 use chronik_engine::ids::NodeId;
 use chronik_net::{HttpRequest, HttpResponse};
 
+use super::join;
 use super::topics::{CHANGE_WAIT_MAX, change_catalog, within};
 use crate::catalog::{Catalog, CatalogCommand, CommandOutcome};
 use crate::shell::shard::Shard;
@@ -14,9 +15,10 @@ pub async fn post(shard: &Rc<Shard>, request: &HttpRequest) -> HttpResponse {
     let is_cordoned = match request.path.as_str() {
         "/cluster/drain" => true,
         "/cluster/undrain" => false,
+        "/cluster/join" => return join::judge(shard, &request.body),
         _ => {
-            let paths =
-                "not found; there are /cluster/drain?node=ID and /cluster/undrain?node=ID\n";
+            let paths = "not found; there are /cluster/drain?node=ID, /cluster/undrain?node=ID and \
+                         /cluster/join\n";
             return HttpResponse::text(404, paths);
         }
     };

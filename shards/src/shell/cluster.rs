@@ -3,6 +3,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `admit` | nodes that ask at the Raft port to be taken in |
 //! | `balance` | leaderships go back to where they belong |
 //! | `forward` | commands of the catalog on their way to the node that leads it |
 //! | [`in_sync`] | which replicas are in sync, on whatever node |
@@ -19,6 +20,7 @@
 //!   also by the cluster's formation and by themselves, for as long as the catalog does not know their node.
 
 pub(super) mod balance;
+mod admit;
 mod forward;
 pub mod in_sync;
 mod join;
@@ -285,7 +287,7 @@ impl Shard {
         );
     }
 
-    /// Learns from a catalog where the replicas live that groups of this shard talk to.
+    /// Learns from a catalog which nodes there are, and where the replicas live that groups of this shard talk to.
     pub(super) fn learn_seats(&self, catalog: &Catalog) {
         let Some(links) = self.links() else { return };
         let node = self.node.config.node_id;
@@ -300,6 +302,7 @@ impl Shard {
             }
         }
         *links.seats.borrow_mut() = seats;
+        links.peers.set_nodes(self.peer_nodes(catalog));
         if self.id == META_SHARD {
             links.learn_meta_seats(catalog);
         }

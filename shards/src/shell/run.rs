@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use chronik_engine::disk::Disk as _;
 use chronik_engine::disk_glommio::GlommioDisk;
-use chronik_engine::ids::{GroupId, ReplicaId, ShardId};
+use chronik_engine::ids::{GroupId, ShardId};
 use chronik_engine::wal::record::GroupMeta;
 use chronik_engine::wal::{RecoveryReport, Wal, WalError, WalOptions};
 use chronik_net::NetError;
+use chronik_replication::formation::sole_replica;
 use chronik_tiering::executor::Executor;
 use futures_util::future::{Either, select};
 use glommio::{LocalExecutorBuilder, Placement};
-use rand::Rng;
 
 use super::background::Background;
 use super::clock::Clock;
@@ -37,7 +37,7 @@ use super::serve::Listeners;
 use super::shard::{NodeInfo, Order, Shard, ShardParts, random_seed};
 use super::tiering::tiering_loop;
 use super::upkeep::upkeep_loop;
-use crate::catalog::CommandOutcome;
+use crate::catalog::{CommandOutcome, Incarnation};
 use crate::core::{CoreConfig, CoreError, ShardCore};
 use crate::handlers::topics::change_catalog;
 use crate::identity::Identity;
@@ -447,7 +447,7 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
         chronik_ring::spawn(balance_loop(Rc::clone(&shard))).detach();
     }
     if id == META_SHARD {
-        shard.create_meta(new_single_voter);
+        shard.create_meta(|| sole_voter(shard.node.incarnation));
     }
     shard.change_core(ShardCore::start);
     if id == META_SHARD {
@@ -496,13 +496,9 @@ fn core_config(shard: ShardId, node: &NodeInfo) -> CoreConfig {
     }
 }
 
-/// A replica that is alone in its group, under an id that was never used.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "ids and seeds come from here; the core has no randomness"
-)]
-fn new_single_voter() -> GroupMeta {
-    let replica = ReplicaId(rand::rng().random_range(1..=u64::MAX));
+/// The catalog's replica on a node that is alone. Should others join it, its id is known before the log is read.
+fn sole_voter(disk: Incarnation) -> GroupMeta {
+    let replica = sole_replica(disk.0.into());
     GroupMeta { replica, voters: vec![replica], ..GroupMeta::default() }
 }
 

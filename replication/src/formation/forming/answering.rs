@@ -9,6 +9,10 @@ impl Forming {
     /// A peer asks.
     pub fn on_request(&mut self, request: Envelope<Request>, now_ms: u64) -> Envelope<Reply> {
         let (sender, exchange) = (request.sender(), request.exchange);
+        if matches!(request.message, Request::Join { .. }) {
+            // There is no cluster yet that it could be taken into.
+            return self.envelope(sender.node, exchange, Reply::NotYet);
+        }
         let reply = match self.refusal(&request, now_ms) {
             Some(reply) => reply,
             None => self.answer(sender, request.message, now_ms),
@@ -60,6 +64,7 @@ impl Forming {
         }
         match request {
             Request::Probe | Request::Chosen { .. } => self.unformed(),
+            Request::Join { .. } => Reply::NotYet,
             Request::Prepare { ballot, participants } => {
                 if let Some(reply) = self.before_vote(sender, ballot, &participants) {
                     return reply;

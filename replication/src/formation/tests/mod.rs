@@ -9,6 +9,7 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod joining;
 mod sockets;
 mod world;
 

@@ -22,8 +22,8 @@ use crate::formation::protocol::{Envelope, Reply, Request};
 use crate::formation::report::Reporter;
 use crate::formation::store::FormationStore;
 use crate::formation::{
-    ClusterUuid, FormConfig, FormError, FormedAnswerer, FormedCluster, Impossible, ListedNode,
-    Membership, NodeList, NodeUuid, Seal, form,
+    Answer, ClusterUuid, FormConfig, FormError, FormedAnswerer, FormedCluster, Impossible,
+    ListedNode, Membership, NodeList, NodeUuid, Seal, form,
 };
 use crate::wire::{FRAME_HEADER_BYTES, Frame, FrameHeader, FrameKind};
 
@@ -129,13 +129,14 @@ fn serve(address: SocketAddr, answerer: FormedAnswerer) {
             stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
             // Who opens a connection and says nothing gets nothing.
             let Some(body) = read_frame(&mut stream) else { continue };
-            write_frame(&mut stream, FrameKind::DiscoveryReply, answerer.answer(&body));
+            let Answer::Reply(reply) = answerer.answer(&body) else { continue };
+            write_frame(&mut stream, FrameKind::DiscoveryReply, reply);
         }
     };
     std::thread::Builder::new().spawn(run).unwrap();
 }
 
-fn read_frame(stream: &mut TcpStream) -> Option<Vec<u8>> {
+pub(super) fn read_frame(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut header = [0; FRAME_HEADER_BYTES];
     stream.read_exact(&mut header).ok()?;
     let header = FrameHeader::decode(&header, 1 << 16).ok()?;
@@ -144,7 +145,7 @@ fn read_frame(stream: &mut TcpStream) -> Option<Vec<u8>> {
     Some(body)
 }
 
-fn write_frame(stream: &mut TcpStream, kind: FrameKind, body: Vec<u8>) {
+pub(super) fn write_frame(stream: &mut TcpStream, kind: FrameKind, body: Vec<u8>) {
     for part in Frame::new(kind, vec![Bytes::from(body)]).parts() {
         // The other end may have gone.
         drop(stream.write_all(part));

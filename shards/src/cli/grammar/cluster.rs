@@ -25,6 +25,22 @@ pub struct ClusterArgs {
     pub node_id: Option<String>,
 }
 
+/// Which node to add.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// The Raft address of the new node
+    #[arg(value_name = "HOST:PORT")]
+    pub raft_addr: String,
+    /// Its id; otherwise one that is free
+    #[arg(long, value_name = "ID")]
+    pub id: Option<u32>,
+    /// Where its clients are to reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka_addr: Option<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
 /// Which node to drain, or to let in again.
 #[derive(Debug, Args)]
 pub struct NodeArgs {

@@ -7,15 +7,14 @@ use std::rc::{Rc, Weak};
 use bytes::Bytes;
 use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId};
 use chronik_engine::wal::record::GroupMeta;
-use chronik_replication::formation::{FormedCluster, Member, Membership};
+use chronik_replication::formation::{Answer, FormedCluster, ListedNode, Member, Membership};
 use chronik_replication::peers::{
     Accepted, Acceptor, AcceptorConfig, PeerNode, Peers, PeersConfig, RaftPort,
 };
 use chronik_replication::wire::Seat;
 
 use super::{ClusterLinks, Handler, META_SHARD};
-use crate::catalog::{Broker, CatalogCommand, ClusterId, Incarnation};
-use crate::config::ClusterNode;
+use crate::catalog::{Broker, Catalog, CatalogCommand, ClusterId, Incarnation};
 use crate::core::reconcile::FirstVoter;
 use crate::shell::run::RunError;
 use crate::shell::shard::{Shard, random_seed};
@@ -25,8 +24,12 @@ use crate::startup::ClusterStart;
 pub struct ClusterPlace {
     /// How the cluster began, and what this node is in it.
     pub formed: FormedCluster,
-    /// The nodes of the list.
+    /// The nodes of the list, or those that this node was told of when it joined.
     pub nodes: Vec<PeerNode>,
+    /// Whether they are a list, which holds for good.
+    pub is_listed: bool,
+    /// Where other nodes reach this one.
+    pub raft_addr: String,
     /// What all nodes must know, if anything.
     pub secret: Option<Vec<u8>>,
     /// Whether the data directory was made just now: else a replica without its log has forgotten its votes.
@@ -43,11 +46,12 @@ impl ClusterPlace {
     /// From what the start found, and whether the data directory was made by it.
     #[must_use]
     pub fn new(start: ClusterStart, is_new: bool) -> ClusterPlace {
-        let peer =
-            |node: ClusterNode| PeerNode { node: node.id, raft_addr: node.raft_addr.to_string() };
+        let peer = |ListedNode { id: node, raft_addr }| PeerNode { node, raft_addr };
         ClusterPlace {
             formed: start.formed,
             nodes: start.nodes.into_iter().map(peer).collect(),
+            is_listed: start.is_listed,
+            raft_addr: start.raft_addr,
             secret: start.secret.map(|secret| secret.as_bytes().to_vec()),
             is_new,
         }
@@ -95,11 +99,19 @@ impl RaftPort for Port {
     }
 
     fn on_discovery(&self, body: Bytes) -> impl Future<Output = Option<Bytes>> {
-        let answer = self.shard.upgrade().and_then(|shard| {
+        let shard = self.shard.upgrade();
+        async move {
+            let shard = shard?;
             let place = shard.node.cluster.as_ref()?;
-            Some(Bytes::from(place.formed.answerer.answer(&body)))
-        });
-        async move { answer }
+            let answerer = &place.formed.answerer;
+            match answerer.answer(&body) {
+                Answer::Reply(reply) => Some(Bytes::from(reply)),
+                Answer::Join(asked) => {
+                    let outcome = shard.admit(&asked).await;
+                    Some(Bytes::from(answerer.answer_join(&asked, outcome)))
+                }
+            }
+        }
     }
 }
 
@@ -118,10 +130,25 @@ impl Shard {
             ..PeersConfig::new(seat, node_uuid, self.node.cluster_uuid, self.node.shards)
         };
         let peers = Peers::new(config, Handler::new(self));
-        peers.set_nodes(place.nodes.clone());
+        let known = self.with_core(|core| core.catalog());
+        peers.set_nodes(self.peer_nodes(known.as_deref().unwrap_or(&Catalog::new())));
         let port = if self.id == META_SHARD { Some(self.open_raft_port()?) } else { None };
         self.set_links(ClusterLinks::new(peers, port, place.meta_replicas()));
         Ok(())
+    }
+
+    /// The nodes to have links with: those of the catalog and those of the list, whose addresses count more. What a node
+    /// was told when it joined counts until it sees itself in the catalog.
+    pub(super) fn peer_nodes(&self, catalog: &Catalog) -> Vec<PeerNode> {
+        let Some(place) = &self.node.cluster else { return Vec::new() };
+        let counts = place.is_listed || !self.is_in_catalog(catalog);
+        let told = if counts { &place.nodes[..] } else { &[] };
+        let registered = catalog
+            .brokers()
+            .filter(|broker| !broker.raft_addr.is_empty())
+            .filter(|broker| !told.iter().any(|peer| peer.node == broker.node))
+            .map(|broker| PeerNode { node: broker.node, raft_addr: broker.raft_addr.clone() });
+        told.iter().cloned().chain(registered).collect()
     }
 
     fn open_raft_port(self: &Rc<Self>) -> Result<Acceptor, RunError> {
@@ -151,12 +178,10 @@ impl Shard {
     pub(in crate::shell) fn registration(&self) -> Option<CatalogCommand> {
         let node = &self.node;
         let own = node.config.node_id;
-        let listed = node.cluster.iter().flat_map(|place| &place.nodes);
-        let raft_addr = listed
-            .filter(|listed| listed.node == own)
-            .map(|listed| listed.raft_addr.clone())
-            .next()
-            .unwrap_or_else(|| node.config.raft_addr.to_string());
+        let raft_addr = match &node.cluster {
+            Some(place) => place.raft_addr.clone(),
+            None => node.config.raft_addr.to_string(),
+        };
         let broker = Broker {
             node: own,
             host: node.advertised_host.clone(),

@@ -1,0 +1,154 @@
+//! What the admin port says to whoever wants to add a node: whether its id and its addresses are free, and how it is
+//! started. Nothing is changed by that: a node enters the cluster by asking for it itself.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use chronik_engine::ids::NodeId;
+use chronik_net::HttpResponse;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::catalog::{Broker, Catalog};
+use crate::shell::shard::Shard;
+
+/// What is known of the new node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Newcomer {
+    node_id: Option<u32>,
+    kafka_addr: Option<String>,
+    raft_addr: Option<String>,
+}
+
+/// Answers with what the new node is to be started with, or with why it cannot be.
+pub(super) fn judge(shard: &Rc<Shard>, body: &[u8]) -> HttpResponse {
+    let newcomer: Newcomer = match body.is_empty() {
+        true => Newcomer::default(),
+        false => match serde_json::from_slice(body) {
+            Ok(newcomer) => newcomer,
+            Err(error) => {
+                let usage = "write {\"node_id\": ID, \"kafka_addr\": \"HOST:PORT\", \"raft_addr\": \
+                             \"HOST:PORT\"}, or leave out what is not known";
+                return HttpResponse::text(400, format!("{error}; {usage}\n"));
+            }
+        },
+    };
+    let Some(links) = shard.links() else {
+        let why = "this is a single node, which nobody can join; start it with --bootstrap first\n";
+        return HttpResponse::text(409, why);
+    };
+    let catalog = shard.catalog();
+    let own = shard.node.config.node_id;
+    let Some(here) = catalog.broker(own) else {
+        return HttpResponse::text(503, "this node is not in its cluster yet\n");
+    };
+    match conflict(&catalog, &newcomer, |node| node == own || links.is_up(node)) {
+        Some(why) => HttpResponse::text(409, why),
+        None => {
+            let node_id = newcomer.node_id.unwrap_or_else(|| free_id(&catalog));
+            let command = command_line(node_id, &newcomer, &here.raft_addr);
+            let json = json!({ "join": here.raft_addr, "node_id": node_id, "command": command });
+            HttpResponse {
+                status: 200,
+                content_type: "application/json",
+                body: format!("{json}\n").into(),
+            }
+        }
+    }
+}
+
+/// What of the new node is in use by one that is heard.
+fn conflict(
+    catalog: &Catalog,
+    newcomer: &Newcomer,
+    is_up: impl Fn(NodeId) -> bool,
+) -> Option<String> {
+    let is = |given: &Option<String>, found: String| given.as_ref() == Some(&found);
+    let uses = |broker: &Broker| {
+        if newcomer.node_id == Some(broker.node.0) {
+            return Some("id");
+        }
+        let kafka_addr = format!("{}:{}", broker.host, broker.port);
+        if is(&newcomer.kafka_addr, kafka_addr) {
+            return Some("kafka_addr");
+        }
+        is(&newcomer.raft_addr, broker.raft_addr.clone()).then_some("raft_addr")
+    };
+    let heard = catalog.brokers().filter(|broker| is_up(broker.node));
+    let mut found = heard.filter_map(|broker| Some((broker.node, uses(broker)?)));
+    let (node, what) = found.next()?;
+    Some(format!("node {node} is running with this {what}; give the new node another one\n"))
+}
+
+fn free_id(catalog: &Catalog) -> u32 {
+    let highest = catalog.brokers().map(|broker| broker.node.0).max();
+    highest.map_or(1, |id| id.saturating_add(1))
+}
+
+fn command_line(node_id: u32, newcomer: &Newcomer, join: &str) -> String {
+    let mut command = format!("chronik-server --node-id {node_id}");
+    // Writing to a String cannot fail.
+    if let Some(address) = &newcomer.kafka_addr {
+        if let Some((_, port)) = address.rsplit_once(':') {
+            _ = write!(command, " --kafka-port {port}");
+        }
+        _ = write!(command, " --advertised-addr {address}");
+    }
+    // Where to listen cannot be a name.
+    let raft_addr = newcomer.raft_addr.as_ref();
+    if let Some(address) = raft_addr.and_then(|address| address.parse::<SocketAddr>().ok()) {
+        _ = write!(command, " --raft-addr {address}");
+    }
+    _ = write!(command, " --join {join}");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use chronik_engine::ids::ReplicaId;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::catalog::{CatalogCommand, ClusterId, Incarnation};
+
+    fn catalog() -> Catalog {
+        let mut catalog = Catalog::new();
+        for node in 1..=2 {
+            let broker = Broker {
+                node: NodeId(node),
+                host: format!("host{node}"),
+                port: 9092,
+                rack: None,
+                shards: 1,
+                incarnation: Incarnation(Uuid::from_u128(u128::from(node))),
+                meta_replica: ReplicaId(u64::from(node)),
+                raft_addr: format!("host{node}:9192"),
+                is_cordoned: false,
+            };
+            let cluster_id = ClusterId(Uuid::from_u128(9));
+            catalog.apply(&CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: 7 });
+        }
+        catalog
+    }
+
+    #[test]
+    fn given_a_new_node_when_asked_about_then_what_is_in_use_is_named_and_else_how_to_start_it() {
+        let catalog = catalog();
+        let asked = |text: &str| serde_json::from_str::<Newcomer>(text).unwrap();
+        let said = |text: &str| conflict(&catalog, &asked(text), |node| node == NodeId(1));
+        assert!(said(r#"{"node_id":1}"#).unwrap().contains("node 1 is running with this id"));
+        assert!(said(r#"{"kafka_addr":"host1:9092"}"#).unwrap().contains("kafka_addr"));
+        assert!(said(r#"{"raft_addr":"host1:9192"}"#).unwrap().contains("raft_addr"));
+        assert_eq!(said(r#"{"node_id":2,"raft_addr":"host2:9192"}"#), None, "node 2 is down");
+        assert_eq!(said("{}"), None);
+        assert_eq!(free_id(&catalog), 3);
+        let new = asked(r#"{"kafka_addr":"h:9093","raft_addr":"10.0.0.3:9193"}"#);
+        assert_eq!(
+            command_line(3, &new, "host1:9192"),
+            "chronik-server --node-id 3 --kafka-port 9093 --advertised-addr h:9093 --raft-addr 10.0.0.3:9193 \
+             --join host1:9192"
+        );
+    }
+}
