@@ -3,10 +3,14 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::failover::{self, FailoverArgs};
+use crate::formation::{self, FormationArgs};
 use crate::groups::{self, GroupsArgs};
+use crate::idle::{self, IdleArgs};
 use crate::many::{self, ManyArgs};
 use crate::pairs::{self, PairsArgs};
 use crate::produce::{self, ProduceArgs};
+use crate::refill::{self, RefillArgs};
 use crate::restart::{self, RestartArgs};
 
 /// Loads any broker that speaks Kafka's protocol, and measures without coordinated omission.
@@ -29,6 +33,14 @@ enum Command {
     Restart(RestartArgs),
     /// Starts a broker, makes many partitions: their memory, and the time until all take writes
     Many(ManyArgs),
+    /// Starts three nodes, kills or stops them under load: how long clients wait for acknowledgements
+    Failover(FailoverArgs),
+    /// Starts processes without data: the time until they are a cluster that takes writes
+    Formation(FormationArgs),
+    /// Starts three nodes, makes many partitions: processor time and memory while nobody uses them
+    Idle(IdleArgs),
+    /// Starts three nodes, fills them, wipes one: the time until it has everything again, beside a plain copy
+    Refill(RefillArgs),
 }
 
 /// Runs one measurement.
@@ -39,6 +51,10 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Groups(args) => groups::run(args),
         Command::Restart(args) => restart::run(args),
         Command::Many(args) => many::run(args),
+        Command::Failover(args) => failover::run(args),
+        Command::Formation(args) => formation::run(args),
+        Command::Idle(args) => idle::run(args),
+        Command::Refill(args) => refill::run(args),
     }
 }
 
@@ -66,8 +82,14 @@ mod tests {
             ("chronik-bench produce --bootstrap h:1 --acks 2", "0, 1, all"),
             ("chronik-bench produce --bootstrap h:1 --partitions 0", "--partitions"),
             ("chronik-bench groups --bootstrap h:1 --heartbeat-ms 0", "--heartbeat-ms"),
-            ("chronik-bench restart --server s --data-dir d --log-bytes 1GB", "GiB"),
+            ("chronik-bench restart --server s --log-bytes 1GB", "GiB"),
             ("chronik-bench many --server s --set nonsense", "KEY=VALUE"),
+            ("chronik-bench produce --bootstrap h:1 --pids me", "PID,PID"),
+            ("chronik-bench failover --server s --by magic", "kill, stop, roll, move"),
+            ("chronik-bench failover", "--server"),
+            ("chronik-bench formation --server s --start never", "together, last"),
+            ("chronik-bench idle --server s --seconds 0", "above 0"),
+            ("chronik-bench refill --server s --log-bytes 1GB", "GiB"),
             ("chronik-bench profit", "profit"),
         ];
         for (line, named) in cases {
@@ -85,6 +107,11 @@ mod tests {
             "chronik-bench groups --bootstrap h:1 --commits --connections 4 --inflight 8",
             "chronik-bench restart --server s --data-dir d --log-bytes 1GiB,4GiB --rounds 3",
             "chronik-bench many --server s --partitions 1000 --set shards=2",
+            "chronik-bench pairs --bootstrap h:1 --bootstrap h:2 --pids 1,2,3 --pids 4,5,6",
+            "chronik-bench failover --server s --by roll --rounds 3 --rate 1000",
+            "chronik-bench formation --server s --rounds 20 --start together,last",
+            "chronik-bench idle --server s --partitions 10000 --seconds 30",
+            "chronik-bench refill --server s --log-bytes 1GiB --behind --beside-rate 200",
         ];
         for line in lines {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

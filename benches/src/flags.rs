@@ -64,6 +64,17 @@ pub fn acks(text: &str) -> Result<Acks, String> {
     }
 }
 
+/// Processes, by id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pids(pub Vec<u32>);
+
+/// One id, or several with commas between.
+pub fn pids(text: &str) -> Result<Pids, String> {
+    let one = |word: &str| word.trim().parse().ok().filter(|pid| *pid > 0);
+    let pids: Option<Vec<u32>> = text.split(',').map(one).collect();
+    pids.map(Pids).ok_or_else(|| format!("`{text}` is no PID,PID,…"))
+}
+
 /// `KEY=VALUE` as a line of TOML for a broker that is started here.
 pub fn setting(text: &str) -> Result<String, String> {
     match text.split_once('=') {
@@ -107,5 +118,7 @@ mod tests {
         assert!(acks("2").is_err());
         assert_eq!(setting("wal.file_bytes=8388608"), Ok("wal.file_bytes = 8388608".to_owned()));
         assert!(setting("wal.file_bytes").is_err());
+        assert_eq!(pids("12,7"), Ok(Pids(vec![12, 7])));
+        assert!(pids("12,").is_err() && pids("0").is_err() && pids("me").is_err());
     }
 }

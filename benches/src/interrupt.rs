@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM while a broker of ours runs: it is killed and what was written is removed before this program ends.
+//! Ctrl-C and SIGTERM while brokers of ours run: they are killed and what was written is removed before this program ends.
 //!
 //! - I1: a process is killed only while its owner has not yet waited for it, so its id cannot be somebody else's.
 
@@ -16,7 +16,7 @@ const EXIT_CODE: i32 = 130;
 /// What is cleared away when a signal comes.
 #[derive(Debug)]
 struct Held {
-    child: Option<Pid>,
+    children: Vec<Pid>,
     dir: PathBuf,
 }
 
@@ -32,7 +32,7 @@ impl Watch {
     pub fn over(dir: PathBuf) -> Result<Watch> {
         let mut signals = Signals::new([SIGINT, SIGTERM]).context("watching for signals")?;
         let handle = signals.handle();
-        let held = Arc::new(Mutex::new(Held { child: None, dir }));
+        let held = Arc::new(Mutex::new(Held { children: Vec::new(), dir }));
         let seen = Arc::clone(&held);
         let watcher = std::thread::Builder::new().name("signals".to_owned());
         let watching = watcher.spawn(move || {
@@ -45,11 +45,19 @@ impl Watch {
         Ok(Watch { held, handle })
     }
 
-    /// Names the child that a signal ends; `None` from before it is waited for.
-    pub fn child_is(&self, child: Option<u32>) {
-        let child = child.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        lock(&self.held).child = child;
+    /// Names a child that a signal ends, too.
+    pub fn hold(&self, child: u32) {
+        lock(&self.held).children.extend(pid_of(child));
     }
+
+    /// Forgets a child, which its owner is about to wait for.
+    pub fn release(&self, child: u32) {
+        lock(&self.held).children.retain(|held| Some(*held) != pid_of(child));
+    }
+}
+
+fn pid_of(child: u32) -> Option<Pid> {
+    i32::try_from(child).ok().and_then(Pid::from_raw)
 }
 
 impl Drop for Watch {
@@ -63,9 +71,9 @@ fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
 }
 
 fn clear_away(held: &Held) {
-    if let Some(child) = held.child {
-        // It may be gone already: a terminal sends Ctrl-C to both.
-        let _killed = kill_process(child, Signal::KILL);
+    for child in &held.children {
+        // It may be gone already: a terminal sends Ctrl-C to all of them.
+        let _killed = kill_process(*child, Signal::KILL);
     }
     // A child that is still ending may add a file to what is being removed.
     for _ in 0..3 {

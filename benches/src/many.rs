@@ -1,7 +1,6 @@
 //! `many`: what a partition costs in memory, and how long it takes until all of many take writes.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,8 +10,9 @@ use clap::Args;
 use kafka_protocol::messages::ProduceRequest;
 use serde::Serialize;
 
-use crate::broker::{Broker, Launch};
+use crate::broker::Broker;
 use crate::clock::{Clock, SECOND_NS, ns_to_ms};
+use crate::cluster::{Cluster, Launch};
 use crate::report::{Progress, Table, ms, publish};
 use crate::wire::{self, CREATE_TOPICS, PRODUCE, check_code, error_name};
 use crate::{flags, topics};
@@ -27,12 +27,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(2);
 /// Arguments of `many`.
 #[derive(Debug, Clone, Args)]
 pub struct ManyArgs {
-    /// The broker's program, chronik-server
-    #[arg(long, value_name = "PATH")]
-    server: PathBuf,
-    /// Where a directory is made, and removed at the end
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    launch: Launch,
     /// Partitions
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(i32).range(1..=1_000_000))]
     partitions: i32,
@@ -42,9 +38,6 @@ pub struct ManyArgs {
     /// Pause before each look at the memory
     #[arg(long, value_parser = flags::seconds, default_value = "2")]
     settle_seconds: Duration,
-    /// A setting of the broker as in its TOML file, such as shards=2; once for each
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = flags::setting)]
-    settings: Vec<String>,
     /// One JSON line on standard output, the table on standard error
     #[arg(long)]
     json: bool,
@@ -66,14 +59,10 @@ struct Report {
 
 /// Runs `many`.
 pub fn run(args: &ManyArgs) -> Result<()> {
-    let launch = Launch {
-        server: args.server.clone(),
-        data_dir: args.data_dir.clone(),
-        settings: args.settings.clone(),
-    };
-    let broker = Broker::launch(&launch)?;
-    let report = measure(&broker, args).with_context(|| broker.log_tail())?;
-    drop(broker);
+    let mut cluster = Cluster::launch(&args.launch, 1)?;
+    let broker = cluster.broker(1)?;
+    let report = measure(broker, args).with_context(|| broker.log_tail())?;
+    drop(cluster);
     publish(args.json, "many", &table(&report), &report)
 }
 

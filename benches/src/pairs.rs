@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
-use crate::flags;
+use crate::flags::{self, Pids};
 use crate::latency::{Latencies, Percentiles};
 use crate::produce::{Figures, Prepared, Shape, ShapeReport, ensure_clean};
-use crate::report::{PERCENTILE_HEADING, Progress, Table, ms, publish, ratio, ratio_text};
+use crate::report::{PERCENTILE_HEADING, Progress, Table, median, ms, publish, ratio, ratio_text};
 
 /// Arguments of `pairs`.
 #[derive(Debug, Clone, Args)]
@@ -21,6 +21,9 @@ pub struct PairsArgs {
     /// How often each has its turn
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub rounds: u16,
+    /// The processes of each broker or cluster, where they run on this machine, in the order of --bootstrap; once for each
+    #[arg(long, value_name = "PID,PID,…", value_parser = flags::pids)]
+    pub pids: Vec<Pids>,
     #[command(flatten)]
     pub shape: Shape,
     /// Save each side's pooled distribution as FILE.A, FILE.B, …
@@ -59,6 +62,10 @@ struct Compared {
     to: String,
     pooled: Ratios,
     rounds: Vec<Ratios>,
+    /// Throughput, median of the rounds' ratios.
+    median_mb_per_s: Option<f64>,
+    /// Processor time of the brokers by message, median of the rounds' ratios.
+    median_cpu_per_message: Option<f64>,
 }
 
 /// Ratios of percentiles; none where the divisor is zero.
@@ -85,6 +92,10 @@ impl Ratios {
 pub fn run(args: &PairsArgs) -> Result<()> {
     anyhow::ensure!(args.bootstrap.len() >= 2, "--bootstrap must be given twice or more");
     anyhow::ensure!(args.bootstrap.len() <= 26, "--bootstrap can be given 26 times at most");
+    anyhow::ensure!(
+        args.pids.is_empty() || args.pids.len() == args.bootstrap.len(),
+        "--pids must be given for each --bootstrap or for none"
+    );
     let progress = Progress::new();
     let mut sides = Vec::new();
     let mut pools = Vec::new();
@@ -96,12 +107,12 @@ pub fn run(args: &PairsArgs) -> Result<()> {
         sides.push((name, bootstrap.clone(), Vec::new()));
     }
     for round in 1..=args.rounds {
-        for ((name, bootstrap, figures), (prepared, pool)) in
-            sides.iter_mut().zip(prepared.iter().zip(&mut pools))
+        for (side, ((name, bootstrap, figures), (prepared, pool))) in
+            sides.iter_mut().zip(prepared.iter().zip(&mut pools)).enumerate()
         {
             progress.say(&format!("round {round} of {}, {name}", args.rounds));
             let run = prepared
-                .run(&args.shape, &progress)
+                .run(&args.shape, args.pids.get(side), &progress)
                 .and_then(|run| match args.strict {
                     true => ensure_clean(&run.figures).map(|()| run),
                     false => Ok(run),
@@ -157,8 +168,21 @@ fn compare(sides: &[Side]) -> Vec<Compared> {
             .zip(&first.rounds)
             .map(|(side, first)| Ratios::of(&side.latency_ms, &first.latency_ms))
             .collect(),
+        median_mb_per_s: median_ratio(side, first, |round| Some(round.mb_per_s)),
+        median_cpu_per_message: median_ratio(side, first, cpu_per_message),
     });
     compared.collect()
+}
+
+fn cpu_per_message(round: &Figures) -> Option<f64> {
+    round.broker_cpu?.us_per_message
+}
+
+/// The middle one of the rounds' ratios of a figure.
+fn median_ratio(of: &Side, to: &Side, figure: fn(&Figures) -> Option<f64>) -> Option<f64> {
+    let rounds = of.rounds.iter().zip(&to.rounds);
+    let ratios: Vec<f64> = rounds.filter_map(|(of, to)| ratio(figure(of)?, figure(to)?)).collect();
+    median(&ratios)
 }
 
 fn table(report: &Report) -> String {
@@ -182,8 +206,27 @@ fn table(report: &Report) -> String {
     }
     text.push('\n');
     text.push_str(&rounds.text());
-    let mut values =
-        Table::new(&["ms", "round", "p50", "p99", "p99.9", "send p99", "other cores", "stolen"]);
+    for compared in &report.ratios {
+        let [mb_per_s, cpu] =
+            [compared.median_mb_per_s, compared.median_cpu_per_message].map(ratio_text);
+        let name = format!("{}/{}", compared.of, compared.to);
+        text.push_str(&format!(
+            "{name}, medians of rounds: MB/s {mb_per_s}, broker CPU per message {cpu}\n"
+        ));
+    }
+    let mut values = Table::new(&[
+        "ms",
+        "round",
+        "p50",
+        "p99",
+        "p99.9",
+        "send p99",
+        "MB/s",
+        "CPU µs/msg",
+        "other cores",
+        "stolen",
+        "load",
+    ]);
     for side in &report.sides {
         for (round, figures) in side.rounds.iter().enumerate() {
             let shown = &figures.latency_ms;
@@ -195,8 +238,11 @@ fn table(report: &Report) -> String {
                 ms(shown.p99_ms),
                 ms(shown.p99_9_ms),
                 sent,
+                format!("{:.1}", figures.mb_per_s),
+                cpu_per_message(figures).map_or("-".to_owned(), |us| format!("{us:.2}")),
                 figures.cores.map_or("-".to_owned(), |cores| format!("{:.2}", cores.others)),
                 figures.cores.map_or("-".to_owned(), |cores| format!("{:.2}", cores.stolen)),
+                figures.cores.map_or("-".to_owned(), |cores| format!("{:.1}", cores.load_average)),
             ]);
         }
     }
@@ -211,6 +257,8 @@ fn table(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::usage::MessageCpu;
+    use std::time::Duration;
 
     fn side(name: char, rounds_ms: &[u64]) -> Side {
         let mut pool = Latencies::new().unwrap();
@@ -223,7 +271,7 @@ mod tests {
                 mode: "open",
                 records_acked: 1,
                 records_per_s: 1.0,
-                mb_per_s: 0.0,
+                mb_per_s: *value as f64,
                 errors: 0,
                 unanswered: 0,
                 unsent: 0,
@@ -231,6 +279,7 @@ mod tests {
                 latency_ms: one.percentiles(),
                 send_delay_ms: None,
                 cores: None,
+                broker_cpu: Some(MessageCpu::new(1, Duration::from_millis(*value), 1_000)),
             });
         }
         Side::new(name, "h:1".to_owned(), rounds, &pool)
@@ -248,6 +297,8 @@ mod tests {
         assert!(near(compared[0].rounds[0].p99, 2.0), "{compared:?}");
         assert!(near(compared[0].rounds[1].p99, 0.5), "{compared:?}");
         assert!(near(compared[0].pooled.p99_9, 1.0), "{compared:?}");
+        assert!(near(compared[0].median_mb_per_s, 1.25), "{compared:?}");
+        assert!(near(compared[0].median_cpu_per_message, 1.25), "{compared:?}");
     }
 
     #[test]

@@ -110,6 +110,24 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// The middle and the largest of the figures of several rounds; 0 of none.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct MedianWorst {
+    /// See [`median`].
+    pub median: f64,
+    /// The largest.
+    pub worst: f64,
+}
+
+impl MedianWorst {
+    /// Of these.
+    pub fn of(values: impl Iterator<Item = f64>) -> MedianWorst {
+        let values: Vec<f64> = values.collect();
+        let worst = values.iter().copied().fold(0.0, f64::max);
+        MedianWorst { median: median(&values).unwrap_or(0.0), worst }
+    }
+}
+
 /// A JSON line: which measurement, when, and its report.
 #[derive(Debug, Serialize)]
 struct Line<'a, R: Serialize> {

@@ -1,7 +1,7 @@
 //! Making topics, finding their leaders, and waiting until every partition takes a write: a broker may name leaders long
 //! before their logs are there, and the clock of a measurement must not run meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use chronik_net::client::Client;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::MetadataResponsePartition;
 use kafka_protocol::messages::{
     CreateTopicsRequest, DeleteTopicsRequest, MetadataRequest, ProduceRequest,
 };
@@ -23,7 +24,11 @@ use crate::wire::{
 /// How long a new topic may take until all its partitions take a write.
 const WRITABLE_DEADLINE_NS: u64 = 240 * SECOND_NS;
 /// Pause between two looks.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// Partitions of one produce request.
+const REQUEST_PARTITIONS_MAX: usize = 500;
+/// Bytes of one, as long as that is one partition or more.
+const REQUEST_BYTES_MAX: usize = 1 << 20;
 
 /// One partition, and the broker that takes its writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +86,16 @@ pub fn delete(client: &mut Client, names: &[String]) -> Result<()> {
     answer.responses.iter().try_for_each(|topic| check_code("deleting a topic", topic.error_code))
 }
 
+/// A partition with a replica that is not in sync, as the broker tells it; `None` where all are.
+pub fn out_of_sync(client: &mut Client, topic: &str) -> Result<Option<i32>> {
+    let asked = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+    let request = MetadataRequest::default().with_topics(Some(vec![asked]));
+    let answer = client.call(&request, METADATA).context("asking for metadata")?;
+    let topic = answer.topics.first().context("an answer without the topic")?;
+    let is_short = |p: &&MetadataResponsePartition| p.isr_nodes.len() < p.replica_nodes.len();
+    Ok(topic.partitions.iter().find(is_short).map(|partition| partition.partition_index))
+}
+
 /// All partitions of the topics by topic and number. An error where one has no leader.
 pub fn targets(client: &mut Client, names: &[String]) -> Result<Vec<Target>> {
     let topics =
@@ -122,16 +137,10 @@ pub fn wait_writable(
     let clock = Clock::start();
     let mut control = wire::connect(bootstrap)?;
     let mut leaders: HashMap<SocketAddr, Client> = HashMap::new();
-    let mut written: Vec<(String, i32)> = Vec::new();
+    let mut written: HashSet<(String, i32)> = HashSet::new();
     loop {
         let outcome = targets(&mut control, names).and_then(|found| {
-            for target in &found {
-                let key = (target.topic.clone(), target.partition);
-                if !written.contains(&key) {
-                    write_once(&mut leaders, target, batch)?;
-                    written.push(key);
-                }
-            }
+            write_each_once(&mut leaders, &found, batch, &mut written)?;
             Ok(found)
         });
         match outcome {
@@ -145,22 +154,42 @@ pub fn wait_writable(
     }
 }
 
-fn write_once(
+/// Produces to every partition that has not acknowledged yet. An error where one does not.
+fn write_each_once(
     leaders: &mut HashMap<SocketAddr, Client>,
-    target: &Target,
+    targets: &[Target],
     batch: &Bytes,
+    written: &mut HashSet<(String, i32)>,
 ) -> Result<()> {
-    let client = match leaders.entry(target.leader) {
-        std::collections::hash_map::Entry::Occupied(found) => found.into_mut(),
-        std::collections::hash_map::Entry::Vacant(free) => {
-            free.insert(wire::connect(target.leader)?)
+    let mut asked: HashMap<(SocketAddr, &str), Vec<i32>> = HashMap::new();
+    for target in targets {
+        if !written.contains(&(target.topic.clone(), target.partition)) {
+            asked.entry((target.leader, &target.topic)).or_default().push(target.partition);
         }
-    };
-    let request = wire::produce_request(&target.topic, target.partition, -1, batch.clone());
-    let answer = client.call::<ProduceRequest>(&request, PRODUCE)?;
-    let topic = answer.responses.first().context("an answer without a topic")?;
-    let partition = topic.partition_responses.first().context("an answer without a partition")?;
-    let code = partition.error_code;
-    ensure!(code == 0, "{}-{}: {}", target.topic, target.partition, error_name(code));
+    }
+    let at_once = (REQUEST_BYTES_MAX / batch.len().max(1)).clamp(1, REQUEST_PARTITIONS_MAX);
+    for ((leader, topic), partitions) in asked {
+        for some in partitions.chunks(at_once) {
+            let client = match leaders.entry(leader) {
+                std::collections::hash_map::Entry::Occupied(found) => found.into_mut(),
+                std::collections::hash_map::Entry::Vacant(free) => {
+                    free.insert(wire::connect(leader)?)
+                }
+            };
+            let request = wire::produce_all_request(topic, some.iter().copied(), -1, batch);
+            let answer = client.call::<ProduceRequest>(&request, PRODUCE)?;
+            let answer = answer.responses.first().context("an answer without a topic")?;
+            let mut refused = None;
+            for partition in &answer.partition_responses {
+                match partition.error_code {
+                    0 => drop(written.insert((topic.to_owned(), partition.index))),
+                    code => refused = Some((partition.index, code)),
+                }
+            }
+            if let Some((partition, code)) = refused {
+                bail!("{topic}-{partition}: {}", error_name(code));
+            }
+        }
+    }
     Ok(())
 }

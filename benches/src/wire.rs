@@ -33,6 +33,8 @@ pub const SYNC_GROUP: i16 = 3;
 pub const HEARTBEAT: i16 = 3;
 pub const LEAVE_GROUP: i16 = 3;
 pub const OFFSET_COMMIT: i16 = 7;
+pub const ELECT_LEADERS: i16 = 1;
+pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 0;
 
 /// What producing to new topics takes.
 pub const FOR_PRODUCE: &[(ApiKey, i16)] = &[
@@ -69,7 +71,12 @@ pub fn resolve(text: &str) -> Result<SocketAddr> {
 
 /// A connection that sends one request after the other.
 pub fn connect(addr: SocketAddr) -> Result<Client> {
-    Client::connect(addr, CALL_TIMEOUT).with_context(|| format!("connecting to {addr}"))
+    connect_within(addr, CALL_TIMEOUT)
+}
+
+/// [`connect`], where connecting and each answer may take so long.
+pub fn connect_within(addr: SocketAddr, timeout: Duration) -> Result<Client> {
+    Client::connect(addr, timeout).with_context(|| format!("connecting to {addr}"))
 }
 
 /// Refuses a broker that does not serve these versions, with a sentence instead of a closed socket later.
@@ -194,7 +201,12 @@ impl Template {
 
 /// A socket for requests that do not wait for each other's answers.
 pub fn open_stream(addr: SocketAddr) -> Result<TcpStream> {
-    let opened = TcpStream::connect_timeout(&addr, CALL_TIMEOUT).and_then(|stream| {
+    open_stream_within(addr, CALL_TIMEOUT)
+}
+
+/// [`open_stream`], where connecting may take so long.
+pub fn open_stream_within(addr: SocketAddr, timeout: Duration) -> Result<TcpStream> {
+    let opened = TcpStream::connect_timeout(&addr, timeout).and_then(|stream| {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(CALL_TIMEOUT))?;
         Ok(stream)

@@ -4,20 +4,22 @@ mod lanes;
 mod open_loop;
 
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
 
 use crate::closed_loop::{self, Load};
-use crate::flags::{self, Acks};
+use crate::flags::{self, Acks, Pids};
 use crate::latency::{Latencies, Percentiles};
 use crate::pace::Schedule;
 use crate::report::{PERCENTILE_HEADING, Progress, Table, publish};
 use crate::topics::{self, Target};
-use crate::usage::{Cores, Usage};
+use crate::usage::{Cores, MessageCpu, Usage, cpu_within};
 use crate::wire;
 use lanes::Lanes;
 
@@ -71,6 +73,9 @@ pub struct ProduceArgs {
     /// A broker
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::address)]
     pub bootstrap: String,
+    /// The brokers' processes, where they run on this machine: their processor time by message
+    #[arg(long, value_name = "PID,PID,…", value_parser = flags::pids)]
+    pub pids: Option<Pids>,
     #[command(flatten)]
     pub shape: Shape,
     /// Save the distribution of latencies as HdrHistogram text
@@ -106,6 +111,8 @@ pub struct Figures {
     pub send_delay_ms: Option<Percentiles>,
     /// Who used the processors.
     pub cores: Option<Cores>,
+    /// What the brokers' processes used in the measured time.
+    pub broker_cpu: Option<MessageCpu>,
 }
 
 /// One run: its figures, and the histogram that goes into a pool.
@@ -215,26 +222,21 @@ impl Prepared {
         Ok(Prepared { bootstrap: addr, names, targets, batch })
     }
 
-    /// One run over fresh connections.
-    pub fn run(&self, shape: &Shape, progress: &Progress) -> Result<Run> {
-        let connections = usize::from(shape.connections);
-        let mut lanes = Lanes::new(&self.targets, connections, shape.acks.0, &self.batch)?;
+    /// One run over fresh connections; `pids` are the brokers' processes, if they are known.
+    pub fn run(&self, shape: &Shape, pids: Option<&Pids>, progress: &Progress) -> Result<Run> {
         let usage = Usage::begin();
-        let (mode, outcome) = match shape.schedule() {
-            Some(schedule) => {
-                ("open", open_loop::run(&mut lanes, schedule, shape.acks.0, progress)?)
-            }
-            None => {
-                let load = Load {
-                    inflight: usize::from(shape.inflight),
-                    warmup: shape.warmup_seconds,
-                    measured: shape.seconds,
-                };
-                let tally = closed_loop::run(lanes.into_work(), load, progress)?;
-                let send_delay = Latencies::new()?;
-                ("closed", open_loop::Outcome { tally, send_delay, unsent: 0 })
-            }
-        };
+        let (load_over, is_over) = mpsc::channel();
+        let (outcome, cpu) = std::thread::scope(|scope| {
+            let (warmup, measured) = (shape.warmup_seconds, shape.seconds);
+            let cpu = pids
+                .map(|pids| scope.spawn(move || cpu_within(&pids.0, warmup, measured, &is_over)));
+            let outcome = self.load(shape, progress);
+            drop(load_over);
+            let cpu = cpu.map(ScopedJoinHandle::join).transpose();
+            (outcome, cpu.map_err(|_| anyhow!("a reader of /proc panicked")))
+        });
+        let (mode, outcome) = outcome?;
+        let cpu = cpu?.transpose().context("the brokers' processor time")?.flatten();
         let cores = usage.end();
         let requests = match shape.acks.0 {
             0 => outcome.send_delay.count().saturating_sub(outcome.unsent),
@@ -255,8 +257,31 @@ impl Prepared {
             latency_ms: outcome.tally.latencies.percentiles(),
             send_delay_ms: (mode == "open").then(|| outcome.send_delay.percentiles()),
             cores,
+            broker_cpu: cpu
+                .zip(pids)
+                .map(|(cpu, pids)| MessageCpu::new(pids.0.len(), cpu, records)),
         };
         Ok(Run { figures, latencies: outcome.tally.latencies })
+    }
+
+    /// Sends what the shape says: how, and what came of it.
+    fn load(
+        &self,
+        shape: &Shape,
+        progress: &Progress,
+    ) -> Result<(&'static str, open_loop::Outcome)> {
+        let connections = usize::from(shape.connections);
+        let mut lanes = Lanes::new(&self.targets, connections, shape.acks.0, &self.batch)?;
+        if let Some(schedule) = shape.schedule() {
+            return Ok(("open", open_loop::run(&mut lanes, schedule, shape.acks.0, progress)?));
+        }
+        let load = Load {
+            inflight: usize::from(shape.inflight),
+            warmup: shape.warmup_seconds,
+            measured: shape.seconds,
+        };
+        let tally = closed_loop::run(lanes.into_work(), load, progress)?;
+        Ok(("closed", open_loop::Outcome { tally, send_delay: Latencies::new()?, unsent: 0 }))
     }
 
     /// Deletes the topics where that was asked for.
@@ -272,7 +297,7 @@ impl Prepared {
 pub fn run(args: &ProduceArgs) -> Result<()> {
     let progress = Progress::new();
     let prepared = Prepared::new(&args.bootstrap, &args.shape)?;
-    let run = prepared.run(&args.shape, &progress)?;
+    let run = prepared.run(&args.shape, args.pids.as_ref(), &progress)?;
     drop(progress);
     prepared.finish(&args.shape)?;
     if let Some(path) = &args.hgrm {
@@ -298,9 +323,12 @@ fn table(figures: &Figures) -> String {
         figures.records_per_s, figures.mb_per_s, figures.errors, figures.unanswered, figures.unsent
     ));
     if let Some(cores) = figures.cores {
+        text.push_str(&format!("{cores}\n"));
+    }
+    if let Some(MessageCpu { processes, cpu_s, us_per_message }) = figures.broker_cpu {
+        let each = us_per_message.map_or("-".to_owned(), |us| format!("{us:.2}"));
         text.push_str(&format!(
-            "cores in use: generator {:.2}, all others {:.2}, stolen {:.2}\n",
-            cores.generator, cores.others, cores.stolen
+            "{processes} broker processes: {cpu_s:.2} s of processor time, {each} µs per message\n"
         ));
     }
     if let Some(error) = &figures.first_error {

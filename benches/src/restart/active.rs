@@ -1,17 +1,11 @@
 //! What the disk itself needs for the files that a start must read: plain `O_DIRECT` reads, shards side by side.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use rustix::fs::{Mode, OFlags};
 
-use crate::broker::active_wal_files;
 use crate::clock::{Clock, ns_to_ms};
-
-/// Bytes asked of the disk at once.
-const CHUNK_BYTES: usize = 1 << 20;
-/// Alignment of memory and positions that `O_DIRECT` asks for.
-const ALIGNMENT: usize = 4_096;
+use crate::disk::{CHUNK_BYTES, Chunk, active_wal_files, open_direct};
 
 /// Reading the active files.
 #[derive(Debug, Clone, Copy)]
@@ -38,16 +32,12 @@ pub fn read_active(data_dir: &Path) -> Result<ActiveRead> {
     Ok(ActiveRead { bytes, took_ms: ns_to_ms(clock.now_ns()) })
 }
 
-fn read_direct(path: &PathBuf) -> Result<u64> {
-    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty())
-        .with_context(|| format!("opening {} past the page cache", path.display()))?;
-    let mut memory = vec![0_u8; CHUNK_BYTES + ALIGNMENT];
-    let begin = memory.as_ptr().align_offset(ALIGNMENT);
-    let chunk = memory.get_mut(begin..begin + CHUNK_BYTES).context("no aligned memory")?;
+fn read_direct(path: &Path) -> Result<u64> {
+    let file = open_direct(path)?;
+    let mut chunk = Chunk::new();
     let mut read: u64 = 0;
     loop {
-        let count = rustix::io::pread(&file, &mut *chunk, read)
+        let count = rustix::io::pread(&file, chunk.bytes(), read)
             .with_context(|| format!("reading {} at {read}", path.display()))?;
         read += u64::try_from(count)?;
         if count < CHUNK_BYTES {

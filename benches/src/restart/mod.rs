@@ -7,7 +7,6 @@ mod active;
 mod fill;
 mod probe;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,8 +14,11 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use serde::Serialize;
 
-use crate::broker::{Broker, Launch, ensure_room};
+use crate::broker::Broker;
 use crate::clock::{Clock, ns_to_ms};
+use crate::cluster::{Cluster, Launch};
+use crate::disk::ensure_room;
+use crate::fetch::Probe;
 use crate::report::{Progress, Table, median, ms, publish, ratio, ratio_text};
 use crate::{flags, topics, wire};
 use active::read_active;
@@ -35,12 +37,8 @@ const LOOKS_PER_PROGRESS: u64 = 100;
 /// Arguments of `restart`.
 #[derive(Debug, Clone, Args)]
 pub struct RestartArgs {
-    /// The broker's program, chronik-server
-    #[arg(long, value_name = "PATH")]
-    server: PathBuf,
-    /// Where a directory is made, and removed at the end
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    launch: Launch,
     /// Sizes of the log, one after the other
     #[arg(long, value_name = "BYTES", value_delimiter = ',', value_parser = flags::bytes, default_value = "1GiB,4GiB,16GiB")]
     log_bytes: Vec<u64>,
@@ -53,9 +51,6 @@ pub struct RestartArgs {
     /// Partitions that are written
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     partitions: i32,
-    /// A setting of the broker as in its TOML file, such as wal.file_bytes=67108864; once for each
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = flags::setting)]
-    settings: Vec<String>,
     /// One JSON line on standard output, the table on standard error
     #[arg(long)]
     json: bool,
@@ -100,7 +95,7 @@ pub fn run(args: &RestartArgs) -> Result<()> {
     let largest = args.log_bytes.iter().copied().max().unwrap_or(0);
     let between = args.between_bytes.saturating_mul(u64::from(args.rounds));
     let need = largest.saturating_add(largest / 10).saturating_add(between);
-    ensure_room(&args.data_dir, need.saturating_add(SPARE_DISK_BYTES))?;
+    ensure_room(&args.launch.data_dir, need.saturating_add(SPARE_DISK_BYTES))?;
     let progress = Progress::new();
     let mut sizes = Vec::new();
     for log_bytes in &args.log_bytes {
@@ -121,12 +116,8 @@ pub fn run(args: &RestartArgs) -> Result<()> {
 }
 
 fn measure(args: &RestartArgs, log_bytes: u64, progress: &Progress) -> Result<SizeReport> {
-    let launch = Launch {
-        server: args.server.clone(),
-        data_dir: args.data_dir.clone(),
-        settings: args.settings.clone(),
-    };
-    let mut broker = Broker::launch(&launch)?;
+    let mut cluster = Cluster::launch(&args.launch, 1)?;
+    let broker = cluster.broker(1)?;
     let names = [topics::fresh_name("restart")];
     topics::create(&mut wire::connect(broker.kafka())?, &names, args.partitions, -1)?;
     topics::wait_writable(broker.kafka(), &names, &wire::random_batch(1, 1)?)?;
@@ -138,14 +129,14 @@ fn measure(args: &RestartArgs, log_bytes: u64, progress: &Progress) -> Result<Si
         let bytes = if round == 0 { log_bytes } else { args.between_bytes };
         let what =
             format!("log of {} MiB, round {} of {}", log_bytes >> 20, round + 1, args.rounds);
-        let end = write_and_kill(&mut broker, topic, args.partitions, bytes, progress, &what)
+        let end = write_and_kill(broker, topic, args.partitions, bytes, progress, &what)
             .with_context(|| broker.log_tail())?;
         if round == 0 {
             fill_s = ns_to_ms(clock.now_ns()) / 1e3;
         }
         let active = read_active(&broker.data_dir())?;
         progress.say(&format!("{what}: starting"));
-        let (end_ns, start_ns) = start_and_fetch(&mut broker, topic, end)?;
+        let (end_ns, start_ns) = start_and_fetch(broker, topic, end)?;
         rounds.push(Round {
             first_fetch_end_ms: ns_to_ms(end_ns),
             first_fetch_start_ms: ns_to_ms(start_ns),
@@ -201,8 +192,8 @@ fn start_and_fetch(broker: &mut Broker, topic: &str, end: LogEnd) -> Result<(u64
     std::thread::scope(|scope| {
         let fetch = |offset| {
             let given_up = &given_up;
-            let partition = end.partition;
-            scope.spawn(move || first_fetch_ns(addr, topic, partition, offset, clock, given_up))
+            let probe = Probe::new(addr, topic, end.partition, offset);
+            scope.spawn(move || first_fetch_ns(probe, clock, given_up))
         };
         let (at_end, at_start) = (fetch(end.offset), fetch(0));
         let mut ended = None;
