@@ -17,7 +17,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::topics::{self, TopicWanted};
 use crate::catalog::{Catalog, Partition, Topic, TopicId, topic_name_problem};
 use crate::shell::cluster::in_sync::{InSyncView, in_sync_of};
-use crate::shell::cluster::leaders::{Leader, leaders_of};
+use crate::shell::cluster::leaders::{Leader, hears_majority, leaders_of};
 use crate::shell::shard::Shard;
 
 /// What Kafka answers for the operations that a client is authorised to: "not asked for".
@@ -45,9 +45,14 @@ pub async fn metadata(
         Found::Error { .. } => None,
     });
     let known = Known::of(&shard, topics).await;
+    let here = shard.node.config.node_id;
+    // A client asks whom it has asked before. One that only a cut-off node answers would never hear of the leaders that
+    // the others have, so such a node does not name itself, and the client turns to the others.
+    let is_of_use = known.leads(here) || hears_majority(&shard).await;
     let topics = found.into_iter().map(|found| describe(version, found, &known)).collect();
     let brokers = catalog
         .brokers()
+        .filter(|broker| is_of_use || broker.node != here)
         .map(|broker| {
             MetadataResponseBroker::default()
                 .with_node_id(broker_id(broker.node.0))
@@ -176,6 +181,11 @@ impl Known {
     ) -> Known {
         let leaders = leaders_of(shard, topics.clone()).await;
         Known { leaders, in_sync: in_sync_of(shard, topics).await }
+    }
+
+    /// Whether a node leads any of the partitions.
+    fn leads(&self, node: NodeId) -> bool {
+        self.leaders.values().any(|leader| leader.node == node)
     }
 
     pub(super) fn nodes(&self, partition: &Partition) -> Nodes {

@@ -61,7 +61,25 @@ pub async fn leaders_of(
     leaders
 }
 
+/// Whether the nodes that can be heard from here are, with this one, a majority. Cancel-safe.
+pub async fn hears_majority(shard: &Rc<Shard>) -> bool {
+    let asked = shard.on(META_SHARD, |there| {
+        let hears = there.hears_majority();
+        async move { hears }
+    });
+    asked.await.unwrap_or(true)
+}
+
 impl Shard {
+    fn hears_majority(&self) -> bool {
+        let Some(links) = self.links() else { return true };
+        let here = self.node.config.node_id;
+        let catalog = self.catalog();
+        let is_heard = |node: NodeId| node == here || links.is_up(node);
+        let heard = catalog.brokers().filter(|broker| is_heard(broker.node)).count();
+        heard * 2 > catalog.brokers().count()
+    }
+
     /// The leaders of partitions that have a replica on this shard; and which of them have none after all, because it
     /// was lost with an earlier disk.
     fn leaders_here(&self, partitions: &[Partition]) -> (Vec<(GroupId, Leader)>, Vec<GroupId>) {
