@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use chronik_engine::ids::{Offset, RaftIndex, ReplicaId};
 use chronik_engine::wal::record::{EntryKind, GroupMeta, HardState, LogEntry, LogPosition};
 use raft::eraftpb::{Entry, Message, MessageType};
-use raft::{RawNode, StateRole};
+use raft::{ProgressState, RawNode, StateRole};
 
 use crate::config::{CheckpointParts, GroupConfig, RecoveredLog};
 use crate::entry::{EntryMeta, ProposedEntry};
@@ -237,9 +237,29 @@ impl RaftGroup {
             return Ok(());
         }
         self.demand_for_blank(&message);
+        let heard = (message.get_msg_type() == MessageType::MsgHeartbeatResponse
+            && message.term == self.node.raft.term)
+            .then_some(message.from);
         let stepped = self.node.step(message).map_err(|source| StepError::Raft { source });
         self.keep_election_timeout();
+        if let Some(peer) = heard {
+            self.end_idle_probe(peer);
+        }
         stepped
+    }
+
+    /// A peer that lacks nothing needs no probing: it holds what it is known to hold. Raft-rs ends a probe only when the
+    /// peer takes an entry, so in a group without new ones who was out of reach once would seem to be for ever.
+    fn end_idle_probe(&mut self, peer: u64) {
+        let raft = &mut self.node.raft;
+        let last = raft.raft_log.last_index();
+        if raft.state == StateRole::Leader
+            && let Some(progress) = raft.mut_prs().get_mut(peer)
+            && progress.state == ProgressState::Probe
+            && progress.matched == last
+        {
+            progress.become_replicate();
+        }
     }
 
     /// Whether [`RaftGroup::step`] would take a message.

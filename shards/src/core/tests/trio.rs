@@ -71,14 +71,17 @@ impl Trio {
         }
     }
 
-    /// Writes what there is to write and carries what there is to carry, once.
-    pub(super) fn step(&mut self) {
+    /// Writes what there is to write and carries what there is to carry, once; says whether there was anything.
+    pub(super) fn step(&mut self) -> bool {
+        let mut has_done = false;
         for at in 0..3 {
             while let Some(block) = self.cores[at].take_block(BLOCK_BYTES) {
                 self.cores[at].block_persisted(block);
+                has_done = true;
             }
             self.take(at);
         }
+        has_done |= !self.network.is_empty();
         for message in std::mem::take(&mut self.network) {
             let place = |id: u64| usize::try_from(id - 11).unwrap();
             let (from, to) = (place(message.message.from), place(message.message.to));
@@ -86,6 +89,7 @@ impl Trio {
                 self.cores[to].step([message]);
             }
         }
+        has_done
     }
 
     fn take(&mut self, at: usize) {
@@ -103,9 +107,7 @@ impl Trio {
 
     pub(super) fn settle(&mut self) {
         for _ in 0..100 {
-            self.step();
-            let has_work = self.cores.iter().any(ShardCore::has_work);
-            if self.network.is_empty() && !has_work {
+            if !self.step() {
                 return;
             }
         }
