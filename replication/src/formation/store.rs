@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn given_the_golden_bytes_when_read_and_written_then_they_are_format_2() {
         let (_directory, _store, bytes) = saved();
-        let head = [&b"CHRKFORM"[..], &[34, 63, 231, 239], &[2]].concat();
+        let head = [&b"CHRKFORM"[..], &[58, 34, 133, 162], &[2]].concat();
         // Node and disk; promised; accepted: ballot, cluster, members; disks; formed: cluster, members, own; the way.
         let body = [
             [2, 7].as_slice(),
