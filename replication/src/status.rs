@@ -203,18 +203,14 @@ impl RaftGroup {
         if !self.is_leader() {
             return Vec::new();
         }
-        let (own, last) = (self.replica().0, self.last_index().0);
+        let own = self.replica().0;
         let peers = self.node.raft.prs().iter().filter(|(id, _)| **id != own);
         let mut peers: Vec<_> = peers
             .map(|(id, progress)| PeerProgress {
                 replica: ReplicaId(*id),
                 matched: RaftIndex(progress.matched),
                 next: RaftIndex(progress.next_idx),
-                state: match progress.state {
-                    // Raft-rs goes on to replicate only with an answer to an entry, and there is none left to send.
-                    ProgressState::Probe if progress.matched >= last => ReplicationState::Replicate,
-                    state => state.into(),
-                },
+                state: progress.state.into(),
                 recent_active: progress.recent_active,
             })
             .collect();

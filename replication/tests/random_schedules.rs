@@ -176,7 +176,11 @@ fn run(cluster: &mut Cluster, op: Op) {
         Op::Persist { replica } => cluster.persist_one(id(replica)),
         Op::Apply { replica, count } => cluster.apply(id(replica), count),
         Op::Settle { replica } => cluster.settle(id(replica)),
-        Op::Checkpoint { replica } => cluster.replica(id(replica)).checkpoint(),
+        Op::Checkpoint { replica } => {
+            // A snapshot that is durable is installed before anything is said of the state machine.
+            cluster.drain(id(replica));
+            cluster.replica(id(replica)).checkpoint();
+        }
         Op::Crash { replica, records } => {
             let is_moving = cluster.configurations.len() > 1;
             let replica = cluster.replica(id(replica));

@@ -394,7 +394,9 @@ impl Cluster {
 
     fn cut(&mut self, id: u64, index: RaftIndex) {
         let Some(group) = &mut self.replica(id).group else { return };
-        if index <= group.log_start().index || index > group.last_durable().index {
+        // What a snapshot holds that is durable and not installed is not applied.
+        let end = group.last_durable().index.min(group.applied());
+        if index <= group.log_start().index || index > end {
             return;
         }
         // A snapshot on its way to the disk has cut the log already.
