@@ -262,8 +262,10 @@ fn given_a_topic_that_wants_replicas_in_sync_when_some_are_gone_then_only_those_
             cluster.node(node).start_again()?;
         }
         cluster.wait_whole()?;
-        let leader = leaders_seen(&cluster.nodes()[0], &topic, 1)?[0];
-        produce_many(cluster.node(leader), &topic, 1)?;
+        wait_for("whoever leads takes records for all again", DEADLINE, || {
+            let leader = leaders_seen(&cluster.nodes()[0], &topic, 1).ok()?[0];
+            (produce(cluster.node(leader), &topic, -1).ok()? == 0).then_some(())
+        })?;
         for node in 1..=3 {
             wait_for("all are in sync again", DEADLINE, || {
                 let told = described(cluster.node(node), &topic).ok()?;
