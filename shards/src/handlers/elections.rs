@@ -64,6 +64,7 @@ pub async fn elect_leaders(
         .map(|topic| (topic.id, topic))
         .collect();
     let leaders = leaders_of(&shard, topics.into_values()).await;
+    let up = shard.nodes_up();
     let mut judged: Vec<(TopicName, i32, Judged)> = Vec::with_capacity(asked.partitions.len());
     for (name, topic, number) in asked.partitions {
         let found = topic.as_ref().and_then(|topic| topic.partition(number));
@@ -72,7 +73,7 @@ pub async fn elect_leaders(
             Some(partition) if kind == UNCLEAN => {
                 Judged::Done(Err(unclean(leaders.contains_key(&partition.group))))
             }
-            Some(partition) => judge(partition, leaders.get(&partition.group)),
+            Some(partition) => judge(partition, leaders.get(&partition.group), &up),
         };
         judged.push((name, number, judgement));
     }
@@ -130,7 +131,7 @@ fn asked(shard: &Shard, request: ElectLeadersRequest) -> Asked {
     Asked { all: false, partitions }
 }
 
-fn judge(partition: &Partition, leader: Option<&Leader>) -> Judged {
+fn judge(partition: &Partition, leader: Option<&Leader>, up: &BTreeSet<NodeId>) -> Judged {
     let refuse = |error, why: &str| Judged::Done(Err((error, why.to_owned())));
     let Some(preferred) = partition.replicas.first() else {
         return refuse(ResponseError::PreferredLeaderNotAvailable, "The partition has no replica.");
@@ -139,6 +140,10 @@ fn judge(partition: &Partition, leader: Option<&Leader>) -> Judged {
         None => refuse(ResponseError::LeaderNotAvailable, "The partition has no leader now."),
         Some(leader) if leader.node == preferred.node => {
             refuse(ResponseError::ElectionNotNeeded, "The preferred replica leads already.")
+        }
+        // A leader takes no batch while it waits for an heir that does not answer.
+        Some(_) if !up.contains(&preferred.node) => {
+            refuse(ResponseError::PreferredLeaderNotAvailable, "The preferred replica is down.")
         }
         Some(leader) => Judged::Wanted(Election {
             group: partition.group,
