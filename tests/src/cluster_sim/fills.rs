@@ -95,12 +95,12 @@ impl Run {
         if from < view.log_start_offset {
             return Ok(FillAnswer::LogStart(view.log_start_offset));
         }
-        let is_bold = self.bug == Some(Bug::FillUncommitted);
-        let end = if is_bold { view.end_offset } else { view.high_watermark };
+        let end = view.high_watermark;
         let (mut bytes, mut end_offset) = (BytesMut::new(), from);
         match block_on(node.segments.read(&node.core, &node.wal, group, from..end, bytes_max)) {
             Ok(found) => {
-                for batch in found {
+                let leaves_gap = self.bug == Some(Bug::FillGap) && found.len() > 1;
+                for batch in found.into_iter().skip(usize::from(leaves_gap)) {
                     bytes.extend_from_slice(&batch.bytes);
                     end_offset = batch.end_offset;
                 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use chronik_engine::disk::DirEntry;
 use chronik_engine::disk_sim::{SimDisk, block_on};
-use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId, ShardId};
+use chronik_engine::ids::{GroupId, NodeId, Offset, RaftIndex, ReplicaId, ShardId};
 use chronik_engine::wal::record::WalRecord;
 use chronik_engine::wal::{RecoveredGroup, Wal, WalError, WalOptions};
 use chronik_replication::Members;
@@ -296,6 +296,7 @@ impl Run {
                 Some(Bug::LoseDedupState) if kind_of(group) == Some(PartitionKind::Records) => {
                     group.checkpoint.state.clear();
                 }
+                Some(Bug::ForgetLogStart) => group.log_start_offset = Offset(0),
                 Some(Bug::ForgetMembers) if group.checkpoint.group == GroupId::META => {
                     let first = self.first_voters.iter().map(|first| first.replica);
                     let members = Members { voters: first.collect(), ..Members::default() };

@@ -85,6 +85,8 @@ pub enum Bug {
     ForgetHardState,
     /// A restart forgets the last entry, committed or not.
     LoseTail,
+    /// A restart forgets where the logs start.
+    ForgetLogStart,
     /// A restart forgets the producers of the checkpoint.
     LoseDedupState,
     /// A core hears of a segment whose file is gone again.
@@ -119,13 +121,13 @@ pub enum Bug {
     SettleEarly,
     /// Replicas that are to go are deleted before the group can do without them.
     DeleteEarly,
-    /// A replica copies records that are not committed.
-    FillUncommitted,
+    /// Of the records that a replica copies the first ones are left out.
+    FillGap,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 26] = [
+    pub const ALL: [Bug; 27] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -134,6 +136,7 @@ impl Bug {
         Bug::ForgetVote,
         Bug::ForgetHardState,
         Bug::LoseTail,
+        Bug::ForgetLogStart,
         Bug::LoseDedupState,
         Bug::LoseSegment,
         Bug::CutUnstored,
@@ -151,7 +154,7 @@ impl Bug {
         Bug::SameReplicaIds,
         Bug::SettleEarly,
         Bug::DeleteEarly,
-        Bug::FillUncommitted,
+        Bug::FillGap,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

@@ -182,6 +182,9 @@ impl Run {
             let Some(node) = node else { return Ok(()) };
             return self.submit(host, &CatalogCommand::CordonBroker { node, is_cordoned });
         }
+        if self.rng.random_range(0..3) == 0 {
+            return self.transfer_something();
+        }
         let mut moves = Vec::new();
         for _ in 0..self.rng.random_range(1..3) {
             moves.extend(self.random_move(&catalog));
@@ -190,6 +193,24 @@ impl Run {
             return Ok(());
         }
         self.submit(host, &CatalogCommand::MovePartitions { moves })
+    }
+
+    /// Somebody wants another replica to lead.
+    fn transfer_something(&mut self) -> Check {
+        let at = self.rng.random_range(0..self.partitions.len().max(1));
+        let Some(group) = self.partitions.keys().nth(at).copied() else { return Ok(()) };
+        let Some((host, _)) = self.look_up_leader(group) else { return Ok(()) };
+        let Some(shard) = self.shard_of(group, host) else { return Ok(()) };
+        let Some(node) = self.hosts[host].node(shard).filter(|_| self.hosts[host].is_there())
+        else {
+            return Ok(());
+        };
+        let members = node.core.borrow().members(group).map(|(members, _)| members.voters);
+        let voters = members.unwrap_or_default();
+        let to = voters.get(self.rng.random_range(0..voters.len().max(1))).copied();
+        let done = to.map(|to| node.core.borrow_mut().transfer(group, to));
+        self.report.transfers += u64::from(done.is_some_and(|done| done.is_ok()));
+        self.absorb(host, shard)
     }
 
     fn random_move(&mut self, catalog: &Catalog) -> Option<PartitionMove> {

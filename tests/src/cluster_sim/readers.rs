@@ -76,10 +76,18 @@ impl Run {
                 );
                 self.take_plan(group, at, (host, shard), offset, plan, bytes_max)
             }
-            Err(FetchError::OffsetOutOfRange { .. }) => {
-                let what =
-                    format!("P1: {group}: {offset} is gone, the watermark was {high_watermark}");
-                Err(Violation { what })
+            Err(FetchError::OffsetOutOfRange { log_start_offset, .. }) => {
+                let partition = self.partitions.get_mut(&group);
+                let asked = partition.as_ref().map_or(Offset(0), |p| p.log_start_asked);
+                let may_be_gone = offset < log_start_offset && log_start_offset <= asked;
+                must!(
+                    may_be_gone,
+                    "P1: {group}: {offset} is gone, the watermark was {high_watermark}"
+                );
+                if let Some(partition) = partition {
+                    partition.readers[at].offset = log_start_offset;
+                }
+                Ok(())
             }
             Err(_) => {
                 self.report.refused_reads += 1;
@@ -87,6 +95,27 @@ impl Run {
                 Ok(())
             }
         }
+    }
+
+    /// Somebody wants a log to start later.
+    pub(super) fn move_log_start(&mut self) -> Check {
+        let Some(group) = self.pick_partition() else { return Ok(()) };
+        let Some((host, _)) = self.look_up_leader(group) else { return Ok(()) };
+        let place = self.shard_of(group, host).filter(|_| self.hosts[host].is_there());
+        let Some((shard, node)) = place.and_then(|at| Some((at, self.hosts[host].node(at)?)))
+        else {
+            return Ok(());
+        };
+        let Some(view) = node.core.borrow().partition(group) else { return Ok(()) };
+        let (start, end) = (view.log_start_offset.0, view.high_watermark.0);
+        let offset = Offset(self.rng.random_range(start..=end));
+        let proposed = node.core.borrow_mut().propose_log_start(group, offset, None);
+        if let Some(partition) = self.partitions.get_mut(&group).filter(|_| proposed.is_ok()) {
+            self.report.log_starts += 1;
+            partition.log_start_asked = partition.log_start_asked.max(offset);
+            partition.oracle.asked_log_start(offset);
+        }
+        self.absorb(host, shard)
     }
 
     /// Somebody wants to know where a log ends (P7).

@@ -69,6 +69,10 @@ report! {
     wipes,
     /// Moves of partitions.
     moves,
+    /// Groups that were handed to another replica.
+    transfers,
+    /// Log starts moved on request.
+    log_starts,
     /// Changes of a group's members that were proposed.
     conf_changes,
     /// Answers with records for replicas that copy them.

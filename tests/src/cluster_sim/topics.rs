@@ -48,6 +48,8 @@ pub(super) struct Partition {
     pub is_deleted: bool,
     /// All before this is acknowledged.
     pub acked_to: Offset,
+    /// Nobody wanted its log to start behind this.
+    pub log_start_asked: Offset,
     /// What was acknowledged before a batch was sent.
     pub floors: BTreeMap<i64, Offset>,
     /// Checksums of batches that a leader has acknowledged.
@@ -187,7 +189,8 @@ impl Run {
     pub(super) fn command(&mut self) -> Check {
         match self.rng.random_range(0..10) {
             0..4 => self.create_topic(),
-            4..6 => self.delete_topic(),
+            4 => self.delete_topic(),
+            5 => self.move_log_start(),
             6..9 if self.swarm.moves => self.move_something(),
             _ => {
                 let count = self.rng.random_range(1..100);
@@ -412,6 +415,7 @@ impl Run {
             places,
             is_deleted: false,
             acked_to: Offset(0),
+            log_start_asked: Offset(0),
             floors: BTreeMap::new(),
             leader_acked: Vec::new(),
             last_answer_us: 0,
