@@ -99,7 +99,7 @@ fn given_two_of_three_nodes_when_they_start_then_they_serve_and_the_third_joins_
         create_topic(&cluster.nodes()[0], &after, PARTITIONS, NODES)?;
         // The newcomer counts: one of the first two may go.
         cluster.nodes()[1].kill()?;
-        leaders_seen(&cluster.nodes()[0], &after, PARTITIONS)?;
+        leaders_other(&cluster.nodes()[0], &after, PARTITIONS, &[2])?;
         create_topic(&cluster.nodes()[0], &fresh_name("with-two"), PARTITIONS, 2)?;
         cluster.nodes()[1].start_again()?;
         load.drain(DEADLINE)?;
