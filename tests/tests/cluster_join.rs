@@ -1,0 +1,215 @@
+//! A cluster that begins with one node, new or with data of its own, and grows by nodes that are in nobody's list.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use anyhow::{Context, Result, ensure};
+use chronik_tests::binary::run_server;
+use chronik_tests::cluster::{DEADLINE, brokers_seen, cluster_status, create_topic, leaders_other};
+use chronik_tests::process::{Broker, Settings, fresh_name};
+use chronik_tests::raw::{RawConnection, topic_name};
+use chronik_tests::scratch::{Ports, wait_for};
+use chronik_tests::workload::{Load, read_topic};
+use kafka_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
+use kafka_protocol::messages::{AlterPartitionReassignmentsRequest, BrokerId};
+use serde_json::Value;
+
+const PARTITIONS: usize = 3;
+const RECORDS: usize = 1_000;
+const BOOTSTRAP: &str = "[cluster]\nbootstrap = true\n";
+
+fn take_ports(nodes: usize) -> Result<Vec<Ports>> {
+    let mut taken: Vec<Ports> = Vec::new();
+    while taken.len() < nodes {
+        let ports = Ports::take()?;
+        if taken.iter().all(|other| !other.overlap(&ports)) {
+            taken.push(ports);
+        }
+    }
+    Ok(taken)
+}
+
+fn join_table(of: &Ports) -> String {
+    format!("[cluster]\njoin = \"{}\"\n", of.raft_addr())
+}
+
+fn node(node_id: u32, ports: Ports, table: &str) -> Result<Broker> {
+    Broker::on_ports(Settings { node_id, ..Settings::new() }.with_table(table), ports)
+}
+
+fn with_logs(nodes: &[Broker], outcome: Result<()>) {
+    let logs = || nodes.iter().map(Broker::log_tail).collect::<Vec<_>>().join("\n");
+    if let Err(error) = outcome {
+        panic!("{error:#}\n{}", logs());
+    }
+    let panicked = nodes.iter().any(|node| node.log_contains("panicked"));
+    assert!(!panicked, "a node panicked\n{}", logs());
+}
+
+fn wait_whole(nodes: &[Broker]) -> Result<()> {
+    let mut last = Value::Null;
+    let is_whole = |status: &Value| {
+        let is_empty = |what: &str| status[what].as_array().is_some_and(Vec::is_empty);
+        let listed = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+        listed.len() == nodes.len()
+            && listed.iter().all(|node| node["up"] == Value::Bool(true))
+            && is_empty("under_replicated")
+            && is_empty("leaderless")
+            && status["moving"] == Value::from(0)
+    };
+    let whole = wait_for("the cluster is whole", DEADLINE, || {
+        let mut each = nodes.iter();
+        each.all(|node| {
+            last = cluster_status(node).unwrap_or_default();
+            is_whole(&last)
+        })
+        .then_some(())
+    });
+    whole.with_context(|| format!("one of the nodes says: {last}"))
+}
+
+/// Has all partitions of a topic replicated on these nodes.
+fn replicate(asked: &Broker, topic: &str, to: &[i32]) -> Result<()> {
+    let nodes: Vec<BrokerId> = to.iter().copied().map(BrokerId).collect();
+    let partitions = (0..i32::try_from(PARTITIONS)?).map(|partition| {
+        ReassignablePartition::default()
+            .with_partition_index(partition)
+            .with_replicas(Some(nodes.clone()))
+    });
+    let topic = ReassignableTopic::default()
+        .with_name(topic_name(topic))
+        .with_partitions(partitions.collect());
+    let request = AlterPartitionReassignmentsRequest::default()
+        .with_timeout_ms(30_000)
+        .with_topics(vec![topic]);
+    let answer = RawConnection::open(asked.ports().kafka_addr())?.call(0, &request)?;
+    ensure!(answer.error_code == 0, "error {}", answer.error_code);
+    let failed = answer.responses[0].partitions.iter().find(|one| one.error_code != 0);
+    ensure!(failed.is_none(), "{failed:?}");
+    Ok(())
+}
+
+/// From one node to three; the first is killed, and all that was written before and after is there.
+fn grow(nodes: &mut Vec<Broker>, ports: &[Ports], begins_alone: bool) -> Result<()> {
+    let topic = fresh_name("grown");
+    nodes.push(node(1, ports[0], if begins_alone { "" } else { BOOTSTRAP })?);
+    nodes[0].start_again()?;
+    create_topic(&nodes[0], &topic, PARTITIONS, 1)?;
+    // A client that knew the first node only might not hear of the others before that one is gone.
+    let all: Vec<String> = ports.iter().map(|ports| ports.kafka_addr().to_string()).collect();
+    let mut load = Load::connect(&all.join(","), &topic, PARTITIONS, 31)?;
+    load.run_until_acked(RECORDS, DEADLINE)?;
+    let cluster_id = cluster_status(&nodes[0])?["cluster_id"].clone();
+    if begins_alone {
+        nodes[0].terminate()?;
+        nodes[0].settings_mut().tables = BOOTSTRAP.to_owned();
+        nodes[0].start_again().context("the single node as the first of a cluster")?;
+        load.run_until_acked(RECORDS, DEADLINE)?;
+    }
+    for (id, at) in [(2, 1), (3, 2)] {
+        nodes.push(node(id, ports[at], &join_table(&ports[0]))?);
+        nodes[at].spawn()?;
+    }
+    for node in nodes.iter_mut() {
+        node.wait_ready()?;
+    }
+    wait_whole(nodes)?;
+    ensure!(cluster_status(&nodes[2])?["cluster_id"] == cluster_id, "it is another cluster");
+    replicate(&nodes[2], &topic, &[2, 3, 1])?;
+    load.run_until_acked(RECORDS, DEADLINE)?;
+    load.drain(DEADLINE)?;
+    wait_whole(nodes)?;
+    nodes[0].kill()?;
+    leaders_other(&nodes[1], &topic, PARTITIONS, &[1])?;
+    load.run_until_acked(RECORDS, DEADLINE)?;
+    load.drain(DEADLINE)?;
+    let others = format!("{},{}", nodes[1].bootstrap(), nodes[2].bootstrap());
+    let logs = read_topic(&others, &topic, PARTITIONS, DEADLINE)?;
+    load.ledger.check(&logs).context("what was read is not what was promised")?;
+    start_all_again(nodes)?;
+    let logs = read_topic(&nodes[0].bootstrap(), &topic, PARTITIONS, DEADLINE)?;
+    load.ledger.check(&logs).context("what was read after all had started again")
+}
+
+/// All nodes end and start at once; none is told again how to find the others.
+fn start_all_again(nodes: &mut [Broker]) -> Result<()> {
+    for node in nodes.iter_mut() {
+        if node.is_running() {
+            node.kill()?;
+        }
+        node.settings_mut().tables.clear();
+        node.spawn()?;
+    }
+    for node in nodes.iter_mut() {
+        node.wait_ready().context("started again without a word of the cluster")?;
+    }
+    wait_whole(nodes)?;
+    let seen = brokers_seen(&nodes[1])?;
+    ensure!(seen == [1, 2, 3], "{seen:?}");
+    Ok(())
+}
+
+#[test]
+fn given_a_cluster_of_one_when_two_join_and_it_is_killed_then_every_record_is_with_the_others() {
+    let (mut nodes, ports) = (Vec::new(), take_ports(3).unwrap());
+    let outcome = grow(&mut nodes, &ports, false);
+    with_logs(&nodes, outcome);
+}
+
+#[test]
+fn given_a_single_node_with_records_when_it_becomes_a_cluster_and_is_killed_then_they_are_there() {
+    let (mut nodes, ports) = (Vec::new(), take_ports(3).unwrap());
+    let outcome = grow(&mut nodes, &ports, true);
+    with_logs(&nodes, outcome);
+}
+
+/// Starts a node that cannot join, and waits until it has said why and ended.
+fn refused(mut newcomer: Broker, said: &str) -> Result<()> {
+    newcomer.spawn()?;
+    let status = newcomer.wait_exit()?;
+    ensure!(status.code() == Some(2), "{status}\n{}", newcomer.log_tail());
+    ensure!(newcomer.log_contains(said), "{said}\n{}", newcomer.log_tail());
+    Ok(())
+}
+
+fn refuse_mistakes(nodes: &mut Vec<Broker>, ports: &[Ports]) -> Result<()> {
+    let secret = |table: &str, secret: &str| format!("{table}secret = \"{secret}\"\n");
+    nodes.push(node(1, ports[0], &secret(BOOTSTRAP, "one"))?);
+    nodes[0].start_again()?;
+    let join = join_table(&ports[0]);
+    refused(node(2, ports[1], &secret(&join, "other"))?, "another cluster.secret")?;
+    refused(node(1, ports[1], &secret(&join, "one"))?, "a node with this node's id is running")?;
+    let kafka = format!("[cluster]\njoin = \"{}\"\n", ports[0].kafka_addr());
+    refused(node(2, ports[1], &secret(&kafka, "one"))?, "it is a Kafka port")?;
+    let admin = ports[0].admin_addr().to_string();
+    let (taken, free) = (ports[0].raft_addr().to_string(), ports[1].raft_addr().to_string());
+    let add = |address: &str| {
+        run_server(&["cluster", "add", address, "--admin", &admin, "--json"], DEADLINE)
+    };
+    let finished = add(&taken)?;
+    ensure!(finished.text().contains("node 1 is running with this raft_addr"), "{finished:?}");
+    let finished = add(&free)?;
+    let answer: Value = serde_json::from_str(&finished.stdout).with_context(|| finished.text())?;
+    ensure!(
+        answer["join"] == Value::from(taken) && answer["node_id"] == Value::from(2),
+        "{answer}"
+    );
+    // Nobody is there yet: it waits, and is taken in when there is.
+    nodes[0].terminate()?;
+    nodes.push(node(2, ports[1], &secret(&join, "one"))?);
+    nodes[1].spawn()?;
+    wait_for("the new node says that it waits", DEADLINE, || {
+        nodes[1].log_contains("waiting to be taken into the cluster").then_some(())
+    })?;
+    nodes[0].start_again()?;
+    nodes[1].wait_ready()?;
+    wait_whole(nodes)
+}
+
+#[test]
+fn given_mistakes_of_nodes_that_join_when_started_then_each_is_named_and_who_is_right_joins() {
+    let (mut nodes, ports) = (Vec::new(), take_ports(2).unwrap());
+    let outcome = refuse_mistakes(&mut nodes, &ports);
+    with_logs(&nodes, outcome);
+}
