@@ -58,6 +58,6 @@ pub use raft::eraftpb::{
 };
 pub use read_index::{ReadConfirmed, ReadRound};
 pub use ready::{PeerMessage, ReadyNumber, ReadyOutput, RoleChange};
-pub use snapshot::{SnapshotHead, SnapshotParts};
 pub use snapshot::install::SnapshotInstall;
+pub use snapshot::{SnapshotHead, SnapshotParts};
 pub use status::{PeerProgress, ReplicationState};

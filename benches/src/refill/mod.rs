@@ -163,7 +163,7 @@ impl Bench<'_> {
         let topic = std::slice::from_ref(&self.topic);
         topics::create(&mut control, topic, self.args.partitions, replicas)?;
         topics::create(&mut control, std::slice::from_ref(&beside), 1, replicas)?;
-        topics::wait_writable(addr, &[beside.clone()], &wire::random_batch(1, 1)?)?;
+        topics::wait_writable(addr, std::slice::from_ref(&beside), &wire::random_batch(1, 1)?)?;
         if !self.args.behind {
             self.fill(progress)?;
         }
@@ -292,7 +292,7 @@ impl Bench<'_> {
                     let written = writer.write(share, |partition, offset| {
                         last.insert(partition, offset);
                         let acked = acked.fetch_add(1, Ordering::Relaxed);
-                        if acked % 64 == 0 {
+                        if acked.is_multiple_of(64) {
                             progress.say(&format!("{acked} of {batches} batches written"));
                         }
                     });

@@ -136,11 +136,15 @@ fn is_let_through_when_full(command: &CatalogCommand) -> bool {
         CordonBroker, DeleteTopics, MovePartitions, RegisterBroker, ReplicasSettled,
         UnregisterBroker,
     };
-    match command {
-        DeleteTopics { .. } | RegisterBroker { .. } | UnregisterBroker { .. } => true,
-        MovePartitions { .. } | ReplicasSettled { .. } | CordonBroker { .. } => true,
-        _ => false,
-    }
+    matches!(
+        command,
+        DeleteTopics { .. }
+            | RegisterBroker { .. }
+            | UnregisterBroker { .. }
+            | MovePartitions { .. }
+            | ReplicasSettled { .. }
+            | CordonBroker { .. }
+    )
 }
 
 /// Refuses what clients may not append, and finds the producer.

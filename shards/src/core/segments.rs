@@ -127,7 +127,8 @@ impl ShardCore {
             Some(group) => {
                 // Under the name of one that counts, it stands in its place.
                 let name = new.file_name();
-                let file_name = |segment: &Segment| NamedSegment { segment: *segment, ..new }.file_name();
+                let file_name =
+                    |segment: &Segment| NamedSegment { segment: *segment, ..new }.file_name();
                 let is_named = group.segments.iter().any(|segment| file_name(segment) == name);
                 if is_named { Vec::new() } else { vec![new] }
             }

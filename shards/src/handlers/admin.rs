@@ -4,9 +4,7 @@ use std::rc::Rc;
 
 use chronik_net::{CloseReason, Enqueued, Finished, RequestKind};
 
-use super::{
-    configs, describe, elections, finished, log_dirs, partitions, quorum, reassignments,
-};
+use super::{configs, describe, elections, finished, log_dirs, partitions, quorum, reassignments};
 use crate::shell::shard::Shard;
 
 /// Hands a request to its handler. Its work is done when its turn to be answered comes.

@@ -19,8 +19,8 @@
 //! - I2: a message goes to where the catalog says that its replica lives; where the catalog's own replicas live is said
 //!   also by the cluster's formation and by themselves, for as long as the catalog does not know their node.
 
-pub(super) mod balance;
 mod admit;
+pub(super) mod balance;
 mod forward;
 pub mod in_sync;
 mod join;

@@ -106,7 +106,10 @@ impl Run {
         outcome: &CommandOutcome,
     ) -> Check {
         match (command, outcome) {
-            (CatalogCommand::CreateTopics { topics, .. }, CommandOutcome::TopicsCreated(results)) => {
+            (
+                CatalogCommand::CreateTopics { topics, .. },
+                CommandOutcome::TopicsCreated(results),
+            ) => {
                 for (asked, result) in topics.iter().zip(results) {
                     must!(result.is_ok(), "topic {}: {result:?}", asked.name);
                     self.report.topics_created += 1;

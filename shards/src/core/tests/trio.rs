@@ -21,8 +21,8 @@ pub(super) struct Trio {
 impl Trio {
     /// The first one leads.
     pub(super) fn led() -> Trio {
-        let cores = (0..3).map(|at| {
-            let config = CoreConfig { seed: at, node: NodeId(1 + at as u32), ..config() };
+        let cores = (0..3_u32).map(|at| {
+            let config = CoreConfig { seed: at.into(), node: NodeId(1 + at), ..config() };
             ShardCore::new(config, Vec::new(), 0).unwrap()
         });
         let mut trio = Trio {
