@@ -153,11 +153,12 @@ impl Run {
         fills.writing = None;
         let has_more = !fills.to_write.is_empty();
         match &result {
-            Err(error) if !is_segment_full(error) && !(is_armed && segment_io_failed(error)) => {
+            Err(error) if is_segment_full(error) || (is_armed && segment_io_failed(error)) => {}
+            Err(error) => {
                 let seat = self.seat(host, shard);
                 return Err(Violation { what: format!("{seat} {group}: no fill: {error:?}") });
             }
-            _ => {}
+            Ok(()) => {}
         }
         self.report.fill_segments += segments.len() as u64;
         node.core.borrow_mut().fill_written(group, fill, segments, result.is_ok());

@@ -350,13 +350,14 @@ impl Oracle {
 
     /// The disks of a seat are gone, with all replicas on them.
     pub(super) fn lost(&mut self, seat: Seat) {
-        let lost = self.seats.extract_if(.., |(of, _), _| *of == seat);
-        for ((_, id), replica) in lost {
-            let group = self.groups.get_mut(&id);
-            if let Some(disk) = group.and_then(|group| group.replicas.get_mut(&replica)) {
+        let groups = &mut self.groups;
+        self.seats.retain(|(of, id), replica| {
+            let group = groups.get_mut(id).filter(|_| *of == seat);
+            if let Some(disk) = group.and_then(|group| group.replicas.get_mut(replica)) {
                 disk.is_lost = true;
             }
-        }
+            *of != seat
+        });
     }
 
     /// Whether nothing that is committed would be gone with these replicas: of each configuration that may be in force a
