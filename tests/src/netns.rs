@@ -8,11 +8,6 @@
 //!   a thread, a process or an open file is in it.
 //! - I2: a thread enters a namespace for good; everything that it starts afterwards is there, too.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a thread is how a namespace is entered and left again"
-)]
-
 use std::fs::File;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
