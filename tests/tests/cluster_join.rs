@@ -56,7 +56,7 @@ fn wait_whole(nodes: &[Broker]) -> Result<()> {
             && listed.iter().all(|node| node["up"] == Value::Bool(true))
             && is_empty("under_replicated")
             && is_empty("leaderless")
-            && status["moving"] == Value::from(0)
+            && status["moving"] == 0
     };
     let whole = wait_for("the cluster is whole", DEADLINE, || {
         let mut each = nodes.iter();
@@ -191,10 +191,7 @@ fn refuse_mistakes(nodes: &mut Vec<Broker>, ports: &[Ports]) -> Result<()> {
     ensure!(finished.text().contains("node 1 is running with this raft_addr"), "{finished:?}");
     let finished = add(&free)?;
     let answer: Value = serde_json::from_str(&finished.stdout).with_context(|| finished.text())?;
-    ensure!(
-        answer["join"] == Value::from(taken) && answer["node_id"] == Value::from(2),
-        "{answer}"
-    );
+    ensure!(answer["join"] == taken && answer["node_id"] == 2, "{answer}");
     // Nobody is there yet: it waits, and is taken in when there is.
     nodes[0].terminate()?;
     nodes.push(node(2, ports[1], &secret(&join, "one"))?);

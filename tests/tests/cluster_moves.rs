@@ -36,7 +36,7 @@ fn wait_settled(cluster: &mut Cluster) -> Result<()> {
     let settled = wait_for("every partition is settled", DEADLINE, || {
         for node in cluster.nodes() {
             last = cluster_status(node).ok()?;
-            if last["moving"] != Value::from(0) {
+            if last["moving"] != 0 {
                 return None;
             }
         }
