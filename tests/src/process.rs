@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirEntry, File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -261,9 +261,21 @@ impl Broker {
         self.signal(Signal::TERM)
     }
 
-    /// SIGSTOP: it is there, its connections are open, and it does nothing.
+    /// SIGSTOP, and waits until all of its threads have stopped: it is there, its connections are open, and it does
+    /// nothing.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        let child = self.child.as_ref().context("the broker does not run")?;
+        let tasks = format!("/proc/{}/task", child.id());
+        wait_for("all threads have stopped", TERMINATE_DEADLINE, || {
+            let mut tasks = std::fs::read_dir(&tasks).ok()?;
+            let is_stopped = |task: std::io::Result<DirEntry>| {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                // The state follows the name, which is in brackets.
+                stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('T')))
+            };
+            tasks.all(is_stopped).then_some(())
+        })
     }
 
     /// SIGCONT: goes on where [`Broker::pause`] stopped it.
