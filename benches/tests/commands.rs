@@ -3,56 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+mod support;
 
-use chronik_tests::binary::{Finished, run_to_end, server_binary};
+use chronik_tests::binary::server_binary;
 use chronik_tests::process::{Broker, Settings};
 use chronik_tests::scratch::ScratchDir;
 use serde_json::Value;
 
-/// How long one run may take on a loaded machine.
-const DEADLINE: Duration = Duration::from_secs(120);
-
-fn bench(line: &str) -> Finished {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chronik-bench"));
-    command.args(line.split_whitespace());
-    run_to_end(command, DEADLINE).unwrap()
-}
-
-/// Runs a line that must succeed; its one JSON line.
-fn report(line: &str) -> Value {
-    let finished = bench(&format!("{line} --json"));
-    assert!(finished.status.success(), "{line}: {}", finished.text());
-    assert_eq!(finished.stdout.lines().count(), 1, "{line}: {}", finished.stdout);
-    assert!(!finished.stderr.contains('\r'), "progress without a terminal: {}", finished.stderr);
-    let report: Value = serde_json::from_str(&finished.stdout).unwrap();
-    assert_eq!(report["command"], line.split(' ').next().unwrap());
-    report
-}
-
-fn number(report: &Value, pointer: &str) -> f64 {
-    let found = report.pointer(pointer).and_then(Value::as_f64);
-    found.unwrap_or_else(|| panic!("no number at {pointer}: {report}"))
-}
-
-fn assert_rising(percentiles: &Value) {
-    let names = ["p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "p99_99_ms"];
-    let values: Vec<f64> = names.iter().map(|name| percentiles[name].as_f64().unwrap()).collect();
-    assert!(values.is_sorted(), "{percentiles}");
-    assert!(values[0] > 0.0, "{percentiles}");
-}
+use support::{assert_empty, assert_rising, bench, number, report};
 
 fn broker() -> Broker {
     let quick = Settings::new().with_top("group.initial_rebalance_delay_ms = 0");
     Broker::start(quick).unwrap()
-}
-
-/// Nothing of a broker that was started by the program itself.
-fn assert_empty(dir: &Path) {
-    let left: Vec<_> = std::fs::read_dir(dir).unwrap().collect();
-    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

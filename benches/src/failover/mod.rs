@@ -171,7 +171,7 @@ impl Bench<'_> {
         self.pools.calm.add(&calm.latencies)?;
         self.pools.calm_send_delay.add(&calm.send_delay)?;
         let going: Vec<i32> = match self.args.by {
-            By::Kill | By::Stop | By::Move => vec![leader],
+            By::Kill | By::Stop | By::Move => vec![self.board.wait_leader(None, LEADER_DEADLINE)?],
             By::Roll => self.cluster.brokers().iter().map(|broker| broker.id()).collect(),
         };
         let mut steps = Vec::new();
