@@ -88,6 +88,11 @@ impl ShardCore {
             Ok(payload) => payload,
             Err(error) => unreachable!("encoding into memory does not fail: {error}"),
         };
+        // What is committed must be read by every node, now and at each start; a command that takes more memory than
+        // reading one may would end them all.
+        if CatalogCommand::decode_named(&payload).is_err() {
+            return Err(ProduceError::CommandTooLarge);
+        }
         self.append_command(GroupId::META, payload, Some(token))
     }
 

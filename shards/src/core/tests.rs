@@ -414,6 +414,18 @@ fn given_a_full_disk_when_commands_come_then_only_what_a_start_and_a_cleaner_nee
 }
 
 #[test]
+fn given_a_command_that_takes_more_memory_than_reading_one_may_when_proposed_then_it_is_refused() {
+    let mut bench = Bench::new();
+    bench.core.create_group(GroupId::META, alone(5));
+    bench.write_all();
+    let topics = (0..1_000_000).map(|n| TopicRef::Name(format!("t{n}"))).collect();
+    let refused = bench.command(&CatalogCommand::DeleteTopics { topics });
+    assert!(matches!(refused, Err(ProduceError::CommandTooLarge)), "{refused:?}");
+    let topics = vec![TopicRef::Name("t".to_owned())];
+    assert!(bench.command(&CatalogCommand::DeleteTopics { topics }).is_ok());
+}
+
+#[test]
 fn given_the_meta_group_when_commands_commit_then_outcome_and_catalog_come_out() {
     let mut bench = Bench::new();
     bench.core.create_group(GroupId::META, alone(5));
