@@ -231,8 +231,8 @@ impl RaftGroup {
     /// Takes a message of a peer. An error means that it was dropped.
     pub fn step(&mut self, message: Message) -> Result<(), StepError> {
         gate::check(self, &message)?;
-        if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.has_applied_all() {
-            // Raft-rs would forget it: it may not campaign with a change of the members that is not applied.
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.may_take_over() {
+            // Raft-rs would forget it, or end the process.
             self.handover = Some(message);
             return Ok(());
         }
@@ -281,9 +281,9 @@ impl RaftGroup {
         self.step(heartbeat)
     }
 
-    /// Takes over from a leader that has asked for it while there was something to apply before.
+    /// Takes over from a leader that has asked for it while there was something to do before.
     pub(crate) fn take_over_if_asked(&mut self) {
-        if self.handover.is_none() || !self.has_applied_all() {
+        if self.handover.is_none() || !self.may_take_over() {
             return;
         }
         if let Some(message) = self.handover.take() {
@@ -292,8 +292,11 @@ impl RaftGroup {
         }
     }
 
-    fn has_applied_all(&self) -> bool {
-        !self.awaits_install() && self.applied() == self.commit_index()
+    /// Nobody campaigns with a change of the members that is not applied, or elects itself with a log that is not durable.
+    fn may_take_over(&self) -> bool {
+        !self.awaits_install()
+            && self.applied() == self.commit_index()
+            && !(self.is_sole_voter() && !self.is_log_durable())
     }
 
     /// Hands leadership to a voter that has caught up, else once it has, for one election timeout at most. No

@@ -173,6 +173,7 @@ impl RaftGroup {
         assert!(covers.is_some(), "I2: {number:?} is not on its way to the disk");
         if let Some(covers) = covers {
             self.node.on_persist_ready(covers);
+            self.take_over_if_asked();
         }
         self.has_ready()
     }

@@ -144,6 +144,44 @@ fn given_a_leader_that_is_removed_when_nobody_hears_its_handover_then_another_le
     assert_eq!(cluster.replica(2).members(), only(&[2, 3]));
 }
 
+#[test]
+fn given_a_handover_to_the_last_voter_when_its_log_is_not_durable_then_it_leads_once_it_is() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(1);
+    cluster.group(1).propose_conf_change(&change(RemoveNode, 1)).unwrap();
+    cluster.drain(1);
+    cluster.persist_one(1);
+    deliver_all(&mut cluster);
+    cluster.drain(2);
+    cluster.persist_one(2);
+    deliver_all(&mut cluster);
+    // The change is committed, and nobody has applied it.
+    cluster.group(1).transfer_leadership(replica(2));
+    cluster.drain(1);
+    deliver_all(&mut cluster);
+    cluster.drain(2);
+    // The leader gives up waiting, and the last entry that it writes is on its way to the disk of the other.
+    while cluster.propose(1, 1).is_err() {
+        cluster.group(1).tick();
+    }
+    cluster.drain(1);
+    deliver_all(&mut cluster);
+    cluster.drain(2);
+    cluster.apply(2, usize::MAX);
+    assert_eq!(cluster.group(2).members(), only(&[2]));
+    assert_eq!(cluster.group(2).role(), Role::Follower, "its log is not durable");
+    assert!(!cluster.replica(2).in_flight.is_empty());
+    cluster.settle(2);
+    assert!(cluster.group(2).is_leader(), "without a tick");
+    cluster.heal();
+}
+
+fn deliver_all(cluster: &mut Cluster) {
+    for message in std::mem::take(&mut cluster.network) {
+        cluster.deliver(message);
+    }
+}
+
 /// Runs `steps` of a cluster in which one thing at a time happens, then crashes those that `pick` names, after
 /// the first `outputs` of what they were writing. False once all steps are done before that.
 fn crash_at(steps: usize, outputs: usize, pick: impl Fn(&mut Cluster) -> Vec<u64>) -> bool {
