@@ -69,6 +69,8 @@ pub struct RaftGroup {
     pub(crate) installed: Option<Install>,
     /// The last entry that was handed out to be applied.
     pub(crate) given: RaftIndex,
+    /// Where the log ended when this replica last applied a change of the members, in this life of it.
+    pub(crate) members_changed_at: RaftIndex,
     pub(crate) applied_end_offset: Offset,
     /// The leader asks this replica to take over, which has to apply something before.
     handover: Option<Message>,
@@ -125,6 +127,7 @@ impl RaftGroup {
             pending: VecDeque::new(),
             installed: None,
             given: applied,
+            members_changed_at: RaftIndex(0),
             applied_end_offset: recovered.applied_end_offset,
             handover: None,
             snapshots_sent: BTreeMap::new(),
@@ -197,8 +200,8 @@ impl RaftGroup {
         }
         self.keep_election_timeout();
         let resends = self.tick_snapshots();
-        let leaves = self.leave_joint_if_idle();
-        probably || resends || leaves
+        let appends = self.leave_joint_if_idle() || self.cover_members_if_idle();
+        probably || resends || appends
     }
 
     /// Asks to become leader now. False if that is of no use: it leads already, cannot vote, is alone and its log is

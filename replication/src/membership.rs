@@ -7,7 +7,16 @@
 //! Invariants: (I1) what is kept of a configuration is all of it, so that a restart or a snapshot in the middle of a
 //! joint configuration goes on in it; (I2) who does not vote does not lead: a leader that applies its own removal steps
 //! down in the same call, since raft-rs ends the process if it goes on counting; (I3) raft-rs is given only
-//! configurations that it can take as they are, because it ends the process over others.
+//! configurations that it can take as they are, because it ends the process over others; (I4) who has left may be deleted
+//! only once [`RaftGroup::are_members_durable`].
+//!
+//! Why (I4) is more than that the change is committed: its commit index is not worth a write of its own, so after a restart
+//! those who stay may not know that it is committed. They would want the votes of the configuration that was left, and
+//! these are gone for good. It would not do either that the leader writes it down: without the leader the others must
+//! find one among themselves. So an entry has to follow that was appended by a leader which had applied the change, and
+//! that is committed: a majority of the new members holds it, whoever holds it got the commit index of the change with
+//! it, as one write (I3 of [`crate::ready`]), and of any majority only one who holds it can be elected. Where nothing else
+//! is proposed the leader appends an empty entry for that.
 
 use chronik_engine::ids::{RaftIndex, ReplicaId};
 use chronik_engine::wal::record::{EntryKind, GroupMeta, LogEntry};
@@ -208,6 +217,7 @@ impl RaftGroup {
             .apply_conf_change(&change)
             .map_err(|source| ConfChangeError::Raft { index, source })?;
         Members::from_raft(&state).put_into(&mut self.meta);
+        self.members_changed_at = self.last_index();
         if self.is_leader() && !self.node.raft.promotable() {
             self.hand_over_and_step_down();
         }
@@ -228,6 +238,16 @@ impl RaftGroup {
     #[must_use]
     pub fn members(&self) -> Members {
         Members::of(&self.meta)
+    }
+
+    /// Whether this replica leads and the members, of one configuration, are known for good: whatever restarts, a majority
+    /// of them finds a leader without anybody who is none of them (I4).
+    #[must_use]
+    pub fn are_members_durable(&self) -> bool {
+        // The last entry that is committed is of its term, so it has appended it, and after the change.
+        self.is_established_leader()
+            && self.meta.voters_outgoing.is_empty()
+            && self.commit_index() > self.members_changed_at
     }
 
     pub(crate) fn has_member(&self, replica: ReplicaId) -> bool {
@@ -266,6 +286,15 @@ impl RaftGroup {
             && raft.lead_transferee.is_none();
         // Refused, it is due again with the next tick.
         is_due && self.propose_conf_change(&ConfChangeV2::default()).is_ok()
+    }
+
+    /// As leader, appends an empty entry behind a change of the members that nothing follows (I4). True if it did.
+    pub(crate) fn cover_members_if_idle(&mut self) -> bool {
+        let is_due = self.is_leader()
+            && self.last_index() == self.members_changed_at
+            && self.meta.voters_outgoing.is_empty();
+        // Refused, it is due again with the next tick.
+        is_due && self.propose_entry(Entry::default()).is_ok()
     }
 }
 

@@ -193,6 +193,7 @@ impl RaftGroup {
             // Raft-rs leaves a joint configuration, and would not tell anybody before the next heartbeat.
             self.node.raft.bcast_append();
         }
+        self.cover_members_if_idle();
         let retained = self.retained_entries();
         let retained_bytes = self.config.retained_bytes_max;
         self.node.mut_store().drop_applied(index, retained, retained_bytes);

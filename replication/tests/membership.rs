@@ -10,7 +10,7 @@ mod support;
 
 use chronik_engine::ids::{RaftIndex, Term};
 use chronik_replication::ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
-use chronik_replication::{ConfChangeV2, Members, ProposeError, RecoverError, Role};
+use chronik_replication::{ConfChangeV2, Members, ProposeError, RaftGroup, RecoverError, Role};
 use support::{Cluster, change, changes, explicit, replica, replicas};
 
 /// Voters 1, 2, 3 with a log, led by 1, and 4, 5, 6 as learners that have caught up.
@@ -255,6 +255,87 @@ fn given_a_joint_change_of_all_voters_when_everybody_crashes_at_any_step_then_th
         let steps = (0..2_000).take_while(|steps| crash_at(*steps, outputs, |_| (1..=6).collect()));
         let steps = steps.count();
         assert!((30..2_000).contains(&steps), "{steps} steps were tried");
+    }
+}
+
+#[test]
+fn given_one_of_two_voters_that_left_and_was_deleted_when_the_other_starts_again_then_it_leads_alone()
+ {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(1);
+    cluster.propose(1, 1).unwrap();
+    cluster.settle_all();
+    cluster.group(1).propose_conf_change(&change(RemoveNode, 2)).unwrap();
+    cluster.settle_all();
+    assert_eq!(cluster.group(1).members(), only(&[1]));
+    assert!(cluster.group(1).are_members_durable(), "without a tick, a proposal or a write");
+    cluster.replica(2).crash(0);
+    cluster.replica(1).crash(0);
+    cluster.replica(1).start();
+    cluster.settle(1);
+    assert!(cluster.group(1).campaign());
+    cluster.settle(1);
+    assert!(cluster.group(1).is_established_leader());
+    assert_eq!(cluster.group(1).members(), only(&[1]));
+}
+
+/// Voters go and others come, while one thing after the other happens in an order that `seed` makes. As soon as a leader
+/// says that the members are durable the power fails, those who left are deleted, and so is `lost`, one of the new ones.
+fn delete_those_who_left(seed: u64, new: [u64; 3], lost: u64) {
+    let mut cluster = six();
+    let comes = new.iter().filter(|id| **id > 3).map(|id| (AddNode, *id));
+    let goes = (1..=3).filter(|id| !new.contains(id)).map(|id| (RemoveNode, id));
+    let change = changes(&comes.chain(goes).collect::<Vec<_>>());
+    cluster.group(1).propose_conf_change(&change).unwrap();
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut draw = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % below as u64).unwrap()
+    };
+    let mut steps = 0;
+    while !are_durable(&cluster, &new) {
+        steps += 1;
+        assert!(steps < 100_000, "seed {seed}: the members never become durable");
+        let id = draw(6) as u64 + 1;
+        match draw(4) {
+            0 => cluster.drain(id),
+            1 => cluster.persist_one(id),
+            2 => cluster.apply(id, 1),
+            _ if cluster.network.is_empty() => cluster.tick_all(1),
+            _ => {
+                let at = draw(cluster.network.len());
+                let message = cluster.network.remove(at);
+                cluster.deliver(message);
+            }
+        }
+    }
+    (1..=6).for_each(|id| cluster.replica(id).crash_between(0));
+    cluster.network.clear();
+    new.into_iter().filter(|id| *id != lost).for_each(|id| cluster.replica(id).start());
+    for _ in 0..200 {
+        cluster.pass(10);
+        let mut groups = cluster.replicas.iter().filter_map(|replica| replica.group.as_ref());
+        if groups.any(RaftGroup::is_established_leader) {
+            return;
+        }
+    }
+    panic!("seed {seed}: without {lost} nobody is elected");
+}
+
+fn are_durable(cluster: &Cluster, members: &[u64]) -> bool {
+    let mut groups = cluster.replicas.iter().filter_map(|replica| replica.group.as_ref());
+    groups.any(|group| group.members() == only(members) && group.are_members_durable())
+}
+
+#[test]
+fn given_members_that_are_durable_when_the_power_fails_and_who_left_is_gone_then_a_majority_goes_on()
+ {
+    for seed in 0..40 {
+        delete_those_who_left(seed, [4, 5, 6], 4 + seed % 3);
+        // The one that says so is lost, too.
+        delete_those_who_left(seed, [1, 5, 6], 1);
     }
 }
 

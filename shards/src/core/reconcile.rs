@@ -192,7 +192,7 @@ impl ShardCore {
         let Some(found) = self.live(group).filter(|group| group.raft.is_leader()) else {
             return Reconciled::NotLeader;
         };
-        let is_ready = found.is_ready();
+        let (is_ready, is_durable) = (found.is_ready(), found.raft.are_members_durable());
         let (members, progress) = (found.raft.members(), found.raft.progress());
         let (own, commit) = (found.raft.replica(), found.raft.commit_index());
         let learners = progress.iter().filter(|peer| members.learners.contains(&peer.replica));
@@ -203,8 +203,9 @@ impl ShardCore {
         match next_step(own, wanted, &members, &progress, commit) {
             // What members there are it knows only once an entry of its own term is applied.
             _ if !is_ready => waits,
-            Step::Settled => Reconciled::Settled,
-            Step::Wait => waits,
+            // Who is none of them is deleted next.
+            Step::Settled if is_durable => Reconciled::Settled,
+            Step::Settled | Step::Wait => waits,
             Step::Change(changes) => match self.propose_members(group, &conf_change(&changes)) {
                 Ok(()) => Reconciled::Proposed(changes),
                 Err(error) => {
