@@ -1,7 +1,7 @@
 //! Metadata: the brokers, the topics and who leads their partitions; topics asked for by name are made on the way where
 //! that is allowed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
+use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
+use super::each_once;
 use super::topics::{self, TopicWanted};
 use crate::catalog::{Catalog, Partition, Topic, TopicId, topic_name_problem};
 use crate::shell::cluster::in_sync::{InSyncView, in_sync_of};
@@ -86,7 +87,7 @@ async fn find(shard: &Rc<Shard>, version: i16, request: MetadataRequest) -> Vec<
     };
     let may_create = shard.node.config.kafka.auto_create_topics_enable
         && (version < 4 || request.allow_auto_topic_creation);
-    let named = each_once(named);
+    let named = each_once(named, name_of);
     let mut found: Vec<Found> = named.into_iter().map(|topic| find_one(&catalog, topic)).collect();
     if may_create {
         create_missing(shard, &mut found).await;
@@ -94,12 +95,10 @@ async fn find(shard: &Rc<Shard>, version: i16, request: MetadataRequest) -> Vec<
     found
 }
 
-/// A topic that is named again is answered once, as by Kafka: else a few bytes more of a request would be a whole topic
-/// more of the answer.
-fn each_once(mut named: Vec<MetadataRequestTopic>) -> Vec<MetadataRequestTopic> {
-    let mut seen = BTreeSet::new();
-    named.retain(|topic| seen.insert((topic.name.clone(), topic.topic_id)));
-    named
+/// By what a topic is looked for: its name, or its id where it is asked for without one.
+fn name_of(asked: &MetadataRequestTopic) -> (Option<TopicName>, uuid::Uuid) {
+    let id = if asked.name.is_some() { uuid::Uuid::nil() } else { asked.topic_id };
+    (asked.name.clone(), id)
 }
 
 fn find_one(catalog: &Catalog, asked: MetadataRequestTopic) -> Found {
@@ -253,8 +252,10 @@ mod tests {
             let topic = MetadataRequestTopic::default().with_name(None);
             topic.with_topic_id(uuid::Uuid::from_u128(id))
         };
-        let asked = vec![by_name("b"), by_id(1), by_name("a"), by_name("b"), by_id(2), by_id(1)];
+        // A name counts, whatever id stands beside it.
+        let with_id = by_name("b").with_topic_id(uuid::Uuid::from_u128(7));
+        let asked = vec![by_name("b"), by_id(1), by_name("a"), with_id, by_id(2), by_id(1)];
         let once = [by_name("b"), by_id(1), by_name("a"), by_id(2)];
-        assert_eq!(each_once(asked), once);
+        assert_eq!(each_once(asked, name_of), once);
     }
 }

@@ -26,6 +26,7 @@ pub mod reassignments;
 pub mod routing;
 pub mod topics;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -69,6 +70,22 @@ where
 
 fn finished(body: impl Into<ResponseBody>) -> Finished {
     Finished::Response(body.into())
+}
+
+/// The first of those that have the same name. What is named again is answered once: else a few bytes more of a request
+/// would be a whole topic or group more of the answer.
+fn each_once<T, N: Ord>(named: Vec<T>, name_of: impl Fn(&T) -> N) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    named.into_iter().filter(|one| seen.insert(name_of(one))).collect()
+}
+
+/// The same for the partitions of topics: each number counts where its topic has it first.
+fn each_partition_once<N: Ord + Clone>(topics: &mut [(N, Vec<i32>)]) {
+    let mut seen: BTreeMap<N, BTreeSet<i32>> = BTreeMap::new();
+    for (name, numbers) in topics {
+        let seen = seen.entry(name.clone()).or_default();
+        numbers.retain(|number| seen.insert(*number));
+    }
 }
 
 impl RequestHandler for Handlers {
@@ -136,5 +153,19 @@ impl RequestHandler for Handlers {
 
     async fn http(&self, connection: &ConnectionContext, request: HttpRequest) -> HttpResponse {
         http::http(Rc::clone(&self.shard), connection.listener, request).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_names_and_partitions_that_come_again_when_counted_then_each_counts_where_it_is_first()
+    {
+        assert_eq!(each_once(vec!["b", "a", "b", "c", "a"], |name| *name), ["b", "a", "c"]);
+        let mut topics = [("b", vec![1, 0, 1]), ("a", vec![0]), ("b", vec![2, 0])];
+        each_partition_once(&mut topics);
+        assert_eq!(topics, [("b", vec![1, 0]), ("a", vec![0]), ("b", vec![2])]);
     }
 }

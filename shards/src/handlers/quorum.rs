@@ -10,11 +10,12 @@ use kafka_protocol::messages::describe_quorum_response::{
     Listener, Node, PartitionData, ReplicaState, TopicData,
 };
 use kafka_protocol::messages::{
-    BrokerId, DescribeQuorumRequest, DescribeQuorumResponse, UnregisterBrokerRequest,
+    BrokerId, DescribeQuorumRequest, DescribeQuorumResponse, TopicName, UnregisterBrokerRequest,
     UnregisterBrokerResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
+use super::each_partition_once;
 use super::error_code::{catalog_error, produce_error};
 use super::metadata::broker_id;
 use super::partitions::Refusal;
@@ -34,27 +35,31 @@ pub async fn describe_quorum(
     request: DescribeQuorumRequest,
 ) -> DescribeQuorumResponse {
     let is_asked = |topic: &str, partition: i32| topic == METADATA_TOPIC && partition == 0;
-    let numbers = request.topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|partition| (&topic.topic_name, partition.partition_index))
-    });
-    let quorum = match numbers.clone().any(|(topic, number)| is_asked(topic, number)) {
+    let mut asked: Vec<(TopicName, Vec<i32>)> = request
+        .topics
+        .into_iter()
+        .map(|topic| {
+            let numbers = topic.partitions.iter().map(|partition| partition.partition_index);
+            (topic.topic_name, numbers.collect())
+        })
+        .collect();
+    each_partition_once(&mut asked);
+    let mut numbers =
+        asked.iter().flat_map(|(name, numbers)| numbers.iter().map(move |n| (name, n)));
+    let quorum = match numbers.any(|(topic, number)| is_asked(topic, *number)) {
         true => shard.quorum().await,
         false => None,
     };
-    let topics = request.topics.iter().map(|topic| {
-        let partitions = topic.partitions.iter().map(|partition| {
-            let number = partition.partition_index;
-            match &quorum {
-                _ if !is_asked(&topic.topic_name, number) => {
-                    refused(number, ResponseError::UnknownTopicOrPartition)
-                }
-                Some(quorum) => described(quorum),
-                None => refused(number, ResponseError::LeaderNotAvailable),
+    let topics = asked.into_iter().map(|(name, numbers)| {
+        let partitions = numbers.into_iter().map(|number| match &quorum {
+            _ if !is_asked(&name, number) => {
+                refused(number, ResponseError::UnknownTopicOrPartition)
             }
+            Some(quorum) => described(quorum),
+            None => refused(number, ResponseError::LeaderNotAvailable),
         });
-        TopicData::default()
-            .with_topic_name(topic.topic_name.clone())
-            .with_partitions(partitions.collect())
+        let partitions = partitions.collect();
+        TopicData::default().with_topic_name(name).with_partitions(partitions)
     });
     let response = DescribeQuorumResponse::default().with_topics(topics.collect());
     match quorum {

@@ -1,7 +1,7 @@
 //! AlterPartitionReassignments and ListPartitionReassignments: which replicas go where. A move is answered once it is in
 //! the catalog; that it is under way is seen in the list, until the partition has the replicas that it is to have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use chronik_engine::ids::{NodeId, ReplicaId};
@@ -183,9 +183,13 @@ pub fn list_reassignments(
     let topics: Vec<OngoingTopicReassignment> = match &request.topics {
         None => catalog.topics().filter_map(|topic| ongoing(topic, |_| true)).collect(),
         Some(asked) => {
-            let found = asked.iter().filter_map(|asked| {
-                let numbers: BTreeSet<i32> = asked.partition_indexes.iter().copied().collect();
-                ongoing(catalog.topic(&asked.name)?, |number| numbers.contains(&number))
+            // A topic that is named again is looked at once.
+            let mut numbers: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
+            for asked in asked {
+                numbers.entry(&asked.name).or_default().extend(&asked.partition_indexes);
+            }
+            let found = numbers.into_iter().filter_map(|(name, numbers)| {
+                ongoing(catalog.topic(name)?, |number| numbers.contains(&number))
             });
             found.collect()
         }

@@ -25,8 +25,8 @@ use super::configs::rules;
 use super::error_code::{catalog_error, produce_error};
 use super::partitions::check_replicas;
 use crate::catalog::{
-    CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, Topic, TopicId, TopicRef,
-    config_definitions,
+    CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, TOPIC_PARTITIONS_MAX,
+    Topic, TopicId, TopicRef, config_definitions,
 };
 use crate::core::{Ack, ProduceError};
 use crate::shell::cluster::{META_SHARD, NotProposed};
@@ -160,8 +160,13 @@ fn wanted_topic(
     let partitions = match topic.num_partitions {
         -1 if !topic.assignments.is_empty() => Some(assigned_partitions(topic)?),
         -1 if version >= 4 => None,
-        count => match u32::try_from(count) {
-            Ok(count) if count >= 1 => Some(count),
+        count => match usize::try_from(count) {
+            Ok(partitions) if partitions > TOPIC_PARTITIONS_MAX => {
+                let partitions_max = TOPIC_PARTITIONS_MAX;
+                let error = CatalogError::InvalidPartitionCount { partitions, partitions_max };
+                return Err(error.into());
+            }
+            Ok(1..) => Some(count.unsigned_abs()),
             _ => {
                 return invalid(ResponseError::InvalidPartitions, "partitions must be 1 or more");
             }
@@ -276,17 +281,10 @@ pub async fn create(
         return Vec::new();
     }
     let count = wanted.len();
-    let topics = new_topics(shard, wanted);
-    let partitions = topics.iter().map(|topic| topic.partitions.len()).sum();
-    if let Err(beyond) = check_limits(shard, topics.len(), partitions) {
-        // A topic that is there, or could not be in any case, is told so.
-        let catalog = shard.catalog();
-        let why = |topic| match catalog.check_new_topic(topic) {
-            Err(error) => error.into(),
-            Ok(()) => beyond.clone(),
-        };
-        return topics.iter().map(|topic| Err(why(topic))).collect();
+    if let Some(refused) = beyond_limits(shard, &wanted) {
+        return refused.into_iter().map(Err).collect();
     }
+    let topics = new_topics(shard, wanted);
     let command = CatalogCommand::CreateTopics { topics, avoid: nodes_down(shard) };
     let late = RefusedBecause::Invalid {
         error: ResponseError::RequestTimedOut,
@@ -305,6 +303,26 @@ pub async fn create(
     }
 }
 
+/// Why all of these topics are refused, if they are more than the node's limits allow. A topic that is there, or could
+/// not be in any case, is told so. Looked at before memory is taken for their partitions: a few bytes ask for thousands.
+fn beyond_limits(shard: &Shard, wanted: &[TopicWanted]) -> Option<Vec<RefusedBecause>> {
+    let by_default = shard.node.config.kafka.num_partitions;
+    let partitions = wanted
+        .iter()
+        .map(|topic| usize::try_from(topic.partitions.unwrap_or(by_default)).unwrap_or(usize::MAX))
+        .fold(0, usize::saturating_add);
+    let beyond = check_limits(shard, wanted.len(), partitions).err()?;
+    let catalog = shard.catalog();
+    let why = |topic: &TopicWanted| {
+        let with_one = TopicWanted { partitions: Some(1), nodes: Vec::new(), ..topic.clone() };
+        match catalog.check_new_topic(&new_topic(shard, with_one)) {
+            Err(error) => error.into(),
+            Ok(()) => beyond.clone(),
+        }
+    };
+    Some(wanted.iter().map(why).collect())
+}
+
 /// The node's own limits, which an operator sets to what its memory and disk can bear.
 pub(super) fn check_limits(
     shard: &Shard,
@@ -314,7 +332,7 @@ pub(super) fn check_limits(
     let catalog = shard.catalog();
     let config = &shard.node.config;
     let beyond = |has: usize, adds: usize, limit: u32| {
-        has + adds > usize::try_from(limit).unwrap_or(usize::MAX)
+        has.saturating_add(adds) > usize::try_from(limit).unwrap_or(usize::MAX)
     };
     let why = if beyond(catalog.topics().len(), new_topics, config.kafka.topics_max) {
         "the node has as many topics as kafka.topics_max allows"
@@ -329,6 +347,9 @@ pub(super) fn check_limits(
 /// What would become of these topics, without making them.
 fn validate(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<Result<Arc<Topic>, RefusedBecause>> {
     let count = wanted.len();
+    if let Some(refused) = beyond_limits(shard, &wanted) {
+        return refused.into_iter().map(Err).collect();
+    }
     let mut scratch = (*shard.catalog()).clone();
     let topics = new_topics(shard, wanted);
     match scratch.apply(&CatalogCommand::CreateTopics { topics, avoid: Vec::new() }) {
@@ -341,22 +362,21 @@ fn validate(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<Result<Arc<Topic>, R
 }
 
 fn new_topics(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<NewTopic> {
-    wanted
-        .into_iter()
-        .map(|topic| {
-            let count = topic.partitions.unwrap_or(shard.node.config.kafka.num_partitions);
-            let replicas = topic.replicas.unwrap_or_else(|| default_replicas(shard));
-            let mut partitions = new_partitions(count, replicas);
-            place_on(&mut partitions, topic.nodes);
-            NewTopic {
-                name: topic.name,
-                id: TopicId(Uuid::new_v4()),
-                internal: false,
-                partitions,
-                configs: topic.configs,
-            }
-        })
-        .collect()
+    wanted.into_iter().map(|topic| new_topic(shard, topic)).collect()
+}
+
+fn new_topic(shard: &Shard, topic: TopicWanted) -> NewTopic {
+    let count = topic.partitions.unwrap_or(shard.node.config.kafka.num_partitions);
+    let replicas = topic.replicas.unwrap_or_else(|| default_replicas(shard));
+    let mut partitions = new_partitions(count, replicas);
+    place_on(&mut partitions, topic.nodes);
+    NewTopic {
+        name: topic.name,
+        id: TopicId(Uuid::new_v4()),
+        internal: false,
+        partitions,
+        configs: topic.configs,
+    }
 }
 
 /// One more than the catalog allows is enough for it to refuse; no more is allocated for a number off the wire.

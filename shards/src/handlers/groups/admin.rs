@@ -13,8 +13,9 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::{code, on_all_coordinators, on_coordinator, refused, route_of, text};
+use super::{ask_each, code, on_all_coordinators, on_coordinator, refused, route_of, text};
 use crate::groups::{DescribedGroup, GroupError, ListedGroup};
+use crate::handlers::each_once;
 use crate::shell::shard::Shard;
 
 /// What Kafka answers for the operations that a client is authorised to: "not asked for".
@@ -38,14 +39,14 @@ pub async fn describe_groups(
     version: i16,
     request: DescribeGroupsRequest,
 ) -> DescribeGroupsResponse {
-    let mut groups = Vec::with_capacity(request.groups.len());
-    for id in request.groups {
+    let describe = async |id: GroupId| {
         let name = id.to_string();
         let asked = name.clone();
         let found =
             on_coordinator(&shard, &name, move |coordinator, _, _| coordinator.describe(&asked));
-        groups.push(described(version, id, found.await));
-    }
+        described(version, id, found.await)
+    };
+    let groups = ask_each(each_once(request.groups, GroupId::clone), describe).await;
     DescribeGroupsResponse::default().with_groups(groups)
 }
 
@@ -126,13 +127,11 @@ pub async fn list_groups(
 
 /// Serves DeleteGroups. Cancel-safe; what was proposed is done.
 pub async fn delete_groups(shard: Rc<Shard>, request: DeleteGroupsRequest) -> DeleteGroupsResponse {
-    let mut results = Vec::with_capacity(request.groups_names.len());
-    for id in request.groups_names {
+    let delete = async |id: GroupId| {
         let outcome = delete(&shard, id.to_string()).await;
-        results.push(
-            DeletableGroupResult::default().with_group_id(id).with_error_code(code(&outcome)),
-        );
-    }
+        DeletableGroupResult::default().with_group_id(id).with_error_code(code(&outcome))
+    };
+    let results = ask_each(each_once(request.groups_names, GroupId::clone), delete).await;
     DeleteGroupsResponse::default().with_results(results)
 }
 

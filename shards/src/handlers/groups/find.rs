@@ -11,6 +11,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::{offsets_topic, text};
 use crate::catalog::Broker;
 use crate::groups::partition_of;
+use crate::handlers::each_once;
 use crate::handlers::metadata::broker_id;
 use crate::shell::cluster::leaders::leaders_of;
 use crate::shell::shard::Shard;
@@ -43,7 +44,7 @@ pub async fn find_coordinator(
             .with_port(port);
         return if version >= 1 { response.with_error_message(error_message) } else { response };
     }
-    let keys = request.coordinator_keys;
+    let keys = each_once(request.coordinator_keys, StrBytes::clone);
     let places = places(&shard, request.key_type, &keys).await;
     let coordinators = keys.into_iter().zip(places).map(|(key, place)| {
         let (error_code, error_message) = error_of(&place);

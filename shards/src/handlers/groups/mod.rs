@@ -16,6 +16,7 @@ use std::time::Duration;
 use chronik_engine::ids::{GroupId as PartitionGroup, ShardId};
 use chronik_net::{ConnectionContext, Enqueued, RequestKind};
 use futures_util::future::{Either, join_all, select};
+use futures_util::stream::{self, StreamExt as _};
 use kafka_protocol::protocol::StrBytes;
 
 use super::finished;
@@ -26,6 +27,9 @@ use crate::core::FetchError;
 use crate::groups::{Coordinator, GroupError, GroupStore, Now, OFFSETS_TOPIC, partition_of};
 use crate::shell::barrier::Leading;
 use crate::shell::shard::Shard;
+
+/// Groups of one request that are asked for at the same time.
+const SIDE_BY_SIDE_MAX: usize = 64;
 
 /// How long somebody is kept waiting for `__consumer_offsets` to be made.
 const TOPIC_WAIT: Duration = Duration::from_secs(10);
@@ -225,6 +229,15 @@ async fn on_all_coordinators<T: Send + 'static>(
         }
     }
     Ok(all)
+}
+
+/// Asks for each group of a request, some side by side: one whose coordinator has to ask others first keeps nobody
+/// waiting. The answers come in the order of the groups.
+async fn ask_each<G, A, Fut>(groups: Vec<G>, ask: impl FnMut(G) -> Fut) -> Vec<A>
+where
+    Fut: Future<Output = A>,
+{
+    stream::iter(groups).map(ask).buffered(SIDE_BY_SIDE_MAX).collect().await
 }
 
 fn text(value: impl Into<String>) -> StrBytes {

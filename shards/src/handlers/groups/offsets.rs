@@ -10,6 +10,7 @@ use kafka_protocol::messages::offset_commit_response::{
 use kafka_protocol::messages::offset_delete_response::{
     OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
 };
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
     OffsetFetchResponseTopic, OffsetFetchResponseTopics,
@@ -19,9 +20,10 @@ use kafka_protocol::messages::{
     OffsetFetchRequest, OffsetFetchResponse,
 };
 
-use super::{code, offsets_topic, on_coordinator, refused, route_in, route_of, text};
+use super::{ask_each, code, offsets_topic, on_coordinator, refused, route_in, route_of, text};
 use crate::catalog::Catalog;
 use crate::groups::{CommitCheck, GroupCommand, GroupError, MemberRef, SavedOffset};
+use crate::handlers::{each_once, each_partition_once};
 use crate::shell::shard::Shard;
 
 /// From this version on a group that is not there is named as such.
@@ -201,7 +203,7 @@ pub async fn offset_fetch(
     }
     let asked = request.topics.map(|topics| {
         let topics = topics.into_iter();
-        topics.map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect::<Vec<_>>()
+        asked_once(topics.map(|topic| (topic.name.to_string(), topic.partition_indexes)))
     });
     let found = find(&shard, request.group_id.to_string(), asked.clone()).await;
     let error_code = code(&found);
@@ -236,12 +238,18 @@ fn nothing(asked: Asked) -> FoundTopics {
     asked.unwrap_or_default().into_iter().map(none).collect()
 }
 
+/// The topics of a request, each of their partitions once.
+fn asked_once(topics: impl Iterator<Item = (String, Vec<i32>)>) -> Vec<(String, Vec<i32>)> {
+    let mut topics: Vec<_> = topics.collect();
+    each_partition_once(&mut topics);
+    topics
+}
+
 async fn fetch_groups(shard: &Rc<Shard>, request: OffsetFetchRequest) -> OffsetFetchResponse {
-    let mut groups = Vec::with_capacity(request.groups.len());
-    for group in request.groups {
+    let fetch = async |group: OffsetFetchRequestGroup| {
         let asked = group.topics.map(|topics| {
             let topics = topics.into_iter();
-            topics.map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect()
+            asked_once(topics.map(|topic| (topic.name.to_string(), topic.partition_indexes)))
         });
         let found = find(shard, group.group_id.to_string(), asked).await;
         let error_code = code(&found);
@@ -257,14 +265,13 @@ async fn fetch_groups(shard: &Rc<Shard>, request: OffsetFetchRequest) -> OffsetF
                 .with_name(text(name).into())
                 .with_partitions(partitions.collect())
         });
-        groups.push(
-            OffsetFetchResponseGroup::default()
-                .with_group_id(group.group_id)
-                .with_topics(topics.collect())
-                .with_error_code(error_code),
-        );
-    }
-    OffsetFetchResponse::default().with_groups(groups)
+        OffsetFetchResponseGroup::default()
+            .with_group_id(group.group_id)
+            .with_topics(topics.collect())
+            .with_error_code(error_code)
+    };
+    let groups = each_once(request.groups, |group| group.group_id.clone());
+    OffsetFetchResponse::default().with_groups(ask_each(groups, fetch).await)
 }
 
 /// Serves OffsetDelete. Cancel-safe; what was proposed is done.
