@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use chronik_engine::batch::RecordBatch;
 use chronik_tests::batch::BatchBuilder;
+use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::wait_for;
@@ -270,4 +271,62 @@ fn given_a_short_segment_ms_when_little_is_written_then_it_is_compacted_all_the_
     assert_eq!(read_keys(&mut connection, &topic).0, newest);
     assert_eq!(connection.offset_of(&topic, -2).unwrap(), 0);
     assert_eq!(connection.offset_of(&topic, -1).unwrap(), 3);
+}
+
+fn metric(broker: &Broker, name: &str) -> f64 {
+    let metrics = http::get(broker.ports().admin_addr(), "/metrics").unwrap();
+    Metrics::parse(&metrics.body).unwrap().sum(name)
+}
+
+/// Writes the same few keys time and again.
+fn repeat_keys(connection: &mut RawConnection, topic: &str) {
+    for value in 0..40_u8 {
+        let key = Bytes::from(format!("key-{}", value % 4));
+        let value = Bytes::from(vec![value; 40_000]);
+        let batch = BatchBuilder::new().record(Some(key), Some(value)).build();
+        assert_eq!(connection.produce(topic, 0, batch).unwrap().error_code, 0);
+    }
+}
+
+#[test]
+fn given_a_damaged_segment_when_compaction_goes_round_then_it_is_left_alone_and_others_have_theirs()
+{
+    let settings = |backoff_ms: u32| {
+        let settings = Settings { shards: 1, wal_file_bytes: MIB, ..Settings::new() };
+        settings
+            .with_top("wal.indexing_interval = 1")
+            .with_top(&format!("kafka.log_cleaner_backoff_ms = {backoff_ms}"))
+    };
+    let mut broker = Broker::start(settings(3_600_000)).unwrap();
+    let mut connection = connect(&broker);
+    let (bad, good) = (fresh_name("damaged"), fresh_name("whole"));
+    let compact = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01")];
+    for topic in [&bad, &good] {
+        connection.create_topic(topic, &compact).unwrap();
+        repeat_keys(&mut connection, topic);
+    }
+    let prefix = connection.topic_id(&bad).unwrap().simple().to_string();
+    wait_for_segments(&broker);
+    broker.kill().unwrap();
+    let damaged =
+        files(&broker, "segments").into_iter().find(|(name, _)| name.starts_with(&prefix));
+    let path = broker.data_dir().join("shards/000/segments").join(damaged.unwrap().0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&path, bytes).unwrap();
+    *broker.settings_mut() = settings(50);
+    broker.start_again().unwrap();
+    let mut connection = connect(&broker);
+    // Rounds go by: those of the other topic show it.
+    for round in 1..=3 {
+        let failed_and_went_on = || {
+            let is_compacted = metric(&broker, "chronik_compactions_total") >= f64::from(round);
+            let has_failed = metric(&broker, "chronik_compaction_failures_total") >= 1.0;
+            (is_compacted && has_failed).then_some(())
+        };
+        wait_for("the other topic is compacted", DEADLINE, failed_and_went_on).unwrap();
+        repeat_keys(&mut connection, &good);
+    }
+    assert!(metric(&broker, "chronik_compaction_failures_total") <= 1.0, "it is tried each time");
 }

@@ -110,6 +110,8 @@ counters! {
     segment_merges: "chronik_segment_merges_total" Counter Sum Shard;
     /// Rounds of compaction.
     compactions: "chronik_compactions_total" Counter Sum Shard;
+    /// Rounds of compaction or merging of a partition that failed; its segments stay as they are.
+    compaction_failures: "chronik_compaction_failures_total" Counter Sum Shard;
     /// Bytes that compaction has read to write them anew.
     compaction_bytes_read: "chronik_compaction_bytes_read_total" Counter Sum Shard;
     /// Bytes that compaction has written.

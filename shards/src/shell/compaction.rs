@@ -6,6 +6,8 @@
 //! - I1: a partition is read and written anew by one round at a time, so its segments only change under it where its log
 //!   start moves. Then the round fails because a file is gone, and the next one does it again; or what it made takes the
 //!   place of what is left.
+//! - I2: a partition that cannot be written anew, as one with a damaged segment, holds up no other and is read in vain less
+//!   and less often.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -31,6 +33,45 @@ use crate::core::NamedSegment;
 /// When the next tombstones of a partition may go, as far as it is known.
 type Horizons = BTreeMap<GroupId, Option<i64>>;
 
+/// How long a partition that could not be written anew is left alone: twice as long each time.
+const PAUSE_MIN: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_secs(3_600);
+
+/// The partitions that could not be written anew (I2).
+#[derive(Debug, Default)]
+struct Failures(BTreeMap<GroupId, Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    pause: Duration,
+    until_ns: u64,
+}
+
+impl Failures {
+    fn is_left_alone(&self, group: GroupId, now_ns: u64) -> bool {
+        self.0.get(&group).is_some_and(|failure| now_ns < failure.until_ns)
+    }
+
+    /// Says for how long the partition is left alone from now on.
+    fn note(&mut self, group: GroupId, now_ns: u64) -> Duration {
+        let pause = self.0.get(&group).map_or(PAUSE_MIN, |last| PAUSE_MAX.min(last.pause * 2));
+        let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        self.0.insert(group, Failure { pause, until_ns: now_ns.saturating_add(pause_ns) });
+        pause
+    }
+
+    fn forget(&mut self, group: GroupId) {
+        self.0.remove(&group);
+    }
+}
+
+/// What is known from one turn to the next.
+#[derive(Debug, Default)]
+struct Known {
+    horizons: Horizons,
+    failures: Failures,
+}
+
 /// A partition as a turn finds it.
 struct Candidate {
     group: GroupId,
@@ -41,7 +82,7 @@ struct Candidate {
 /// Looks at all partitions of this shard, time and again, until the shard stops.
 pub async fn compaction_loop(shard: Rc<Shard>) {
     let interval = Duration::from_millis(shard.node.config.kafka.log_cleaner_backoff_ms);
-    let mut horizons = Horizons::new();
+    let mut known = Known::default();
     loop {
         sleep(interval).await;
         let partitions: Vec<(GroupId, PartitionTag)> =
@@ -51,12 +92,17 @@ pub async fn compaction_loop(shard: Rc<Shard>) {
                 return;
             }
             let topic = shard.catalog().topic_by_id(tag.topic).map(Arc::clone);
+            if known.failures.is_left_alone(group, shard.clock.now_ns()) {
+                continue;
+            }
             if let (Some(topic), Some(candidate)) = (topic, candidate(&shard, group, tag)) {
-                turn(&shard, &topic, candidate, &mut horizons).await;
+                turn(&shard, &topic, candidate, &mut known).await;
             }
             yield_if_needed().await;
         }
-        horizons.retain(|group, _| shard.with_core(|core| core.partition(*group).is_some()));
+        let is_here = |group: &GroupId| shard.with_core(|core| core.partition(*group).is_some());
+        known.horizons.retain(|group, _| is_here(group));
+        known.failures.0.retain(|group, _| is_here(group));
         if shard.stopping.get() {
             return;
         }
@@ -72,17 +118,28 @@ fn candidate(shard: &Shard, group: GroupId, tag: PartitionTag) -> Option<Candida
     })
 }
 
-async fn turn(shard: &Rc<Shard>, topic: &Topic, candidate: Candidate, horizons: &mut Horizons) {
+async fn turn(shard: &Rc<Shard>, topic: &Topic, candidate: Candidate, known: &mut Known) {
+    let (group, partition) = (candidate.group, candidate.id.partition);
     let result = if topic.settings.cleanup.compact {
-        compact_one(shard, topic, candidate, horizons).await
+        compact_one(shard, topic, candidate, &mut known.horizons).await
     } else {
         merge_one(shard, topic, candidate).await
     };
-    if let Err(error) = result {
-        if log_start_moved(&error) {
+    match result {
+        Ok(()) => known.failures.forget(group),
+        Err(error) if log_start_moved(&error) => {
             tracing::debug!(shard = shard.id.0, topic = %topic.name, "compaction begins again: {error}");
-        } else {
-            tracing::error!(shard = shard.id.0, topic = %topic.name, "segments stay as they are: {error}");
+        }
+        Err(error) => {
+            let pause = known.failures.note(group, shard.clock.now_ns());
+            shard.metrics.borrow_mut().counters.compaction_failures += 1;
+            tracing::error!(
+                shard = shard.id.0,
+                topic = %topic.name,
+                partition,
+                "segments stay as they are, tried again in {} s: {error}",
+                pause.as_secs()
+            );
         }
     }
 }
@@ -190,4 +247,30 @@ async fn merge_one(
 
 fn replace(shard: &Rc<Shard>, group: GroupId, id: SegmentId, segment: Segment) {
     shard.change_core(|core| core.replace_segments(group, NamedSegment::of(id, segment)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    #[test]
+    fn given_a_partition_that_fails_when_looked_at_then_it_is_left_alone_for_longer_each_time() {
+        let (bad, good) = (GroupId(7), GroupId(8));
+        let mut failures = Failures::default();
+        let mut now_ns = 5 * SECOND_NS;
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            assert!(!failures.is_left_alone(bad, now_ns));
+            let pause = failures.note(bad, now_ns).as_secs();
+            assert!(failures.is_left_alone(bad, now_ns + pause * SECOND_NS - 1));
+            assert!(!failures.is_left_alone(good, now_ns), "it holds up no other");
+            now_ns += pause * SECOND_NS;
+            pauses.push(pause);
+        }
+        assert_eq!(pauses, [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
+        failures.forget(bad);
+        assert_eq!(failures.note(bad, now_ns), PAUSE_MIN, "it went well meanwhile");
+    }
 }
