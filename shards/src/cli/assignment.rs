@@ -49,6 +49,11 @@ pub(super) fn parse_numbers(text: &str) -> Option<Vec<i32>> {
     text.split(',').map(number).collect()
 }
 
+/// The brokers of each partition from 0 on: `1:2,2:3` as kafka-topics has it, the preferred leader first.
+pub(super) fn parse_replicas(text: &str) -> Option<Vec<Vec<i32>>> {
+    text.split(',').map(|partition| parse_numbers(&partition.replace(':', ","))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +78,10 @@ mod tests {
             assert_eq!(parse_topic(wrong), None, "{wrong}");
         }
         assert_eq!(parse_numbers("3,1"), Some(vec![3, 1]));
+        assert_eq!(parse_replicas("1:2, 2 : 3"), Some(vec![vec![1, 2], vec![2, 3]]));
+        assert_eq!(parse_replicas("4"), Some(vec![vec![4]]));
+        for wrong in ["", "1,", "1:", ":", "1:x", "1;2", "-1"] {
+            assert_eq!(parse_replicas(wrong), None, "{wrong}");
+        }
     }
 }

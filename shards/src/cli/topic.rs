@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
-use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
-    IncrementalAlterConfigsRequest,
+    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    DescribeConfigsRequest, IncrementalAlterConfigsRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use serde_json::{Value, json};
 
+use super::assignment::parse_replicas;
 use super::grammar::{KafkaArgs, TopicCommand, TopicCreateArgs};
 use super::kafka::{
     CHANGE_TIMEOUT_MS, EARLIEST, Kafka, KafkaError, LATEST, Refusal, in_versions, known_topics,
@@ -221,11 +224,13 @@ fn create(kafka: &mut Kafka, args: &TopicCreateArgs) -> Result<Report, KafkaErro
         let (key, value) = key_value(config)?;
         configs.push(CreatableTopicConfig::default().with_name(key).with_value(Some(value)));
     }
+    let assignments = assignments(args.replica_assignment.as_deref())?;
     let topic = |name: &String| {
         CreatableTopic::default()
             .with_name(topic_name(name))
             .with_num_partitions(args.partitions)
             .with_replication_factor(args.replication_factor)
+            .with_assignments(assignments.clone())
             .with_configs(configs.clone())
     };
     let request = CreateTopicsRequest::default()
@@ -239,6 +244,20 @@ fn create(kafka: &mut Kafka, args: &TopicCreateArgs) -> Result<Report, KafkaErro
     });
     let what = if args.validate_only { "could be created" } else { "created" };
     Ok(outcomes("topic", what, &done.collect::<Vec<_>>()))
+}
+
+/// Where the partitions of a new topic are to be, if somebody says so.
+fn assignments(text: Option<&str>) -> Result<Vec<CreatableReplicaAssignment>, KafkaError> {
+    let Some(text) = text else { return Ok(Vec::new()) };
+    let partitions = parse_replicas(text).ok_or_else(|| {
+        KafkaError::Usage(format!("{text:?} is not brokers of partitions, as in 1:2,2:3"))
+    })?;
+    let assignment = |(number, brokers): (i32, Vec<i32>)| {
+        CreatableReplicaAssignment::default()
+            .with_partition_index(number)
+            .with_broker_ids(brokers.into_iter().map(BrokerId).collect())
+    };
+    Ok((0..).zip(partitions).map(assignment).collect())
 }
 
 fn delete(kafka: &mut Kafka, names: &[String]) -> Result<Report, KafkaError> {
@@ -320,6 +339,18 @@ mod tests {
         for wrong in ["retention.ms", "=1", ""] {
             assert!(matches!(key_value(wrong), Err(KafkaError::Usage(_))), "{wrong}");
         }
+    }
+
+    #[test]
+    fn given_brokers_of_partitions_when_asked_for_then_each_partition_has_them_in_their_order() {
+        let wanted = assignments(Some("2:1,3:2")).unwrap();
+        let ids = |a: &CreatableReplicaAssignment| {
+            (a.partition_index, a.broker_ids.iter().map(|id| id.0).collect::<Vec<_>>())
+        };
+        let told: Vec<_> = wanted.iter().map(ids).collect();
+        assert_eq!(told, [(0, vec![2, 1]), (1, vec![3, 2])]);
+        assert!(assignments(None).unwrap().is_empty());
+        assert!(matches!(assignments(Some("2:")), Err(KafkaError::Usage(_))));
     }
 
     #[test]

@@ -91,6 +91,9 @@ pub struct TopicCreateArgs {
     /// How many replicas; otherwise what the broker is set to
     #[arg(long, short = 'r', value_name = "COUNT", default_value_t = -1, hide_default_value = true)]
     pub replication_factor: i16,
+    /// The brokers of each partition from 0 on, the preferred leader first, as in 1:2,2:3 for two partitions
+    #[arg(long, value_name = "ID:ID,…", conflicts_with_all = ["partitions", "replication_factor"])]
+    pub replica_assignment: Option<String>,
     /// Set a configuration
     #[arg(long = "topic-config", short = 't', value_name = "KEY=VALUE")]
     pub configs: Vec<String>,
