@@ -107,8 +107,9 @@ impl RaftGroup {
         write.install = Some(Install { view, members, handed_over });
     }
 
-    /// Step 4: the snapshot is what is applied.
-    pub(crate) fn finish_install(&mut self, out: &mut ReadyOutput) {
+    /// Step 4: the snapshot is what is applied. [`RaftGroup::ready`] does this; by itself it is for a group of which nothing
+    /// else is wanted any more, and checkpoints still (I4).
+    pub fn finish_install(&mut self, out: &mut ReadyOutput) {
         let Some(Install { members, handed_over, .. }) = self.installed.take() else { return };
         let index: RaftIndex = handed_over.position.index;
         members.put_into(&mut self.meta);

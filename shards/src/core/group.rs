@@ -4,14 +4,14 @@
 //!   else it is empty.
 //! - I2: a leader proposes only once everything before its own term is applied, so that the producers' state and the
 //!   entries in flight together are the whole log.
-//! - I3: of a group that is being deleted nothing is applied any more; it stays until the deletion is durable, because
-//!   until then checkpoints must name it.
+//! - I3: of a group that is being deleted nothing is applied any more but a snapshot that has become durable; it stays
+//!   until the deletion is durable, because until then checkpoints must name it, as the log has it.
 //! - I4: a catalog is shown to the shard only once it is known to be no older than the shard's start: by a leader that is
 //!   ready, or when a command that this shard proposed since has come back to it. After a restart the commit index lags
 //!   behind what was acknowledged, and a shard that took an old catalog for the new one would make groups again that
 //!   were deleted since.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use chronik_engine::batch::{BatchHeader, TimestampType};
@@ -103,8 +103,8 @@ pub(super) struct Group {
     is_current: bool,
     /// Candidacies before the election timeout.
     pub(super) early: Option<EarlyCampaign>,
-    /// The other replica of two, which went with its disk.
-    pub(super) lost: Option<ReplicaId>,
+    /// Replicas that went with their disks.
+    pub(super) lost: BTreeSet<ReplicaId>,
     /// As leader, what replicas in sync hold.
     pub(super) lag_marks: LagMarks,
     /// Those who wait for a quorum before they read; boxed, as most groups have none.
@@ -131,7 +131,7 @@ impl Group {
             is_announced: false,
             is_current: false,
             early: None,
-            lost: None,
+            lost: BTreeSet::new(),
             lag_marks: LagMarks::default(),
             reads: None,
             held: None,
@@ -283,6 +283,10 @@ impl Group {
     /// Does what Raft wants done, until it wants nothing more.
     pub(super) fn pump(&mut self, shared: &mut Shared) {
         if !self.is_live() {
+            self.raft.finish_install(&mut shared.out);
+            if let Some(snapshot) = shared.out.snapshot.take() {
+                self.install_snapshot(&snapshot, shared);
+            }
             return;
         }
         while self.raft.has_ready() || self.give_snapshot() || self.begin_read_round() {

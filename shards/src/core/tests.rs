@@ -11,6 +11,7 @@ mod checkpoints;
 mod fill;
 mod log_start;
 mod lost;
+mod nodes;
 mod reads;
 mod refusal;
 mod transfer;
