@@ -60,4 +60,4 @@ pub use read_index::{ReadConfirmed, ReadRound};
 pub use ready::{PeerMessage, ReadyNumber, ReadyOutput, RoleChange};
 pub use snapshot::install::SnapshotInstall;
 pub use snapshot::{SnapshotHead, SnapshotParts};
-pub use status::{PeerProgress, ReplicationState};
+pub use status::{KeepFor, PeerProgress, ReplicationState};

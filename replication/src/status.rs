@@ -31,6 +31,17 @@ impl From<ProgressState> for ReplicationState {
     }
 }
 
+/// For whom a leader keeps entries that it could let go of, see [`RaftGroup::cut_limit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepFor {
+    /// Nobody: whoever lacks them gets a snapshot, later.
+    Nobody,
+    /// Peers that have a snapshot on its way to them.
+    Snapshots,
+    /// These, and peers in reach that are sent entries.
+    Peers,
+}
+
 /// What a leader knows of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerProgress {
@@ -151,20 +162,22 @@ impl RaftGroup {
         self.node.raft.raft_log.term(index.0).ok().map(Term)
     }
 
-    /// As leader, the last entry behind which the log may be cut so that no peer needs a snapshot for that: not before a
-    /// snapshot that is on its way is installed, or has failed, and, with `waits_for_peers`, not before those in reach
-    /// hold the entries that they are sent. Whoever does not lead keeps nothing for others.
+    /// As leader, the last entry behind which the log may be cut so that no peer that is kept for needs a snapshot for
+    /// that: not before a snapshot that is on its way is installed or counts as lost, and not before those in reach hold
+    /// the entries that they are sent. Whoever does not lead keeps nothing for others.
     #[must_use]
-    pub fn cut_limit(&self, waits_for_peers: bool) -> RaftIndex {
+    pub fn cut_limit(&self, keep_for: KeepFor) -> RaftIndex {
         if !self.is_leader() {
             return RaftIndex(u64::MAX);
         }
         let own = self.node.raft.id;
         let peers = self.node.raft.prs().iter().filter(|(id, _)| **id != own);
         let limits = peers.filter_map(|(_, progress)| match progress.state {
-            ProgressState::Snapshot => Some(progress.pending_snapshot),
+            ProgressState::Snapshot => {
+                (keep_for != KeepFor::Nobody).then_some(progress.pending_snapshot)
+            }
             ProgressState::Replicate | ProgressState::Probe => {
-                let is_sent_entries = waits_for_peers
+                let is_sent_entries = keep_for == KeepFor::Peers
                     && progress.recent_active
                     && progress.matched > 0
                     && progress.matched >= self.log_start().index.0;

@@ -9,9 +9,9 @@
 
 mod support;
 
-use chronik_engine::ids::RaftIndex;
+use chronik_engine::ids::{Offset, RaftIndex};
 use chronik_replication::ConfChangeType::{AddLearnerNode, AddNode};
-use chronik_replication::{Message, MessageType, ReplicationState};
+use chronik_replication::{KeepFor, Message, MessageType, ReplicationState};
 use support::behind::is_snapshot;
 use support::{Cluster, change, replica};
 
@@ -77,23 +77,31 @@ fn given_a_snapshot_for_a_blank_learner_when_it_is_lost_then_another_follows_and
 }
 
 #[test]
-fn given_a_peer_that_is_busy_with_its_snapshot_when_it_is_heard_then_it_gets_time_and_the_log_stays()
+fn given_a_peer_that_is_busy_with_its_snapshot_when_it_gets_further_then_it_has_time_and_the_log_stays()
  {
     let (mut cluster, id) = with_blank();
     assert_eq!(pass(&mut cluster, id, 5, is_snapshot), 1);
     let place = cluster.group(1).applied();
-    assert_eq!(cluster.group(1).cut_limit(false), place);
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Snapshots), place);
     cluster.propose(1, 1).unwrap();
     cluster.settle(1);
     // Thrice the time after which it would count as lost.
-    for _ in 0..24 {
-        cluster.group(1).report_snapshot(replica(id), true);
+    for copied_to in (0..24).map(Offset) {
+        cluster.group(1).report_snapshot_progress(replica(id), copied_to);
         assert_eq!(pass(&mut cluster, id, 1, |_| false), 0);
     }
     cluster.group(1).report_unreachable(replica(id));
     assert_eq!(cluster.group(1).progress()[0].state, ReplicationState::Snapshot, "it is at work");
-    assert_eq!(cluster.group(1).cut_limit(true), place);
-    assert_eq!(pass(&mut cluster, id, 12, |_| false), 1, "then it is silent for too long");
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Peers), place);
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Nobody), RaftIndex(u64::MAX));
+    // From here on it gets nowhere, and keeps asking for the same.
+    let mut snapshots = 0;
+    for _ in 0..12 {
+        cluster.group(1).report_snapshot_progress(replica(id), Offset(23));
+        snapshots += pass(&mut cluster, id, 1, is_snapshot);
+    }
+    assert_eq!(snapshots, 1, "another one, of what there is by then");
+    assert!(cluster.group(1).cut_limit(KeepFor::Peers) > place, "no more is kept for it");
     cluster.heal();
 }
 
@@ -104,7 +112,7 @@ fn given_peers_when_a_leader_asks_how_far_it_may_cut_then_those_that_are_sent_en
     cluster.propose(1, 2).unwrap();
     cluster.settle_all();
     let held = cluster.group(1).last_index();
-    assert_eq!(cluster.group(1).cut_limit(true), held);
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Peers), held);
     cluster.propose(1, 2).unwrap();
     for _ in 0..4 {
         cluster.settle(1);
@@ -116,9 +124,13 @@ fn given_peers_when_a_leader_asks_how_far_it_may_cut_then_those_that_are_sent_en
         }
     }
     assert!(cluster.group(1).applied() > held, "two of three are enough to commit");
-    assert_eq!(cluster.group(1).cut_limit(true), held, "the third is about to get it");
-    assert_eq!(cluster.group(1).cut_limit(false), RaftIndex(u64::MAX));
-    assert_eq!(cluster.group(2).cut_limit(true), RaftIndex(u64::MAX), "no leader waits for nobody");
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Peers), held, "the third is about to get it");
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Snapshots), RaftIndex(u64::MAX));
+    assert_eq!(
+        cluster.group(2).cut_limit(KeepFor::Peers),
+        RaftIndex(u64::MAX),
+        "no leader waits for nobody"
+    );
     // It is not heard of for more than an election timeout.
     for _ in 0..20 {
         cluster.tick_all(10);
@@ -133,7 +145,7 @@ fn given_peers_when_a_leader_asks_how_far_it_may_cut_then_those_that_are_sent_en
     }
     assert!(cluster.group(1).is_leader());
     let last = cluster.group(1).last_index();
-    assert_eq!(cluster.group(1).cut_limit(true), last, "only the second counts");
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Peers), last, "only the second counts");
     cluster.heal();
 }
 

@@ -228,7 +228,7 @@ fn run(cluster: &mut Cluster, op: Op) {
         Op::SupplySnapshot { replica } => cluster.replica(id(replica)).supply_snapshot(),
         Op::SnapshotLost { replica, to } => {
             if let Some(group) = &mut cluster.replica(id(replica)).group {
-                group.report_snapshot(support::replica(id(to)), false);
+                group.report_snapshot_lost(support::replica(id(to)));
             }
         }
         Op::Change { replica, change } => propose_change(cluster, id(replica), &change),

@@ -10,7 +10,7 @@
 mod support;
 
 use bytes::Bytes;
-use chronik_engine::ids::{RaftIndex, ReplicaId, Term};
+use chronik_engine::ids::{Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::limits::GROUP_STATE_BYTES_MAX;
 use chronik_engine::wal::record::WalRecord;
 use chronik_replication::ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
@@ -186,7 +186,7 @@ fn given_a_second_snapshot_when_the_first_is_not_durable_then_both_are_installed
         assert_eq!(cluster.replica(3).in_flight.len(), 1);
         // The leader thinks that the first is lost, and has cut its log since.
         cut_after_ten(&mut cluster, &[1, 2]);
-        cluster.group(1).report_snapshot(replica(3), false);
+        cluster.group(1).report_snapshot_lost(replica(3));
         let mut heartbeat = Message::default();
         heartbeat.set_msg_type(MessageType::MsgHeartbeatResponse);
         (heartbeat.from, heartbeat.to, heartbeat.term) = (3, 1, first.term);
@@ -316,10 +316,10 @@ fn given_a_snapshot_that_is_lost_when_that_is_reported_then_it_is_sent_anew_with
  {
     let mut cluster = behind();
     drop(until_snapshot(&mut cluster));
-    cluster.group(1).report_snapshot(replica(3), true);
+    cluster.group(1).report_snapshot_progress(replica(3), Offset(0));
     assert_eq!(cluster.group(1).progress()[1].state, ReplicationState::Snapshot, "no answer yet");
-    cluster.group(1).report_snapshot(replica(3), false);
-    cluster.group(1).report_snapshot(replica(2), false);
+    cluster.group(1).report_snapshot_lost(replica(3));
+    cluster.group(1).report_snapshot_lost(replica(2));
     assert_eq!(cluster.group(1).progress()[1].state, ReplicationState::Probe);
     assert_eq!(cluster.group(1).progress()[0].state, ReplicationState::Replicate);
     cluster.pass(40);

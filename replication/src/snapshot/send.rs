@@ -6,8 +6,9 @@
 //!
 //! While a snapshot is on its way to a peer, raft-rs sends that peer nothing but heartbeats. The peer's own answer ends
 //! that. Where no answer comes, somebody must say that it failed, or the peer waits for ever: whoever sends it
-//! ([`RaftGroup::report_snapshot`]), and at the latest a clock in ticks. A peer that has much to fetch before it can
-//! install shows life meanwhile, which sets the clock back.
+//! ([`RaftGroup::report_snapshot_lost`]), and at the latest a clock in ticks. A peer that has much to copy before it can
+//! install says meanwhile how far it is, and each step forward sets the clock back. One that only repeats itself gets
+//! another snapshot in time, so that the log behind the first one is not kept for it for ever.
 //!
 //! A learner without a log gets a snapshot, too, though the leader's log may begin with its first entry: a snapshot and
 //! what is copied beside it cost less than every entry by itself. That it is blank shows in how it rejects an append.
@@ -35,10 +36,10 @@ const ANY_SNAPSHOT: u64 = 1;
 /// A snapshot on its way to a peer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SentSnapshot {
-    /// Since it left, or since the peer was heard of about it.
+    /// Since it left, or since the peer got further.
     ticks: usize,
-    /// Whether the peer is known to have it.
-    is_heard: bool,
+    /// How far the peer is with what it copies, as far as it has said so: it has the snapshot then.
+    copied_to: Option<Offset>,
 }
 
 /// The snapshot that peers wait for.
@@ -152,15 +153,18 @@ impl RaftGroup {
         demand.waiting.get_mut().clear();
     }
 
-    /// What became of the snapshot that was sent to a peer. A failure lets it be sent anew; a sign that the peer is at it
-    /// gives it all the time to install it, because its own answer says when it has.
-    pub fn report_snapshot(&mut self, to: ReplicaId, is_there: bool) {
-        if is_there {
-            if let Some(sent) = self.snapshots_sent.get_mut(&to) {
-                *sent = SentSnapshot { ticks: 0, is_heard: true };
-            }
-            return;
+    /// A peer has the snapshot that was sent to it, and copies what lies before it, up to here so far. If that is a step
+    /// forward it gets all the time anew; when it has installed the snapshot its own answer says.
+    pub fn report_snapshot_progress(&mut self, to: ReplicaId, copied_to: Offset) {
+        if let Some(sent) = self.snapshots_sent.get_mut(&to)
+            && sent.copied_to.is_none_or(|before| copied_to > before)
+        {
+            *sent = SentSnapshot { ticks: 0, copied_to: Some(copied_to) };
         }
+    }
+
+    /// The snapshot that was sent to a peer is lost: it gets another.
+    pub fn report_snapshot_lost(&mut self, to: ReplicaId) {
         if self.snapshots_sent.remove(&to).is_some() {
             self.node.report_snapshot(to.0, SnapshotStatus::Failure);
             self.demand_again(to);
@@ -169,8 +173,8 @@ impl RaftGroup {
 
     /// A message to a peer was lost: it may have been the snapshot.
     pub(crate) fn report_unheard_snapshot(&mut self, to: ReplicaId) {
-        if self.snapshots_sent.get(&to).is_some_and(|sent| !sent.is_heard) {
-            self.report_snapshot(to, false);
+        if self.snapshots_sent.get(&to).is_some_and(|sent| sent.copied_to.is_none()) {
+            self.report_snapshot_lost(to);
         }
     }
 
@@ -226,7 +230,7 @@ impl RaftGroup {
         let overdue = self.snapshots_sent.iter().filter(|(_, sent)| sent.ticks >= ticks_max);
         let overdue: Vec<_> = overdue.map(|(peer, _)| *peer).collect();
         for peer in &overdue {
-            self.report_snapshot(*peer, false);
+            self.report_snapshot_lost(*peer);
         }
         let demand = self.node.mut_store().demand_mut();
         if self.snapshots_sent.is_empty() && demand.waiting.get_mut().is_empty() {

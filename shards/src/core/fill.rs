@@ -237,10 +237,11 @@ impl ShardCore {
         self.begin_fills();
     }
 
-    /// A replica of a group that is led here copies records of it: it has its snapshot, and gets time to install it.
-    pub fn fill_heard(&mut self, group: GroupId, replica: ReplicaId) {
+    /// A replica of a group that is led here asks for records from `from` on: it has its snapshot, and each time that it
+    /// has come further it gets time to install it.
+    pub fn fill_heard(&mut self, group: GroupId, replica: ReplicaId, from: Offset) {
         if let Some(group) = self.groups.get_mut(&group).filter(|group| group.is_live()) {
-            group.raft.report_snapshot(replica, true);
+            group.raft.report_snapshot_progress(replica, from);
         }
     }
 

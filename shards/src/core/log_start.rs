@@ -11,7 +11,7 @@
 //! - I2: the log is cut only behind entries that are applied, durable, and either of offsets before the log start offset
 //!   or in segments; that of a group without records, whose state says it all, behind any that are applied and durable.
 //!   Each replica judges for itself. A leader keeps entries, besides, for replicas in reach that are about to get them,
-//!   so that who is a little late needs no snapshot, and those behind a snapshot that is on its way.
+//!   so that who is a little late needs no snapshot, and those behind a snapshot that is on its way; on a full disk none.
 //! - I3: what the log of a group has, its Raft has, too: entries go only once a cut is durable. Else a leader would look
 //!   for them in vain where a follower needs a snapshot.
 
@@ -19,6 +19,7 @@ use chronik_engine::framed::{self, FramedError};
 use chronik_engine::ids::{GroupId, Offset, RaftIndex};
 use chronik_engine::wal::LogNeed;
 use chronik_engine::wal::record::{LogEntry, LogPosition, WalRecord};
+use chronik_replication::KeepFor;
 use thiserror::Error;
 
 use super::commit::Unit;
@@ -105,10 +106,9 @@ impl ShardCore {
     /// Cuts a group's log behind `index`, of which the log says that nobody needs it, or as far as may be (I2). It
     /// counts once the record is durable.
     pub fn cut_log(&mut self, id: GroupId, index: RaftIndex) {
-        // Who is late gets a snapshot where the disk has no room for patience.
-        let is_patient = !self.is_storage_full;
+        let is_storage_full = self.is_storage_full;
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) {
-            group.cut_log(index, is_patient, &mut self.shared);
+            group.cut_log(index, is_storage_full, &mut self.shared);
         }
     }
 }
@@ -129,15 +129,20 @@ impl Group {
         Ack::LogStart(self.log_start_offset)
     }
 
-    fn cut_log(&mut self, index: RaftIndex, is_patient: bool, shared: &mut Shared) {
-        // The state of a group without records is a small snapshot.
-        let waits_for_peers = is_patient && matches!(self.machine, Machine::Partition(_));
+    fn cut_log(&mut self, index: RaftIndex, is_storage_full: bool, shared: &mut Shared) {
+        let keep_for = match self.machine {
+            // Who is late gets a snapshot where the disk has no room for patience.
+            _ if is_storage_full => KeepFor::Nobody,
+            Machine::Partition(_) => KeepFor::Peers,
+            // The state of a group without records is a small snapshot.
+            Machine::Catalog(_) | Machine::Groups(_) => KeepFor::Snapshots,
+        };
         let index = index.min(self.raft.applied());
         let is_cut = index <= self.raft.log_start().index;
         if self.is_cutting || !self.is_created() || is_cut {
             return;
         }
-        if index > self.raft.cut_limit(waits_for_peers) {
+        if index > self.raft.cut_limit(keep_for) {
             return;
         }
         let Some(term) = self.raft.term_at(index) else { return };

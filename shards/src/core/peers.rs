@@ -254,7 +254,7 @@ impl Group {
         if self.raft.is_leader() {
             for peer in self.raft.progress().into_iter().filter(|peer| is_lost(peer.replica)) {
                 self.raft.report_unreachable(peer.replica);
-                self.raft.report_snapshot(peer.replica, false);
+                self.raft.report_snapshot_lost(peer.replica);
             }
             return;
         }

@@ -221,7 +221,7 @@ impl Shard {
 
     async fn serve_records(self: &Rc<Self>, to: Seat, request: Request, reply: Replier) {
         let Request { group, replica, from, up_to, .. } = request;
-        self.change_core(|core| core.fill_heard(group, replica));
+        self.change_core(|core| core.fill_heard(group, replica, from));
         let ahead = self.traffic.take_ahead(group, from);
         let found = match ahead {
             Some(found) => found.await,

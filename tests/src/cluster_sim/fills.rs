@@ -66,7 +66,7 @@ impl Run {
     pub(super) fn take_ask(&mut self, here: Seat, from: Seat, id: u64, ask: FillAsk) -> Check {
         let (host, shard) = self.place(here);
         let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
-        node.core.borrow_mut().fill_heard(ask.group, ask.replica);
+        node.core.borrow_mut().fill_heard(ask.group, ask.replica, ask.from);
         let delay_us = self.disk_us(host);
         self.plan(delay_us, host, shard, Step::FillServe { asked_by: from, id, ask });
         self.absorb(host, shard)

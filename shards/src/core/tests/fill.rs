@@ -272,10 +272,10 @@ fn given_a_leader_when_a_replica_copies_then_its_log_stays_behind_the_snapshot_u
     nodes.core(1).cut_log(GROUP, place.next());
     nodes.settle();
     assert_eq!(nodes.core(1).first_index_needed(GROUP), Some(first), "it is behind the snapshot");
-    // The replica takes long, and is heard of.
-    for _ in 0..30 {
+    // The replica takes long, and gets further.
+    for from in (0..30).map(Offset) {
         nodes.tick(50);
-        nodes.core(1).fill_heard(GROUP, ReplicaId(3));
+        nodes.core(1).fill_heard(GROUP, ReplicaId(3), from);
     }
     assert!(nodes.node(3).fills.is_empty(), "it is one snapshot all along");
     nodes.answer(1, 3, ask);
@@ -286,6 +286,48 @@ fn given_a_leader_when_a_replica_copies_then_its_log_stays_behind_the_snapshot_u
     nodes.core(1).cut_log(GROUP, place.next());
     nodes.settle();
     assert_eq!(nodes.core(1).first_index_needed(GROUP), Some(place.next().next()));
+}
+
+#[test]
+fn given_a_replica_that_copies_and_gets_nowhere_when_time_passes_then_its_leaders_log_goes_on() {
+    let mut nodes = Nodes::left_behind(1);
+    let ask = nodes.asked(3);
+    let place = nodes.core(1).commit_index(GROUP).unwrap();
+    nodes.produce(1, GROUP, 5);
+    nodes.core(1).add_segment(GROUP, stored(GROUP, 20, 25));
+    // It asks for the same again and again.
+    for _ in 0..20 {
+        nodes.tick(50);
+        nodes.core(1).fill_heard(GROUP, ReplicaId(3), ask.from);
+    }
+    let ends: Vec<Offset> = nodes.core(3).fills().map(|(_, _, end)| end).collect();
+    assert_eq!(ends, [Offset(25)], "it got another snapshot");
+    nodes.core(1).cut_log(GROUP, place.next());
+    nodes.settle();
+    assert_eq!(nodes.core(1).first_index_needed(GROUP), Some(place.next().next()));
+    nodes.answer(1, 3, ask);
+    nodes.fill_up(1, 3);
+    assert_eq!(nodes.watermark(3, GROUP), Offset(25));
+    nodes.check_same(GROUP);
+}
+
+#[test]
+fn given_a_leader_with_a_full_disk_when_a_replica_copies_then_its_log_is_cut_and_the_replica_comes_to_it()
+ {
+    let mut nodes = Nodes::left_behind(1);
+    let ask = nodes.asked(3);
+    nodes.produce(1, GROUP, 5);
+    nodes.store_and_cut(&[1, 2], GROUP);
+    nodes.answer(1, 3, ask);
+    let write = nodes.written(3);
+    nodes.write(3, &write, 20, true);
+    assert_eq!(nodes.watermark(3, GROUP), Offset(20), "as of the first snapshot");
+    for _ in 0..3 {
+        nodes.tick(25);
+        nodes.fill_up(1, 3);
+    }
+    assert_eq!(nodes.watermark(3, GROUP), Offset(25));
+    nodes.check_same(GROUP);
 }
 
 #[test]
