@@ -11,7 +11,9 @@
 //!   leader makes them void, and records beyond what this replica has applied do no harm.
 //! - I3: at most [`FILLS_MAX`] copy at a time, each with one call and one write under way and at most
 //!   32 MiB and one answer in memory beside the write; the others wait in the order in which they came.
-//! - I4: each [`FillStep`] is answered once, and an answer to a step of an earlier beginning is dropped, but for the
+//! - I4: at most [`PARKED_BYTES_MAX`] of snapshots are kept, or one. One that does not fit is dropped: its leader hears
+//!   nothing of it, and sends another.
+//! - I5: each [`FillStep`] is answered once, and an answer to a step of an earlier beginning is dropped, but for the
 //!   segments in it.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -29,6 +31,8 @@ use crate::catalog::PartitionTag;
 
 /// Groups that copy at a time.
 pub const FILLS_MAX: usize = 2;
+/// Bytes of snapshots that wait for their records.
+const PARKED_BYTES_MAX: usize = 64 << 20;
 
 /// Names a beginning of a fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -100,9 +104,12 @@ pub enum FillAnswer {
 }
 
 /// The fills of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Fills {
     by_group: BTreeMap<GroupId, Fill>,
+    /// Bytes of the snapshots in `by_group`, and the most that they may come to (I4).
+    parked_bytes: usize,
+    pub(super) parked_bytes_max: usize,
     /// Those that do not copy yet, each once.
     waiting: VecDeque<GroupId>,
     last_id: FillId,
@@ -118,7 +125,48 @@ struct Fill {
     copying: Option<Copying>,
 }
 
+impl Default for Fills {
+    fn default() -> Fills {
+        Fills {
+            by_group: BTreeMap::new(),
+            parked_bytes: 0,
+            parked_bytes_max: PARKED_BYTES_MAX,
+            waiting: VecDeque::new(),
+            last_id: FillId::default(),
+        }
+    }
+}
+
 impl Fills {
+    /// Keeps a snapshot, in the place of the one before it of its group; false if there is no room for it (I4).
+    fn park(
+        &mut self,
+        group: GroupId,
+        message: Message,
+        head: SnapshotHead,
+        start: Offset,
+    ) -> bool {
+        let before = self.by_group.get(&group).map_or(0, Fill::parked_bytes);
+        let others = self.parked_bytes - before;
+        let fill = Fill { snapshot: message, head, start, copying: None };
+        let parked_bytes = others.saturating_add(fill.parked_bytes());
+        if others > 0 && parked_bytes > self.parked_bytes_max {
+            return false;
+        }
+        self.parked_bytes = parked_bytes;
+        match self.by_group.get_mut(&group) {
+            Some(known) => {
+                let (start, copying) = (known.start.max(start), known.copying.take());
+                *known = Fill { start, copying, ..fill };
+            }
+            None => {
+                self.by_group.insert(group, fill);
+                self.waiting.push_back(group);
+            }
+        }
+        true
+    }
+
     fn next_id(&mut self) -> FillId {
         self.last_id = FillId(self.last_id.0 + 1);
         self.last_id
@@ -126,6 +174,7 @@ impl Fills {
 
     fn remove(&mut self, group: GroupId) -> Option<Fill> {
         let removed = self.by_group.remove(&group)?;
+        self.parked_bytes -= removed.parked_bytes();
         if removed.copying.is_none() {
             self.waiting.retain(|waiting| *waiting != group);
         }
@@ -144,6 +193,10 @@ impl Fills {
 }
 
 impl Fill {
+    fn parked_bytes(&self) -> usize {
+        self.snapshot.get_snapshot().data.len()
+    }
+
     /// Whether Raft would not take the snapshot any more, or not for what it is.
     fn is_void(&self, group: &Group) -> bool {
         self.snapshot.term != group.raft.term().0
@@ -172,16 +225,8 @@ impl ShardCore {
             return None;
         }
         let start = head.log_start_offset.max(group.log_start_offset);
-        match self.fills.by_group.get_mut(&id) {
-            Some(fill) => {
-                fill.start = fill.start.max(start);
-                (fill.snapshot, fill.head) = (message, head);
-            }
-            None => {
-                let fill = Fill { snapshot: message, head, start, copying: None };
-                self.fills.by_group.insert(id, fill);
-                self.fills.waiting.push_back(id);
-            }
+        if !self.fills.park(id, message, head, start) {
+            tracing::debug!("group {id}: its snapshot is dropped, too many wait for records");
         }
         self.drive_fill(id);
         self.begin_fills();
@@ -297,7 +342,8 @@ impl ShardCore {
     }
 
     pub(super) fn drop_fills(&mut self) {
-        self.fills = Fills { last_id: self.fills.last_id, ..Fills::default() };
+        let Fills { last_id, parked_bytes_max, .. } = self.fills;
+        self.fills = Fills { last_id, parked_bytes_max, ..Fills::default() };
     }
 
     /// Lets those that wait copy, as many as may (I3).

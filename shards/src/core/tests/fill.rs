@@ -331,6 +331,26 @@ fn given_a_leader_with_a_full_disk_when_a_replica_copies_then_its_log_is_cut_and
 }
 
 #[test]
+fn given_more_snapshots_than_there_is_room_for_when_they_come_then_one_is_kept_and_all_come_to_it()
+{
+    let groups = 4;
+    let mut nodes = Nodes::voters(groups);
+    nodes.core(3).fills.parked_bytes_max = 1;
+    nodes.leave_behind(groups);
+    assert_eq!(nodes.core(3).fills().count(), 1);
+    for _ in 0..groups {
+        nodes.fill_up(1, 3);
+        // The others are sent again.
+        nodes.tick(650);
+    }
+    nodes.fill_up(1, 3);
+    for group in (1..=groups).map(GroupId) {
+        assert_eq!(nodes.watermark(3, group), Offset(20));
+        nodes.check_same(group);
+    }
+}
+
+#[test]
 fn given_a_snapshot_on_its_way_to_the_disk_when_the_group_is_deleted_then_checkpoints_name_it_with_that()
  {
     let mut nodes = Nodes::left_behind(1);
