@@ -5,14 +5,20 @@
 //! what it has on its disk, whether it keeps up or not.
 //!
 //! - I1: they are answered in the order of the log: who asks for less waits behind who asks for more.
-//! - I2: with the leadership goes the knowledge of who holds what: those who wait are told so, and ask the next leader.
+//! - I2: with the leadership goes the knowledge of who holds what: those who wait are told so, and ask the next leader. It
+//!   does not know how many held what its log brought along, so a duplicate of that waits here as the first one would.
+//! - I3: so many wait at most; who comes then is told to come again. A producer that gives up and tries anew leaves its
+//!   place behind until the batch is held by enough.
 
 use std::collections::VecDeque;
 
-use chronik_engine::ids::{Offset, RaftIndex};
+use chronik_engine::ids::RaftIndex;
 
 use super::group::{Group, InFlight, acked};
 use super::{Appended, ProduceError, RequiredAcks, Shared, Token};
+
+/// Acknowledgements that one group holds back at most (I3).
+const HELD_MAX: usize = 4_096;
 
 /// A batch that is committed and not acknowledged.
 #[derive(Debug)]
@@ -28,19 +34,34 @@ pub(super) struct Held {
     /// As many voters must hold a batch.
     holders_min: usize,
     batches: VecDeque<HeldBatch>,
+    /// Those who wait, of all batches.
+    waiting: usize,
 }
 
 impl Group {
-    /// As many voters as this must hold what is proposed from now on. What a quorum covers costs nothing.
-    pub(super) fn set_holders_min(&mut self, wanted: usize) {
+    /// As many voters as this must hold what is proposed from now on, and what waits already. What a quorum covers costs
+    /// nothing.
+    pub(super) fn set_holders_min(&mut self, wanted: usize, shared: &mut Shared) {
         let quorum = self.raft.meta().voters.len() / 2 + 1;
         match &mut self.held {
-            Some(held) => held.holders_min = wanted,
+            Some(held) => {
+                let is_less = wanted < held.holders_min;
+                held.holders_min = wanted;
+                if is_less {
+                    self.release_held(shared);
+                }
+            }
             None if wanted > quorum => {
-                self.held = Some(Box::new(Held { holders_min: wanted, batches: VecDeque::new() }));
+                let (batches, waiting) = (VecDeque::new(), 0);
+                self.held = Some(Box::new(Held { holders_min: wanted, batches, waiting }));
             }
             None => {}
         }
+    }
+
+    /// Whether as many wait as may (I3).
+    pub(super) fn holds_too_many(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.waiting >= HELD_MAX)
     }
 
     /// Acknowledges a batch that is applied now, or holds that back.
@@ -54,16 +75,29 @@ impl Group {
             .replies
             .extend(others.into_iter().map(|(token, _)| (token, acked(appended))));
         if let Some(held) = self.held.as_mut().filter(|_| !for_all.is_empty()) {
-            let waiting = for_all.into_iter().map(|(token, _)| token).collect();
+            let waiting: Vec<Token> = for_all.into_iter().map(|(token, _)| token).collect();
+            held.waiting += waiting.len();
             held.batches.push_back(HeldBatch { index: own.index, appended, waiting });
         }
     }
 
-    /// Lets the token of a duplicate wait with the batch at `base_offset`, if that waits itself.
-    pub(super) fn wait_with_held(&mut self, base_offset: Offset, token: Token) -> bool {
+    /// Lets the token of a duplicate whose first one is applied wait as that does, or as long as it would have to had it
+    /// come to this leader (I2): until enough voters hold all that is applied now, which the first one is among. Says
+    /// whether it has to.
+    pub(super) fn hold_duplicate(&mut self, appended: Appended, token: Token) -> bool {
+        let index = self.raft.applied();
+        let holders = self.raft.voters_with(index);
+        let voters = self.raft.meta().voters.len();
         let Some(held) = &mut self.held else { return false };
+        let base_offset = appended.base_offset;
         let first = held.batches.iter_mut().find(|held| held.appended.base_offset == base_offset);
-        first.map(|first| first.waiting.push(token)).is_some()
+        match first {
+            Some(first) => first.waiting.push(token),
+            None if holders >= held.holders_min.min(voters) => return false,
+            None => held.batches.push_back(HeldBatch { index, appended, waiting: vec![token] }),
+        }
+        held.waiting += 1;
+        true
     }
 
     /// Acknowledges what enough voters hold by now. To be called after everything that may have told of that.
@@ -75,6 +109,7 @@ impl Group {
         while held.batches.front().is_some_and(is_enough)
             && let Some(batch) = held.batches.pop_front()
         {
+            held.waiting -= batch.waiting.len();
             let replies = batch.waiting.into_iter().map(|token| (token, acked(batch.appended)));
             shared.effects.replies.extend(replies);
         }

@@ -44,15 +44,18 @@ impl ShardCore {
     }
 
     /// Refuses a batch that is to be acknowledged by all where fewer than `wanted` voters are in sync, or all of them if
-    /// there are fewer. One that is not refused is acknowledged once as many hold it. A leader that does not know yet lets
-    /// it pass: it needs a quorum all the same.
+    /// there are fewer. One that is not refused is acknowledged once as many hold it. A leader that does not know yet who
+    /// is in sync lets it pass: as many must hold it all the same.
     ///
     /// # Errors
     /// [`ProduceError::NotEnoughReplicas`].
     pub fn check_in_sync(&mut self, group: GroupId, wanted: u32) -> Result<(), ProduceError> {
         let found = self.groups.get_mut(&group).filter(|group| group.is_live());
-        let Some(led) = found.filter(|group| group.is_ready()) else { return Ok(()) };
-        led.set_holders_min(usize::try_from(wanted).unwrap_or(usize::MAX));
+        let Some(led) = found.filter(|group| group.can_propose()) else { return Ok(()) };
+        led.set_holders_min(usize::try_from(wanted).unwrap_or(usize::MAX), &mut self.shared);
+        if wanted <= 1 || !led.is_ready() {
+            return Ok(());
+        }
         let count = |replicas: usize| u32::try_from(replicas).unwrap_or(u32::MAX);
         let in_sync = count(led.voters_in_sync().count());
         let wanted = wanted.min(count(led.raft.meta().voters.len()));
@@ -75,7 +78,7 @@ impl Group {
 
     /// A replica that is lost holds nothing, whatever is answered in its place.
     fn holders(&self, index: RaftIndex) -> impl Iterator<Item = ReplicaId> {
-        self.raft.voters_that_hold(index).filter(|replica| Some(*replica) != self.lost)
+        self.raft.voters_that_hold(index).filter(|replica| !self.lost.contains(replica))
     }
 
     pub(super) fn is_under_replicated(&self) -> bool {

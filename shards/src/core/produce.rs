@@ -13,6 +13,10 @@ use super::read_index::Waiting;
 use super::{Appended, ProduceError, RequiredAcks, ShardCore, Shared, Token};
 use crate::catalog::{CatalogCommand, CommandId};
 
+/// Duplicates of one batch that wait with it. A producer that tries again has given up the one before, so a few are
+/// honest.
+const DUPLICATES_MAX: usize = 64;
+
 impl ShardCore {
     /// Appends a batch to a partition in memory. On return its place against all other batches of the partition is
     /// fixed; `token` comes back once with its fate. `retained_bytes` is what the batch keeps alive: the frame it came
@@ -35,6 +39,9 @@ impl ShardCore {
         };
         if !target.can_propose() {
             return Err(ProduceError::NotLeader);
+        }
+        if acks == RequiredAcks::All && target.holds_too_many() {
+            return Err(ProduceError::Overloaded);
         }
         let producer = check_kind(&batch)?;
         if let Some(producer) = &producer {
@@ -229,10 +236,10 @@ impl Group {
         if let Some(own) = original
             && (is_for_all || own.index > durable)
         {
+            if own.duplicates.len() >= DUPLICATES_MAX {
+                return Err(ProduceError::Overloaded);
+            }
             own.duplicates.push(waiting);
-            return Ok(true);
-        }
-        if is_for_all && self.wait_with_held(base_offset, waiting.0) {
             return Ok(true);
         }
         let cached = shared.tail.get(self.id, base_offset).next();
@@ -243,6 +250,9 @@ impl Group {
             log_start_offset: self.log_start_offset,
             leader_epoch: self.raft.term(),
         };
+        if is_for_all && self.hold_duplicate(appended, waiting.0) {
+            return Ok(true);
+        }
         shared.effects.replies.push((waiting.0, acked(appended)));
         Ok(true)
     }

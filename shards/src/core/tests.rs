@@ -9,6 +9,7 @@ use crate::catalog::{Broker, CatalogCommand, ClusterId, Incarnation, TopicRef};
 
 mod checkpoints;
 mod fill;
+mod held;
 mod log_start;
 mod lost;
 mod nodes;

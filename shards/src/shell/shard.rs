@@ -558,7 +558,7 @@ impl Shard {
     }
 
     /// Proposes a batch to a partition of this shard. Its place in the log is fixed on return; `done` hears of its
-    /// fate once. It is refused where fewer than `in_sync_min` replicas are in sync; 1 does not look.
+    /// fate once. One for all is refused where fewer than `in_sync_min` replicas are in sync.
     pub fn propose_batch(
         self: &Rc<Self>,
         group: GroupId,
@@ -574,7 +574,8 @@ impl Shard {
             counters.produce_bytes += batch.size() as u64;
         }
         self.propose(done, |core, token| {
-            if in_sync_min > 1 {
+            // Also where one is enough: those may wait who came when more were asked for.
+            if acks == RequiredAcks::All {
                 core.check_in_sync(group, in_sync_min)?;
             }
             core.propose_batch(group, batch, acks, retained_bytes, token)
