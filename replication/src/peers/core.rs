@@ -71,6 +71,9 @@ pub(super) struct Node {
     pub(super) dialled: RefCell<BTreeSet<ShardId>>,
     pub(super) is_removed: Cell<bool>,
     pub(super) log: LogLimit,
+    /// How often a link to its first shard came up, and who waits for the next time.
+    risen: Cell<u64>,
+    waiting: RefCell<Vec<Waker>>,
 }
 
 impl Node {
@@ -83,7 +86,31 @@ impl Node {
             dialled: RefCell::default(),
             is_removed: Cell::new(false),
             log: LogLimit::new(LOG_INTERVAL),
+            risen: Cell::new(0),
+            waiting: RefCell::default(),
         })
+    }
+
+    /// A link to its first shard is up: whoever waits to dial another one need not wait longer.
+    pub(super) fn rise(&self) {
+        self.risen.set(self.risen.get() + 1);
+        self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until a link to its first shard comes up. Cancel-safe.
+    pub(super) async fn risen(&self) {
+        let before = self.risen.get();
+        poll_fn(|cx| {
+            if self.risen.get() != before {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
 

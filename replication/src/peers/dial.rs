@@ -1,7 +1,8 @@
 //! The opener's side: finding a peer, connecting, and coming back after a loss.
 //!
 //! - I1: one task per seat that is dialled, one attempt at a time, a pause between two of them that grows; after a
-//!   refusal it is the longest, since somebody must mend something first.
+//!   refusal it is the longest, since somebody must mend something first. A node's first shard is tried more often, and
+//!   once it is there the others are at once: a node that comes back is heard soon, at the cost of one attempt per core.
 //! - I2: only the first shard of a node is looked up by name; the others are where that one was found.
 
 use std::net::SocketAddr;
@@ -19,6 +20,8 @@ use crate::wire::Seat;
 
 /// No node has more; one that says so is not believed.
 const SHARDS_MAX: u16 = 1024;
+/// The longest pause between two attempts to reach the first shard of a node that refused nothing.
+const FIRST_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// A peer that stays away is named this often.
 const AWAY_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -74,10 +77,14 @@ async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardI
     let mut away_since = now();
     let mut attempt = 0;
     while is_wanted(node, shard) {
+        let mut is_refused = false;
         match connect(core, node, seat, attempt).await {
             Ok((socket, met)) if is_wanted(node, shard) => {
                 node.shards.set(met.shards.clamp(1, SHARDS_MAX));
                 core.dial_node(node);
+                if shard == FIRST_SHARD {
+                    node.rise();
+                }
                 let up_at = now();
                 core.run_link(seat, met.node_uuid, socket, met.reader).await;
                 away_since = now();
@@ -88,14 +95,24 @@ async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardI
             }
             Ok(_) => return,
             Err(error) => {
-                if error.is_refusal() {
+                is_refused = error.is_refusal();
+                if is_refused {
                     backoff.raise();
                 }
                 log_failure(core, node, seat, &error, &away_log, away_since);
             }
         }
         attempt += 1;
-        chronik_ring::sleep(backoff.pause()).await;
+        let pause = backoff.pause();
+        if shard != FIRST_SHARD {
+            if within(pause, node.risen()).await.is_some() {
+                backoff.reset();
+            }
+        } else if is_refused {
+            chronik_ring::sleep(pause).await;
+        } else {
+            chronik_ring::sleep(pause.min(FIRST_PAUSE_MAX)).await;
+        }
     }
 }
 
