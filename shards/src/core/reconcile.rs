@@ -8,8 +8,9 @@
 //! with the removal of as many others as there are too many then; learners that nobody wants go last.
 //!
 //! - I1: a replica votes only once it has caught up.
-//! - I2: a group has never fewer voters than it had or is to have.
-//! - I3: no change is proposed whose new voters, a majority of them, are not in reach: it could not be left again.
+//! - I2: a group has never fewer voters than it had or is to have; and not fewer than it had before all that are to vote do.
+//! - I3: no change is proposed unless of each configuration that it leads through a majority is in reach and has caught up:
+//!   it could not be left again.
 
 use std::collections::BTreeSet;
 
@@ -145,6 +146,10 @@ pub fn next_step(
     let of = |replica: ReplicaId| progress.iter().find(|peer| peer.replica == replica);
     let is_heard = |replica| replica == own || of(replica).is_some_and(|peer| peer.recent_active);
     let has_caught_up = |replica| of(replica).is_some_and(|peer| has_caught_up(peer, commit));
+    let can_decide = |voters: &[ReplicaId]| {
+        let able = voters.iter().filter(|replica| **replica == own || has_caught_up(**replica));
+        able.count() * 2 > voters.len()
+    };
     let ready: Vec<ReplicaId> = members
         .learners
         .iter()
@@ -155,12 +160,14 @@ pub fn next_step(
         members.voters.iter().partition(|replica| wanted.voters.contains(replica));
     // Who is gone goes first, and this replica last.
     surplus.sort_by_key(|replica| (*replica == own, is_heard(*replica)));
-    let count = members.voters.len() + ready.len();
-    let stays = surplus.split_off(count.saturating_sub(wanted.voters.len()).min(surplus.len()));
+    let mut leaving = (members.voters.len() + ready.len()).saturating_sub(wanted.voters.len());
+    if voters.len() + ready.len() < wanted.voters.len() {
+        leaving = leaving.min(ready.len());
+    }
+    let stays = surplus.split_off(leaving.min(surplus.len()));
     voters.extend(stays.into_iter().chain(ready.iter().copied()));
-    let heard = voters.iter().filter(|replica| is_heard(**replica)).count();
     let changes_voters = !ready.is_empty() || !surplus.is_empty();
-    if changes_voters && heard * 2 <= voters.len() {
+    if changes_voters && !(can_decide(&members.voters) && can_decide(&voters)) {
         return Step::Wait;
     }
     let strays = members.learners.iter().copied().filter(|replica| !wanted.contains(*replica));
@@ -280,9 +287,9 @@ mod tests {
         let swap = change(&[(AddNode, 9), (RemoveNode, 3)]);
         assert_eq!(at(members(&[1, 2, 3], &[9]), 936), swap);
         assert_eq!(at(members(&[1, 2, 9], &[]), 1_000), Step::Settled);
-        let probed = PeerProgress { state: ReplicationState::Snapshot, ..peer(9, 1_000) };
-        let progress = [peer(2, 1_000), probed];
         let now = members(&[1, 2, 3], &[9]);
+        let snapshot = PeerProgress { state: ReplicationState::Snapshot, ..peer(9, 1_000) };
+        let progress = [peer(2, 1_000), snapshot];
         assert_eq!(next_step(ReplicaId(1), &want, &now, &progress, COMMIT), Step::Wait);
     }
 
@@ -308,6 +315,13 @@ mod tests {
         let now = members(&[1, 2, 3], &[]);
         assert_eq!(step(&fewer, &now, &[(2, 1_000), (3, 1_000)]), change(&[(RemoveNode, 3)]));
         assert_eq!(step(&fewer, &now, &[(2, 0), (3, 1_000)]), Step::Wait, "I3");
+        assert_eq!(step(&fewer, &now, &[(2, 900), (3, 1_000)]), Step::Wait, "I3");
+        let not_yet = step(
+            &wanted(&[1, 9], &[]),
+            &members(&[1, 2, 3], &[9]),
+            &[(2, 1_000), (3, 1_000), (9, 5)],
+        );
+        assert_eq!(not_yet, Step::Wait, "I2");
         let stray = step(&fewer, &members(&[1, 2], &[5]), &[(2, 1_000), (5, 0)]);
         assert_eq!(stray, change(&[(RemoveNode, 5)]));
     }
