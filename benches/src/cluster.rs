@@ -72,6 +72,8 @@ impl Cluster {
                 format!("{{ id = {id}, kafka_addr = \"{kafka}\", raft_addr = \"{raft}\" }}")
             });
             settings.push(format!("cluster.nodes = [{}]", nodes.collect::<Vec<_>>().join(", ")));
+            // A node that was wiped is one on purpose.
+            settings.push("cluster.replace_after_ms = 0".to_owned());
         }
         let mut laid_out = Vec::new();
         for (id, ports) in (1..).zip(ports) {

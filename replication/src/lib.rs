@@ -12,6 +12,7 @@
 //! | `ready` | the only place that orders send, append, persist and apply |
 //! | `read_index` | whether a leader still leads, before it answers readers |
 //! | `membership` | who belongs to a group, joint configurations |
+//! | `to_come` | the configurations that the end of a log may bring |
 //! | `snapshot` | replacing a whole log: what is sent, made, installed |
 //! | `gate` | what a message must look like before raft-rs sees it |
 //! | `log_store` | raft-rs's `Storage`: terms of the whole log, entries that are not yet applied |
@@ -42,6 +43,7 @@ mod restart;
 mod snapshot;
 mod status;
 mod timeouts;
+mod to_come;
 pub mod wire;
 
 pub use config::{CheckpointParts, GroupConfig, RecoveredLog};

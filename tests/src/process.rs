@@ -44,6 +44,8 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// `wal.ballast_bytes`: small, so that a start writes little.
     pub ballast_bytes: u64,
+    /// `cluster.replace_after_ms`: short, so that a node that was wiped comes back soon.
+    pub replace_after_ms: Option<u64>,
     /// More lines of TOML at the top level.
     pub top: String,
     /// Tables of TOML behind all that.
@@ -58,6 +60,7 @@ impl Default for Settings {
             wal_file_bytes: 8 << 20,
             data_dir: None,
             ballast_bytes: 1 << 20,
+            replace_after_ms: Some(500),
             top: String::new(),
             tables: String::new(),
         }
@@ -214,6 +217,9 @@ impl Broker {
         let mut command = server_command()?;
         command.arg("--config").arg(&config).stdout(log.try_clone()?).stderr(log);
         command.current_dir(self.scratch.path());
+        if let Some(wait) = self.settings.replace_after_ms {
+            command.env("CHRONIK_CLUSTER_REPLACE_AFTER_MS", wait.to_string());
+        }
         let spawned = match &self.namespace {
             Some(namespace) => namespace.run(|| command.spawn()),
             None => command.spawn(),

@@ -56,6 +56,11 @@ pub enum JoinOutcome {
     },
     /// Nothing yet: it may ask again.
     NotYet,
+    /// It is to ask again, for this reason.
+    Later {
+        /// The reason.
+        text: String,
+    },
     /// A node with its id is running, on this disk.
     IdInUse {
         /// That one.
@@ -117,6 +122,7 @@ impl FormedAnswerer {
                 Reply::Joined { formation: self.formation.clone(), peers }
             }
             JoinOutcome::NotYet => Reply::NotYet,
+            JoinOutcome::Later { text } => Reply::Later { text },
             JoinOutcome::IdInUse { node_uuid } => Reply::Refused(Refusal::IdInUse { node_uuid }),
             JoinOutcome::AddressInUse { node } => Reply::Refused(Refusal::AddressInUse { node }),
             JoinOutcome::Refused { text } => Reply::Refused(Refusal::NotTaken { text }),

@@ -295,6 +295,7 @@ impl Forming {
             Reply::Status(Status::Unformed { promised: None })
             | Reply::NotYet
             | Reply::Joined { .. }
+            | Reply::Later { .. }
             | Reply::Refused(_) => {}
         }
         self.advance_round(now_ms);

@@ -209,6 +209,7 @@ fn judge(seal: &Seal, body: &[u8], own: NodeId, exchange: u64, replica: ReplicaI
             "it answers, but there is nobody yet who could take this node in: the nodes of that cluster have no leader"
                 .to_owned(),
         ),
+        Reply::Later { text } => Asked::Again(text),
         Reply::Refused(Refusal::IdInUse { node_uuid }) => {
             Asked::Never(JoinProblem::IdInUse { node_uuid })
         }

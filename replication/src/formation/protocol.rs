@@ -105,6 +105,8 @@ pub enum Reply {
     Refused(Refusal),
     /// The sender is part of the cluster that began like this; with the nodes that it has now.
     Joined { formation: Formation, peers: Vec<ListedNode> },
+    /// The sender is not taken in yet, for this reason; it may ask again.
+    Later { text: String },
 }
 
 /// Why a node will not talk.
@@ -224,6 +226,7 @@ mod tests {
             Reply::NotYet,
             Reply::Refused(Refusal::ListDiffers { list: vec![listed.clone()] }),
             Reply::Joined { formation: formation(), peers: vec![listed] },
+            Reply::Later { text: "a while".to_owned() },
             Reply::Refused(Refusal::AddressInUse { node: NodeId(3) }),
             Reply::Refused(Refusal::NotTaken { text: "full".to_owned() }),
             Reply::Refused(Refusal::IdInUse { node_uuid: NodeUuid(1) }),

@@ -21,8 +21,8 @@ impl Catalog {
     pub fn apply(&mut self, command: &CatalogCommand) -> CommandOutcome {
         let refused = CommandOutcome::Refused;
         match command {
-            CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed } => self
-                .register_broker(*cluster_id, broker, *replica_seed)
+            CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed, replaces } => self
+                .register_broker(*cluster_id, broker, *replica_seed, *replaces)
                 .map_or_else(refused, |()| CommandOutcome::BrokerRegistered),
             CatalogCommand::CreateTopics { topics, avoid } => CommandOutcome::TopicsCreated(
                 topics.iter().map(|topic| self.create_topic(topic, avoid)).collect(),

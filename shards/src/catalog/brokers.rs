@@ -2,6 +2,9 @@
 //!
 //! - I1: a disk that another one took the place of, or whose node was removed, never comes back: its replicas may be
 //!   voted for under other ids by now, or be nobody's.
+//! - I2: a disk takes the place of just the one that whoever judged it had in mind.
+//! - I3: as long as there are brokers, one of them is open. So a broker that is cordoned gets no vote on the catalog, and
+//!   whoever found that it has none may remove it.
 
 use std::sync::Arc;
 
@@ -15,6 +18,7 @@ impl Catalog {
         cluster_id: ClusterId,
         broker: &Broker,
         replica_seed: u64,
+        replaces: Option<Incarnation>,
     ) -> Result<(), CatalogError> {
         let node = broker.node;
         if let Some(ours) = self.cluster_id.filter(|ours| *ours != cluster_id) {
@@ -27,6 +31,10 @@ impl Catalog {
         }
         if self.retired.contains(&broker.incarnation) {
             return Err(CatalogError::RetiredIncarnation { node });
+        }
+        let had = known.as_ref().map(|known| known.incarnation);
+        if had.is_some_and(|had| had != broker.incarnation && replaces != Some(had)) {
+            return Err(CatalogError::OtherIncarnation { node });
         }
         self.cluster_id = Some(cluster_id);
         let is_cordoned = known.as_ref().is_some_and(|known| known.is_cordoned);
@@ -47,6 +55,12 @@ impl Catalog {
         node: NodeId,
         is_cordoned: bool,
     ) -> Result<(), CatalogError> {
+        if is_cordoned && self.open_brokers().all(|open| open.node == node) {
+            let is_open = self.brokers.get(&node).is_some_and(|broker| !broker.is_cordoned);
+            if is_open {
+                return Err(CatalogError::LastOpenBroker { node }); // I3
+            }
+        }
         let broker = self.brokers.get_mut(&node).ok_or(CatalogError::UnknownBroker { node })?;
         if broker.is_cordoned != is_cordoned {
             *broker = Arc::new(Broker { is_cordoned, ..Broker::clone(broker) });
@@ -64,6 +78,9 @@ impl Catalog {
         }
         if self.brokers.len() == 1 {
             return Err(CatalogError::LastBroker { node });
+        }
+        if !broker.is_cordoned {
+            return Err(CatalogError::BrokerNotDrained { node });
         }
         let incarnation = broker.incarnation;
         self.brokers.remove(&node);

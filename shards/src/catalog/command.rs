@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chronik_engine::ids::{GroupId, NodeId, ReplicaId};
 
-use super::{Broker, CatalogError, ClusterId, Topic, TopicId};
+use super::{Broker, CatalogError, ClusterId, Incarnation, Topic, TopicId};
 
 /// A change to the catalog: the payload of an entry in META's log.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -19,6 +19,8 @@ pub enum CatalogCommand {
         broker: Broker,
         /// Where the ids of new replicas come from; random.
         replica_seed: u64,
+        /// The disk whose place it takes, where the catalog knows the broker by another one.
+        replaces: Option<Incarnation>,
     },
     /// Makes topics; each stands for itself.
     CreateTopics {

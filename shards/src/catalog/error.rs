@@ -153,9 +153,27 @@ pub enum CatalogError {
         replicas: usize,
     },
     /// INVALID_REQUEST
+    #[error("broker {node} takes replicas; drain it first: chronik-server cluster remove {node}")]
+    BrokerNotDrained {
+        /// The broker.
+        node: NodeId,
+    },
+    /// INVALID_REQUEST
+    #[error("broker {node} is the last one that takes replicas and leads partitions")]
+    LastOpenBroker {
+        /// The broker.
+        node: NodeId,
+    },
+    /// INVALID_REQUEST
     #[error("broker {node} is the only one")]
     LastBroker {
         /// The broker.
+        node: NodeId,
+    },
+    /// INVALID_REQUEST
+    #[error("node {node} is known with another data directory")]
+    OtherIncarnation {
+        /// The node.
         node: NodeId,
     },
     /// INVALID_REQUEST
@@ -194,6 +212,15 @@ pub enum AssignmentProblem {
     Cordoned {
         /// The node.
         node: NodeId,
+    },
+    /// Its other replicas went with their disks, and no new one has caught up yet.
+    #[error(
+        "Broker {left} has the only replica that is left of the partition. Until another one has caught up the partition \
+         can only be on broker {left} and at most one more."
+    )]
+    LeftAlone {
+        /// The node with the replica that is left.
+        left: NodeId,
     },
     /// The proposer did not draw one replica id for each node, or one that is in use.
     #[error("{replica_ids} replica ids for {nodes} nodes, or some are in use")]

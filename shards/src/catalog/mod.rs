@@ -15,7 +15,7 @@
 //!   replicas that go included.
 //! - I5: a command that is refused changes nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -268,16 +268,19 @@ impl Catalog {
         })
     }
 
-    /// The groups with a replica on one shard whose only other one went with its disk; see
-    /// [`Partition::pair_with_lost`].
+    /// The groups with a replica on one shard of which others went with their disks, and those.
     #[must_use]
-    pub fn lost_beside(&self, node: NodeId, shard: ShardId) -> BTreeMap<GroupId, ReplicaId> {
+    pub fn lost_beside(
+        &self,
+        node: NodeId,
+        shard: ShardId,
+    ) -> BTreeMap<GroupId, BTreeSet<ReplicaId>> {
         let partitions = self.topics.values().flat_map(|topic| &topic.partitions);
-        let unsettled = partitions.filter(|partition| !partition.removing.is_empty());
-        unsettled
-            .filter_map(|partition| Some((partition.group, partition.pair_with_lost()?)))
-            .filter(|(_, (left, _))| left.node == node && left.shard == shard)
-            .map(|(group, (_, lost))| (group, lost))
+        partitions
+            .filter(|partition| !partition.is_settled())
+            .filter(|partition| partition.placement_on(node).is_some_and(|p| p.shard == shard))
+            .map(|partition| (partition.group, partition.lost_replicas().collect()))
+            .filter(|(_, lost): &(GroupId, BTreeSet<ReplicaId>)| !lost.is_empty())
             .collect()
     }
 

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId};
 
-use super::{Catalog, CatalogError, Partition, PartitionMove, Placement, Topic, TopicRef};
+use super::{
+    AssignmentProblem, Catalog, CatalogError, Partition, PartitionMove, Placement, Topic, TopicRef,
+};
 
 impl Catalog {
     pub(super) fn move_partition(&mut self, wanted: &PartitionMove) -> Result<(), CatalogError> {
@@ -27,6 +29,7 @@ impl Catalog {
             cancelled(old).ok_or(CatalogError::NoReassignmentInProgress)?
         } else {
             self.check_nodes(&wanted.nodes, &wanted.replica_ids, Some(old))?;
+            check_left(old, &wanted.nodes)?;
             self.moved(old, &wanted.nodes, &wanted.replica_ids)
         };
         self.replace_partitions(&topic, [(number, new)]);
@@ -62,9 +65,13 @@ impl Catalog {
             let was_adding = old.adding.contains(&placement.replica);
             if was_adding { &mut new.dropped } else { &mut new.removing }.push(*placement);
         }
-        // What went with a disk is named only beside what takes its place (I3 of partition).
+        // What went with a disk has a place only beside what takes it (I3 of partition).
         let has = |node| new.replicas.iter().any(|placement: &Placement| placement.node == node);
-        new.removing.retain(|placement| has(placement.node) || !old.is_lost(placement));
+        let stays = |placement: &Placement| has(placement.node) || !old.is_lost(placement);
+        let (removing, lost): (Vec<Placement>, Vec<Placement>) =
+            new.removing.iter().partition(|placement| stays(placement));
+        new.removing = removing;
+        lost.iter().for_each(|placement| new.note_lost(placement.replica));
         new
     }
 
@@ -82,8 +89,8 @@ impl Catalog {
         if old.is_settled() || !are_wanted {
             return Err(other);
         }
-        let (adding, removing, dropped) = (Vec::new(), Vec::new(), Vec::new());
-        let new = Partition { adding, removing, dropped, ..old.clone() };
+        let initial_voters = old.initial_voters.clone();
+        let new = Partition { initial_voters, ..Partition::new(group, old.replicas.clone()) };
         self.replace_partitions(&topic, [(number, new)]);
         Ok(())
     }
@@ -123,8 +130,18 @@ impl Catalog {
     }
 }
 
+/// Of a replica that is left alone nothing may be taken but what it agrees to: it and one more decide nothing without it,
+/// so that it finds its way on from its own log after a crash (`core::lost`).
+fn check_left(old: &Partition, nodes: &[NodeId]) -> Result<(), AssignmentProblem> {
+    let keeps = |left: &NodeId| nodes.contains(left) && nodes.len() <= 2;
+    match old.left_alone().filter(|left| !keeps(left)) {
+        Some(left) => Err(AssignmentProblem::LeftAlone { left }),
+        None => Ok(()),
+    }
+}
+
 /// The partition as it was before the move that is under way, `None` if none is. What takes the place of a replica that
-/// went with its disk stays.
+/// went with its disk stays. Where one of those before went and nothing takes its place, there is no way back.
 fn cancelled(old: &Partition) -> Option<Partition> {
     let replaces =
         |placement: &Placement| old.removing.iter().any(|lost| lost.node == placement.node);
@@ -134,7 +151,9 @@ fn cancelled(old: &Partition) -> Option<Partition> {
         .partition(|placement| !old.adding.contains(&placement.replica) || replaces(placement));
     let (lost, back): (Vec<Placement>, Vec<Placement>) =
         old.removing.iter().partition(|placement| old.is_lost(placement));
-    if (dropped.is_empty() && back.is_empty()) || (kept.is_empty() && back.is_empty()) {
+    let count = kept.len() + back.len();
+    let is_short = !old.lost.is_empty() && count < old.replicas.len();
+    if (dropped.is_empty() && back.is_empty()) || count == 0 || is_short {
         return None;
     }
     let mut new = Partition { replicas: kept, removing: lost, ..old.clone() };
@@ -148,8 +167,11 @@ fn cancelled(old: &Partition) -> Option<Partition> {
 fn replaced_on(old: &Partition, node: NodeId, shards: u16, seed: u64) -> Partition {
     let mut new = old.clone();
     new.dropped.retain(|placement| placement.node != node);
+    let goes = |placement: &&Placement| placement.node == node;
+    old.dropped.iter().filter(goes).for_each(|placement| new.note_lost(placement.replica));
     let Some(at) = new.replicas.iter().position(|placement| placement.node == node) else {
         new.removing.retain(|placement| placement.node != node);
+        old.removing.iter().filter(goes).for_each(|placement| new.note_lost(placement.replica));
         return new;
     };
     let lost = new.replicas[at];
@@ -158,6 +180,7 @@ fn replaced_on(old: &Partition, node: NodeId, shards: u16, seed: u64) -> Partiti
     new.replicas[at] = Placement { node, shard, replica };
     if old.adding.contains(&lost.replica) {
         new.adding.retain(|adding| *adding != lost.replica);
+        new.note_lost(lost.replica);
     } else {
         new.removing.push(lost);
     }
@@ -175,7 +198,8 @@ fn new_replica_id(seed: u64, partition: &Partition) -> ReplicaId {
         id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let id = ReplicaId(id ^ (id >> 31));
         let is_initial = partition.initial_voters.contains(&id);
-        if id != ReplicaId::NONE && !is_initial && partition.placement_of(id).is_none() {
+        let is_named = partition.placement_of(id).is_some() || partition.lost.contains(&id);
+        if id != ReplicaId::NONE && !is_initial && !is_named {
             return id;
         }
     }

@@ -6,8 +6,8 @@
 //!
 //! - I1: no two of `replicas` are on one node, and no replica id stands in two places.
 //! - I2: `adding` holds ids of `replicas` alone.
-//! - I3: where a node has a replica in `removing` and another one in `replicas`, the former went with the node's disk.
-//!   Every other replica in the lists is, or is to be, on the disk that the catalog knows its node by.
+//! - I3: where a node has a replica in `removing` and another one in `replicas`, the former went with the node's disk, and
+//!   so did those in `lost`. Every other replica in the lists is, or is to be, on the disk that the catalog knows its node by.
 
 use std::collections::BTreeSet;
 
@@ -42,9 +42,16 @@ pub struct Partition {
     pub removing: Vec<Placement>,
     /// Replicas that an earlier plan was to add: the group may have taken them in, so they are kept until it is settled.
     pub dropped: Vec<Placement>,
+    /// Replicas that went with their disks and that nothing takes the place of: the group may have them as members, so they
+    /// are named until it is settled. The newest of them, [`LOST_MAX`] at most.
+    pub lost: Vec<ReplicaId>,
     /// The voters that the group's log begins with.
     pub initial_voters: Vec<ReplicaId>,
 }
+
+/// Replicas of a partition that are remembered as lost. A group changes its members one plan at a time, so that it can
+/// have in it what a few disks took along before it could be settled, and no more.
+const LOST_MAX: usize = 16;
 
 impl Partition {
     /// A new partition with these replicas.
@@ -57,6 +64,7 @@ impl Partition {
             adding: Vec::new(),
             removing: Vec::new(),
             dropped: Vec::new(),
+            lost: Vec::new(),
         }
     }
 
@@ -86,7 +94,10 @@ impl Partition {
     /// Whether Raft's members are what the partition is to have, as far as the catalog knows.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.adding.is_empty() && self.removing.is_empty() && self.dropped.is_empty()
+        self.adding.is_empty()
+            && self.removing.is_empty()
+            && self.dropped.is_empty()
+            && self.lost.is_empty()
     }
 
     /// Whether the partition is to have other replicas than before: what Kafka calls a reassignment.
@@ -102,26 +113,42 @@ impl Partition {
         self.removing.contains(placement) && self.replicas.iter().any(replaced)
     }
 
-    /// Of a partition of two that was settled and then lost one with its disk, the replica that is left and the lost one.
+    /// The replicas that went with their disks and may be members of the group (I3).
+    pub fn lost_replicas(&self) -> impl Iterator<Item = ReplicaId> {
+        let replaced = self.removing.iter().filter(|placement| self.is_lost(placement));
+        replaced.map(|placement| placement.replica).chain(self.lost.iter().copied())
+    }
+
+    /// The node of the only replica that the group had when it was settled last and still has, if others went with their
+    /// disks: nothing can be decided without it, and until it has another one beside it nothing should.
     #[must_use]
-    pub fn pair_with_lost(&self) -> Option<(Placement, ReplicaId)> {
-        let [lost] = self.removing[..] else { return None };
-        let [adding] = self.adding[..] else { return None };
-        let (replaced, left): (Vec<Placement>, Vec<Placement>) =
-            self.replicas.iter().partition(|placement| placement.node == lost.node);
-        let ([replaced], [left]) = (&replaced[..], &left[..]) else { return None };
-        let is_all = self.dropped.is_empty() && replaced.replica == adding;
-        is_all.then_some((*left, lost.replica))
+    pub fn left_alone(&self) -> Option<NodeId> {
+        let had =
+            self.replicas.iter().filter(|placement| !self.adding.contains(&placement.replica));
+        let goes = self.removing.iter().filter(|placement| !self.is_lost(placement));
+        let mut left = had.chain(goes).map(|placement| placement.node);
+        let only = left.next().filter(|_| left.next().is_none());
+        only.filter(|_| self.lost_replicas().next().is_some())
+    }
+
+    /// Notes that a replica went with its disk and that nothing takes its place.
+    pub(super) fn note_lost(&mut self, replica: ReplicaId) {
+        if self.lost.len() >= LOST_MAX {
+            self.lost.remove(0);
+        }
+        self.lost.push(replica);
     }
 
     /// Whether I1 and I2 hold.
     #[must_use]
     pub fn is_coherent(&self) -> bool {
         let nodes: BTreeSet<NodeId> = self.replicas.iter().map(|p| p.node).collect();
-        let ids: BTreeSet<ReplicaId> = self.placements().map(|p| p.replica).collect();
+        let named = || self.placements().map(|p| p.replica).chain(self.lost.iter().copied());
+        let ids: BTreeSet<ReplicaId> = named().collect();
         let is_kept = |id: &ReplicaId| self.replicas.iter().any(|p| p.replica == *id);
         nodes.len() == self.replicas.len()
-            && ids.len() == self.placements().count()
+            && ids.len() == named().count()
+            && self.lost.len() <= LOST_MAX
             && self.adding.iter().all(is_kept)
     }
 

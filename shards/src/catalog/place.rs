@@ -40,7 +40,11 @@ impl Catalog {
             return Err(AssignmentProblem::Empty);
         }
         let ids: BTreeSet<ReplicaId> = replica_ids.iter().copied().collect();
-        let is_used = |replica| has.is_some_and(|has| has.placement_of(replica).is_some());
+        let is_used = |replica| {
+            has.is_some_and(|has| {
+                has.placement_of(replica).is_some() || has.lost.contains(&replica)
+            })
+        };
         let are_new = !ids.contains(&ReplicaId::NONE) && !ids.iter().any(|id| is_used(*id));
         if ids.len() != nodes.len() || replica_ids.len() != nodes.len() || !are_new {
             let (nodes, replica_ids) = (nodes.len(), replica_ids.len());

@@ -25,17 +25,19 @@ fn broker(node: u32, shards: u16, disk: u128) -> Broker {
     }
 }
 
-fn register_on(node: u32, shards: u16, disk: u128) -> CatalogCommand {
+/// On another disk than the catalog knows it by, if it does.
+fn register_on(catalog: &Catalog, node: u32, shards: u16, disk: u128) -> CatalogCommand {
     CatalogCommand::RegisterBroker {
         cluster_id: CLUSTER,
         broker: broker(node, shards, disk),
         replica_seed: u64::try_from(disk).unwrap_or(0) << 8,
+        replaces: catalog.broker(NodeId(node)).map(|known| known.incarnation),
     }
 }
 
 /// On the first disk that it ever had.
 fn register(node: u32, shards: u16) -> CatalogCommand {
-    register_on(node, shards, u128::from(node) << 32)
+    register_on(&Catalog::new(), node, shards, u128::from(node) << 32)
 }
 
 fn new_topic(name: &str, id: u128, partitions: u64) -> NewTopic {
@@ -199,8 +201,12 @@ fn given_a_topic_when_its_configs_and_partitions_change_then_the_rest_stays() {
 fn given_a_broker_of_another_cluster_when_it_registers_then_it_is_refused() {
     let mut catalog = one_broker(1);
     let (cluster_id, broker) = (ClusterId(Uuid::from_u128(0xC2)), broker(2, 1, 2));
-    let outcome =
-        catalog.apply(&CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: 1 });
+    let outcome = catalog.apply(&CatalogCommand::RegisterBroker {
+        cluster_id,
+        broker,
+        replica_seed: 1,
+        replaces: None,
+    });
     assert!(matches!(outcome, CommandOutcome::Refused(CatalogError::OtherCluster { .. })));
     assert_eq!(catalog.brokers().len(), 1);
 }
@@ -235,7 +241,12 @@ fn golden_commands() -> Vec<CatalogCommand> {
         CatalogCommand::MovePartitions {
             moves: vec![moves::to("orders", 0, &[3]), moves::to("orders", 1, &[])],
         },
-        register_on(2, 2, 0xd15c),
+        CatalogCommand::RegisterBroker {
+            cluster_id: CLUSTER,
+            broker: broker(2, 2, 0xd15c),
+            replica_seed: 0xd15c00,
+            replaces: Some(broker(2, 1, 2 << 32).incarnation),
+        },
         CatalogCommand::CordonBroker { node: NodeId(3), is_cordoned: true },
         CatalogCommand::ReplicasSettled { group: GroupId(9), replicas: vec![ReplicaId(3)] },
         CatalogCommand::UnregisterBroker { node: NodeId(7) },
@@ -287,7 +298,7 @@ fn check_golden(name: &str, version: u8, commands: &[CatalogCommand]) {
 
 #[test]
 fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
-    check_golden("v3.hex", 3, &golden_commands());
+    check_golden("v4.hex", 4, &golden_commands());
 }
 
 #[test]
@@ -308,7 +319,7 @@ fn given_bytes_that_are_no_catalog_when_decoded_then_an_error_says_why() {
         Err(CatalogCodecError::Framed(FramedError::Trailing { bytes: 1 }))
     ));
     // CreateTopics with 2^60 topics: refused before anything is reserved for them.
-    let huge = [3, 0, 1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0x10];
+    let huge = [4, 0, 1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0x10];
     assert!(matches!(
         CatalogCommand::decode(&huge),
         Err(CatalogCodecError::Framed(FramedError::Malformed { .. }))

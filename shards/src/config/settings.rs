@@ -168,6 +168,10 @@ settings! {
         join: Option<HostPort> = None;
         /// How often a node that waits for its cluster looks whether the others are there.
         probe_interval_ms: u64 [100, 60_000] = 2000;
+        /// How long a node with another data directory than the cluster knows it by must ask, unheard the other, until it
+        /// takes that one's place for good: what a wiped disk costs, and what saves a node that is down from one that was
+        /// given its id.
+        replace_after_ms: u64 [0, DAY_MS] = 300_000;
         /// How fast this node copies records that its replicas lack from other nodes, in bytes per second, shared evenly
         /// among its shards; 0 is as fast as it goes.
         recovery_bytes_per_second: u64 [0, 1024 * GIB] = 0;

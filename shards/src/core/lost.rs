@@ -3,18 +3,23 @@
 //! Two are a quorum of two only together. So whatever was committed is on the replica that is left, and nothing can have
 //! been decided without it; but it cannot be elected, nor commit that another one takes the place of the lost one. The
 //! catalog knows that the disk will never come back, so here its replica is answered for: votes are granted and entries
-//! acknowledged in its name, as if its disk were a copy of the one that is left. With the joint change that brings in the
+//! acknowledged in its name, as if its disk were a copy of the one that is left. With the joint change that brings in a
 //! new replica the lost one is no member any more, and this ends.
 //!
-//! - I1: a replica is answered for only while the catalog says that it is lost, that the group was settled with just it and
-//!   this shard's replica, and that nothing but its replacement has been asked for since.
-//! - I2: and only while Raft's configurations that name it consist of it and this shard's replica.
-//! - I3: it never counts as in sync: what a producer wants on two disks is refused while there is one.
+//! What the catalog wants meanwhile does not matter, what is in the log does: the lost replica and others may have committed
+//! a change of members behind what this replica has applied, and gone on without it.
+//!
+//! - I1: a replica is answered for only while the catalog says that it went with its disk.
+//! - I2: and only while one of Raft's configurations in force consists of it and this shard's replica: so nothing is decided
+//!   without the latter, which has all that ever was.
+//! - I3: and only if no change of members in this replica's log leads to a configuration that can decide without it. One
+//!   exception: that a joint configuration is left for one without the lost replica, whose members answer for themselves.
+//! - I4: it never counts as in sync: what a producer wants on two disks is refused while there is one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chronik_engine::ids::{GroupId, ReplicaId};
-use chronik_replication::{Message, MessageType, PeerMessage};
+use chronik_replication::{Members, Message, MessageType, PeerMessage};
 
 use super::ShardCore;
 use super::group::Group;
@@ -23,18 +28,21 @@ use super::group::Group;
 const ROUNDS_MAX: usize = 32;
 
 impl ShardCore {
-    /// Says which groups of this shard have lost their only other replica (I1), and with which id.
-    pub fn set_lost(&mut self, lost: &BTreeMap<GroupId, ReplicaId>) {
+    /// Says of which groups of this shard other replicas went with their disks (I1), and which.
+    pub fn set_lost(&mut self, lost: &BTreeMap<GroupId, BTreeSet<ReplicaId>>) {
         if lost.is_empty() && self.lost_count == 0 {
             return;
         }
         self.lost_count = lost.len();
         for (id, group) in &mut self.groups {
-            let now = lost.get(id).copied();
-            if now.is_some() && group.lost != now {
-                tracing::warn!("{id}: its other replica is lost, this one goes on alone");
+            let now = lost.get(id).cloned().unwrap_or_default();
+            if group.lost != now {
+                group.lost = now;
+                let mut lost = group.lost.iter();
+                if lost.any(|lost| group.answers_for(*lost)) {
+                    tracing::warn!("{id}: its other replica is lost, this one goes on alone");
+                }
             }
-            group.lost = now;
         }
     }
 
@@ -48,7 +56,7 @@ impl ShardCore {
             let is_for_lost = |message: &mut PeerMessage| {
                 groups
                     .get(&message.group)
-                    .is_some_and(|group| group.answers_for(message.message.to))
+                    .is_some_and(|group| group.answers_for(ReplicaId(message.message.to)))
             };
             let asked: Vec<PeerMessage> =
                 self.shared.effects.messages.extract_if(.., is_for_lost).collect();
@@ -65,18 +73,32 @@ impl ShardCore {
 }
 
 impl Group {
-    /// Whether `to` is a lost replica in whose place this one answers (I2).
-    fn answers_for(&self, to: u64) -> bool {
-        let Some(lost) = self.lost.filter(|lost| lost.0 == to && self.is_live()) else {
+    /// Whether `to` is a lost replica in whose place this one answers.
+    fn answers_for(&self, to: ReplicaId) -> bool {
+        if !self.lost.contains(&to) || !self.is_live() {
             return false;
-        };
-        let members = self.raft.members();
-        let own = self.raft.replica();
+        }
+        let (own, now) = (self.raft.replica(), self.raft.members());
         let is_pair = |voters: &[ReplicaId]| {
-            !voters.contains(&lost) || (voters.len() == 2 && voters.contains(&own))
+            voters.len() == 2 && voters.contains(&to) && voters.contains(&own)
         };
-        members.votes(lost) && is_pair(&members.voters) && is_pair(&members.voters_outgoing)
+        let is_in_pair = is_pair(&now.voters) || is_pair(&now.voters_outgoing);
+        is_in_pair && self.raft.members_to_come().is_some_and(|next| keep(own, to, &now, &next))
     }
+}
+
+/// Whether those members, which may be in force by now, keep what was decided within reach of `own` (I3).
+fn keep(own: ReplicaId, lost: ReplicaId, now: &Members, to_come: &[Members]) -> bool {
+    let is_needed_in = |voters: &[ReplicaId]| voters.len() <= 2 && voters.contains(&own);
+    let needs_own =
+        |members: &Members| is_needed_in(&members.voters) || is_needed_in(&members.voters_outgoing);
+    let is_left =
+        |next: &Members| now.is_joint() && next.voters == now.voters && !now.voters.contains(&lost);
+    let (last, before) = match to_come {
+        [] => return true,
+        [before @ .., last] => (last, before),
+    };
+    before.iter().all(needs_own) && (needs_own(last) || (before.is_empty() && is_left(last)))
 }
 
 /// What a replica says that has the same log as the one that asks.

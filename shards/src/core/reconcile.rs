@@ -13,6 +13,7 @@
 //!   it could not be left again.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId};
 use chronik_replication::{
@@ -20,7 +21,7 @@ use chronik_replication::{
 };
 
 use super::ShardCore;
-use crate::catalog::{Catalog, Incarnation, Partition};
+use crate::catalog::{Broker, Catalog, Incarnation, Partition};
 
 /// Entries that a learner may lack when it becomes a voter: what is on the way.
 const LAG_ENTRIES_MAX: u64 = 64;
@@ -57,7 +58,8 @@ impl Wanted {
     }
 
     /// What the catalog's own group is to have: a replica of every broker, and of the nodes that the cluster began with
-    /// also those that have not registered yet. Some vote: those that do now first.
+    /// also those that have not registered yet. Some vote: those that do now first, and none that is cordoned, so that a
+    /// broker can go without taking a vote along.
     #[must_use]
     pub fn of_meta(catalog: &Catalog, first: &[FirstVoter], now: &Members) -> Wanted {
         let is_to_come = |one: &&FirstVoter| {
@@ -67,12 +69,15 @@ impl Wanted {
         };
         let mut voters: BTreeSet<ReplicaId> =
             first.iter().filter(is_to_come).map(|one| one.replica).collect();
-        let mut registered: Vec<ReplicaId> =
-            catalog.brokers().map(|broker| broker.meta_replica).collect();
-        registered.sort_by_key(|replica| !now.voters.contains(replica));
-        let places = META_VOTERS_MAX.saturating_sub(voters.len()).min(registered.len());
-        let learners = registered.split_off(places).into_iter().collect();
-        voters.extend(registered);
+        // Where all of them are cordoned, somebody has to vote.
+        let has_open = catalog.open_brokers().next().is_some();
+        let (learning, mut voting): (Vec<&Arc<Broker>>, Vec<&Arc<Broker>>) =
+            catalog.brokers().partition(|broker| has_open && broker.is_cordoned);
+        voting.sort_by_key(|broker| !now.voters.contains(&broker.meta_replica));
+        let places = META_VOTERS_MAX.saturating_sub(voters.len()).min(voting.len());
+        let learning = learning.into_iter().chain(voting.split_off(places));
+        let learners = learning.map(|broker| broker.meta_replica).collect();
+        voters.extend(voting.into_iter().map(|broker| broker.meta_replica));
         Wanted { voters, learners }
     }
 
@@ -239,6 +244,7 @@ fn conf_change(changes: &[(ConfChangeType, ReplicaId)]) -> ConfChangeV2 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::{CatalogCommand, ClusterId};
     use ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
 
     const COMMIT: RaftIndex = RaftIndex(1_000);
@@ -340,6 +346,40 @@ mod tests {
         let now = members(&[1, 2], &[4]);
         assert_eq!(step(&want, &now, &[(2, 1_000), (4, 5)]), change(&[(AddLearnerNode, 2)]));
         assert_eq!(step(&want, &members(&[1], &[2, 4]), &[]), Step::Settled);
+    }
+
+    #[test]
+    fn given_brokers_when_one_is_cordoned_then_it_gets_the_catalog_without_a_vote() {
+        let mut catalog = Catalog::new();
+        for node in 1..=2 {
+            let broker = Broker {
+                node: NodeId(node),
+                host: "host".to_owned(),
+                port: 9092,
+                rack: None,
+                shards: 1,
+                incarnation: Incarnation(uuid::Uuid::from_u128(node.into())),
+                meta_replica: ReplicaId(node.into()),
+                raft_addr: "host:9192".to_owned(),
+                is_cordoned: false,
+            };
+            let cluster_id = ClusterId(uuid::Uuid::from_u128(9));
+            catalog.apply(&CatalogCommand::RegisterBroker {
+                cluster_id,
+                broker,
+                replica_seed: 1,
+                replaces: None,
+            });
+        }
+        let now = members(&[1, 2], &[]);
+        assert_eq!(Wanted::of_meta(&catalog, &[], &now), wanted(&[1, 2], &[]));
+        catalog.apply(&CatalogCommand::CordonBroker { node: NodeId(2), is_cordoned: true });
+        let want = Wanted::of_meta(&catalog, &[], &now);
+        assert_eq!(want, wanted(&[1], &[2]));
+        // Who leads and is to go without a vote takes it from itself.
+        let own_last = next_step(ReplicaId(2), &want, &now, &[peer(1, 1_000)], COMMIT);
+        assert_eq!(own_last, change(&[(AddLearnerNode, 2)]));
+        assert_eq!(step(&want, &members(&[1], &[2]), &[(2, 1_000)]), Step::Settled);
     }
 
     #[test]

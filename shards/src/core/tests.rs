@@ -408,6 +408,7 @@ fn given_a_full_disk_when_commands_come_then_only_what_a_start_and_a_cleaner_nee
         cluster_id: ClusterId(Uuid::from_u128(1)),
         broker: broker(),
         replica_seed: 1,
+        replaces: None,
     };
     assert!(bench.command(&register).is_ok());
     assert!(bench.command(&CatalogCommand::DeleteTopics { topics: Vec::new() }).is_ok());
@@ -434,7 +435,12 @@ fn given_the_meta_group_when_commands_commit_then_outcome_and_catalog_come_out()
     bench.write_all();
     assert!(bench.core.take_effects().catalog.is_some(), "it leads: this is the catalog");
     let cluster_id = ClusterId(Uuid::from_u128(1));
-    let register = CatalogCommand::RegisterBroker { cluster_id, broker: broker(), replica_seed: 1 };
+    let register = CatalogCommand::RegisterBroker {
+        cluster_id,
+        broker: broker(),
+        replica_seed: 1,
+        replaces: None,
+    };
     let token = bench.command(&register).unwrap();
     let ids = bench.command(&CatalogCommand::AllocateProducerIds { count: 10 }).unwrap();
     assert!(bench.core.take_effects().catalog.is_none());
@@ -467,6 +473,7 @@ fn given_commands_that_change_nothing_to_be_seen_when_they_commit_then_no_catalo
         cluster_id: ClusterId(Uuid::from_u128(1)),
         broker: broker(),
         replica_seed: 1,
+        replaces: None,
     };
     let ids = CatalogCommand::AllocateProducerIds { count: 10 };
     bench.command(&register).unwrap();

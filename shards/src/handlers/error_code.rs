@@ -70,7 +70,10 @@ pub fn catalog_error(error: &CatalogError) -> ResponseError {
         | CatalogError::OtherReplicas { .. }
         | CatalogError::BrokerHasReplicas { .. }
         | CatalogError::LastBroker { .. }
+        | CatalogError::BrokerNotDrained { .. }
+        | CatalogError::LastOpenBroker { .. }
         | CatalogError::RetiredIncarnation { .. }
+        | CatalogError::OtherIncarnation { .. }
         | CatalogError::TopicIdInUse { .. } => ResponseError::InvalidRequest,
         CatalogError::ProducerIdsExhausted => ResponseError::UnknownServerError,
         CatalogError::OtherCluster { .. } => ResponseError::InconsistentClusterId,

@@ -128,7 +128,12 @@ mod tests {
                 is_cordoned: false,
             };
             let cluster_id = ClusterId(Uuid::from_u128(9));
-            catalog.apply(&CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: 7 });
+            catalog.apply(&CatalogCommand::RegisterBroker {
+                cluster_id,
+                broker,
+                replica_seed: 7,
+                replaces: None,
+            });
         }
         catalog
     }

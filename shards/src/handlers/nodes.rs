@@ -83,7 +83,12 @@ mod tests {
                 is_cordoned: false,
             };
             let cluster_id = ClusterId(Uuid::from_u128(9));
-            let command = CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: 7 };
+            let command = CatalogCommand::RegisterBroker {
+                cluster_id,
+                broker,
+                replica_seed: 7,
+                replaces: None,
+            };
             assert_eq!(catalog.apply(&command), CommandOutcome::BrokerRegistered);
         }
         catalog

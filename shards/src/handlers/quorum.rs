@@ -129,9 +129,10 @@ async fn unregister(shard: &Rc<Shard>, broker: BrokerId) -> Result<(), Refusal> 
     };
     let node = NodeId(u32::try_from(broker.0).map_err(|_| unknown())?);
     let is_cordoned = shard.catalog().broker(node).ok_or_else(unknown)?.is_cordoned;
-    if !is_cordoned && shard.nodes_up().contains(&node) {
+    if is_cordoned && shard.votes_on_catalog(node).await {
         let why = format!(
-            "Broker {node} runs and takes replicas; drain it first: chronik-server cluster remove {node}"
+            "broker {node} still votes on the cluster's metadata; it stops soon after it was drained, while more than half \
+             of the others run: ask again then"
         );
         return Err((ResponseError::InvalidRequest, why));
     }

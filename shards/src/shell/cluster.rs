@@ -11,6 +11,7 @@
 //! | `reconcile` | when the members of groups are brought to what the catalog wants |
 //! | [`leaders`] | who leads which partition, on whatever node |
 //! | [`quorum`] | how the quorum of the catalog is |
+//! | `replace` | nodes that come with another disk |
 //! | `start` | how a shard takes its place |
 //! | [`status`] | how the cluster is |
 //! | [`transfer`] | groups that are handed to a certain replica |
@@ -27,6 +28,7 @@ mod join;
 pub mod leaders;
 pub mod quorum;
 pub(super) mod reconcile;
+mod replace;
 mod start;
 pub mod status;
 pub mod transfer;
@@ -43,6 +45,7 @@ use chronik_replication::wire::{Call, CallRefused, LeaderNotice, Seat};
 
 pub use self::forward::NotProposed;
 use self::in_sync::InSync;
+use self::replace::Replacing;
 pub use self::start::ClusterPlace;
 use super::fill;
 use super::shard::Shard;
@@ -73,6 +76,8 @@ pub struct ClusterLinks {
     /// On the catalog's shard: who leads groups elsewhere.
     leaders: RefCell<BTreeMap<GroupId, (Term, NodeId)>>,
     in_sync: InSync,
+    /// On the catalog's shard: nodes that come with another disk.
+    replacing: RefCell<Replacing>,
 }
 
 /// Hears what comes over the links.
@@ -99,6 +104,7 @@ impl ClusterLinks {
             settling: RefCell::default(),
             leaders: RefCell::default(),
             in_sync: InSync::default(),
+            replacing: RefCell::default(),
         }
     }
 

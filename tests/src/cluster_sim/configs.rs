@@ -40,6 +40,19 @@ impl Config {
         is_left && majority_of(&self.voters, &holds)
     }
 
+    /// Whether it is two that vote, and nothing else is under way.
+    pub fn is_pair(&self) -> bool {
+        self.voters.len() == 2 && self.outgoing.is_empty()
+    }
+
+    /// The other one, where `replica` votes with just one more.
+    fn other_of_two(&self, replica: ReplicaId) -> Option<ReplicaId> {
+        let pair = [&self.voters, &self.outgoing]
+            .into_iter()
+            .find(|voters| voters.len() == 2 && voters.contains(&replica))?;
+        pair.iter().copied().find(|other| *other != replica)
+    }
+
     /// Whether `replica` belongs to it.
     pub fn has(&self, replica: ReplicaId) -> bool {
         let lists = [&self.voters, &self.outgoing, &self.learners];
@@ -131,6 +144,11 @@ impl Configs {
     /// What the first `length` entries come to.
     pub(super) fn at(&self, length: usize) -> Option<&Config> {
         self.after.range(..=length).next_back().map(|(_, config)| config)
+    }
+
+    /// The other one, where `replica` votes with just one more by one of the newest two.
+    pub(super) fn other_of_two(&self, replica: ReplicaId) -> Option<ReplicaId> {
+        self.after.values().rev().take(2).find_map(|config| config.other_of_two(replica))
     }
 
     /// Whether an entry may be committed by those who hold it. A leader counts with what it has applied: with the newest

@@ -2,7 +2,8 @@
 //! brings Raft's members to what the catalog wants, as the shell's `cluster::reconcile` and `cluster::join` have it.
 //!
 //! - I1: no disk is lost that could take the last copy of something committed with it: of each configuration that may be
-//!   in force, or with which a group is to begin, a majority has its disks. More than that no cluster survives.
+//!   in force, or with which a group is to begin, a majority has its disks. More than that no cluster survives. But of a
+//!   partition with two replicas that is settled, one may go.
 //! - I2: a node that lost its disks is another one to Raft: other replica ids, and nothing of its past (P26).
 
 use std::sync::Arc;
@@ -57,7 +58,8 @@ impl Run {
             is_cordoned: false,
         };
         let cluster_id = ClusterId(Uuid::from_u128(1));
-        CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: self.rng.random() }
+        let replica_seed = self.rng.random();
+        CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed, replaces: None }
     }
 
     /// Whether a catalog knows the disks that a node has.
@@ -89,11 +91,14 @@ impl Run {
     pub(super) fn take_join(&mut self, here: Seat, payload: &[u8]) -> Check {
         let (host, shard) = self.place(here);
         let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
-        let command = CatalogCommand::decode(payload)
+        let mut command = CatalogCommand::decode(payload)
             .map_err(|error| Violation { what: format!("a request to join: {error}") })?;
-        let CatalogCommand::RegisterBroker { broker, .. } = &command else { return Ok(()) };
+        let CatalogCommand::RegisterBroker { broker, replaces, .. } = &mut command else {
+            return Ok(());
+        };
         let catalog = node.core.borrow().catalog();
         let known = catalog.as_ref().and_then(|catalog| catalog.broker(broker.node));
+        *replaces = known.map(|known| known.incarnation);
         let is_known = known.is_some_and(|known| {
             (known.incarnation, known.meta_replica) == (broker.incarnation, broker.meta_replica)
         });
@@ -116,6 +121,7 @@ impl Run {
         trace!(self, "node {} loses its disks", host + 1);
         self.report.wipes += 1;
         self.crash(host)?;
+        let left_alone = self.oracle.left_alone();
         for shard in 0..self.hosts[host].shards.len() {
             let seat = self.seat(host, shard);
             self.oracle.lost(seat);
@@ -124,6 +130,7 @@ impl Run {
             disk.set_pending_polls_max(self.rng.random_range(0..3));
             self.hosts[host].shards[shard].disk = disk;
         }
+        self.report.left_alone += self.oracle.left_alone() - left_alone;
         let (incarnation, replica) = (self.rng.random(), self.rng.random_range(1..u64::MAX));
         let seat = self.seat(host, 0);
         let here = &mut self.hosts[host];
@@ -145,7 +152,8 @@ impl Run {
         if !(0..self.hosts.len()).all(|other| self.is_known(other)) || self.is_awaited(here) {
             return false;
         }
-        self.oracle.may_lose(is_open, |group, replica| {
+        let is_pair = |group: GroupId| group != GroupId::META && self.is_settled(group);
+        self.oracle.may_lose(is_open, is_pair, |group, replica| {
             self.seat_of(group, replica).is_some_and(|seat| seat.node == here)
         })
     }
@@ -310,6 +318,7 @@ impl Run {
                 }
             }
         }
+        core.set_lost(&catalog.lost_beside(seat.node, seat.shard));
     }
 
     /// Deletes the replicas of a shard that the catalog does not name any more.

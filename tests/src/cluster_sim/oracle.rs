@@ -87,7 +87,14 @@ impl GroupOracle {
                     replica.entries.get(at).is_some_and(|other| other.is_same(entry))
                 };
                 let holds = |replica| self.replicas.get(&replica).is_some_and(holds);
-                self.configs.may_commit(holds)
+                // One of two that went with its disk is answered for by the other.
+                let is_lost = |replica| {
+                    self.replicas.get(&replica).is_some_and(|disk: &Replica| disk.is_lost)
+                };
+                let stands_in = |replica| self.configs.other_of_two(replica).is_some_and(holds);
+                self.configs.may_commit(|replica| {
+                    holds(replica) || (is_lost(replica) && stands_in(replica))
+                })
             };
             let Some(chosen) = entries().find(is_held).cloned() else {
                 let what = format!(
@@ -361,10 +368,11 @@ impl Oracle {
     }
 
     /// Whether nothing that is committed would be gone with these replicas: of each configuration that may be in force a
-    /// majority keeps its disks.
+    /// majority keeps its disks; or one of two, where that is enough.
     pub(super) fn may_lose(
         &self,
         is_open: impl Fn(GroupId) -> bool,
+        may_be_alone: impl Fn(GroupId) -> bool,
         goes: impl Fn(GroupId, ReplicaId) -> bool,
     ) -> bool {
         self.groups.iter().filter(|(id, _)| is_open(**id)).all(|(id, group)| {
@@ -372,8 +380,23 @@ impl Oracle {
                 let is_lost = group.replicas.get(&replica).is_none_or(|disk| disk.is_lost);
                 !is_lost && !goes(*id, replica)
             };
-            group.configs_in_force().iter().all(|config| config.has_quorum(keeps))
+            let in_force = group.configs_in_force();
+            let is_left =
+                |config: &Config| config.is_pair() && config.voters.iter().any(|v| keeps(*v));
+            in_force.iter().all(|config| config.has_quorum(keeps))
+                || (in_force.iter().all(is_left) && may_be_alone(*id))
         })
+    }
+
+    /// How many groups have two voters of which one is lost.
+    pub(super) fn left_alone(&self) -> u64 {
+        let is_alone = |group: &&GroupOracle| {
+            let is_lost = |replica| group.replicas.get(replica).is_some_and(|disk| disk.is_lost);
+            let config = group.configs.newest().unwrap_or_default();
+            config.is_pair()
+                && config.voters.iter().filter(|replica| is_lost(*replica)).count() == 1
+        };
+        self.groups.values().filter(is_alone).count() as u64
     }
 
     /// Who belongs to a group, as its committed log says.

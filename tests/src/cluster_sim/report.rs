@@ -67,6 +67,8 @@ report! {
     crashes,
     /// Nodes that lost their disks.
     wipes,
+    /// Replicas of partitions of two whose other one went with its disk.
+    left_alone,
     /// Moves of partitions.
     moves,
     /// Groups that were handed to another replica.

@@ -45,7 +45,12 @@ impl Run {
         };
         let cluster_id = ClusterId(Uuid::from_u128(1));
         let replica_seed = 1;
-        self.propose_command(CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed });
+        self.propose_command(CatalogCommand::RegisterBroker {
+            cluster_id,
+            broker,
+            replica_seed,
+            replaces: None,
+        });
         self.settle()
     }
 

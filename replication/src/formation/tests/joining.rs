@@ -87,13 +87,14 @@ fn ask(address: SocketAddr, data_dir: &Path, seal: Seal) -> Joined {
 #[test]
 fn given_a_cluster_without_a_leader_for_a_while_when_a_node_asks_then_it_is_taken_in_once() {
     let taken = JoinOutcome::Taken { peers: vec![listed(1), listed(3)] };
-    let (address, requests) = serve(vec![JoinOutcome::NotYet, taken]);
+    let later = JoinOutcome::Later { text: "node 4 was heard just now".to_owned() };
+    let (address, requests) = serve(vec![JoinOutcome::NotYet, later, taken]);
     let directory = tempfile::tempdir().unwrap();
     let (joined, peers) = ask(address, directory.path(), secret()).unwrap();
     assert_eq!(peers, [listed(1), listed(3)]);
     assert_eq!(joined.formed.formation.cluster, ClusterUuid(9));
     let asked: Vec<JoinRequest> = requests.try_iter().collect();
-    assert_eq!(asked.len(), 2);
+    assert_eq!(asked.len(), 3);
     assert_eq!((asked[0].node, asked[0].node_uuid), (NodeId(4), NodeUuid(44)));
     assert_eq!(asked[0].introduction, introduction());
     assert_eq!(asked[0].replica, asked[1].replica, "I1");

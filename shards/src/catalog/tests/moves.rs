@@ -118,7 +118,11 @@ fn given_a_move_under_way_when_another_takes_its_place_then_what_was_to_come_is_
 fn given_a_node_on_another_disk_when_it_registers_then_its_replicas_are_others_and_the_old_disk_is_refused()
  {
     let mut catalog = three_of_five();
-    assert_eq!(catalog.apply(&register_on(3, 1, 77)), CommandOutcome::BrokerRegistered);
+    assert_eq!(catalog.apply(&register_on(&catalog, 3, 1, 77)), CommandOutcome::BrokerRegistered);
+    let not_named = register_on(&Catalog::new(), 3, 1, 78);
+    let node = NodeId(3);
+    let other = CommandOutcome::Refused(CatalogError::OtherIncarnation { node });
+    assert_eq!(catalog.apply(&not_named), other, "it had disk 77 in mind at best");
     let replaced = partition(&catalog);
     let new = replaced.placement_on(NodeId(3)).unwrap();
     assert_eq!(replaced.adding, [new.replica]);
@@ -126,10 +130,9 @@ fn given_a_node_on_another_disk_when_it_registers_then_its_replicas_are_others_a
     assert!(replaced.is_lost(&replaced.removing[0]));
     assert!(new.shard.0 < 1);
     let old = catalog.apply(&register(3, 2));
-    let node = NodeId(3);
     assert_eq!(old, CommandOutcome::Refused(CatalogError::RetiredIncarnation { node }));
     // Wiped again before it voted: that one was nobody yet.
-    catalog.apply(&register_on(3, 1, 78));
+    catalog.apply(&register_on(&catalog, 3, 1, 78));
     let twice = partition(&catalog);
     assert_ne!(twice.adding, replaced.adding);
     assert_eq!(pairs(&twice.removing), [(3, 13)]);
@@ -141,47 +144,76 @@ fn given_a_node_on_another_disk_when_it_registers_then_its_replicas_are_others_a
     assert!(partition(&catalog).is_settled());
     // The same disk again changes nothing.
     let before = catalog.clone();
-    catalog.apply(&register_on(3, 1, 78));
+    catalog.apply(&register_on(&catalog, 3, 1, 78));
     assert_eq!(catalog, before);
 }
 
 #[test]
-fn given_a_replica_that_went_with_its_disk_when_its_node_is_to_have_none_then_it_is_not_named() {
+fn given_a_replica_that_went_with_its_disk_when_its_node_is_to_have_none_then_it_has_no_place() {
     let mut catalog = three_of_five();
-    catalog.apply(&register_on(3, 2, 77));
+    catalog.apply(&register_on(&catalog, 3, 2, 77));
     let new = partition(&catalog).placement_on(NodeId(3)).unwrap();
     move_one(&mut catalog, to("t", 0, &[1, 2, 4])).unwrap();
     let moved = partition(&catalog);
     assert!(moved.removing.is_empty());
+    assert_eq!(moved.lost, [ReplicaId(13)]);
     assert_eq!(moved.dropped, [new]);
     // And of a replica that was about to go, nothing is left on the new disk.
     move_one(&mut catalog, ids_from(6_000, "t", 0, &[2, 4, 5])).unwrap();
     assert_eq!(pairs(&partition(&catalog).removing), [(1, 11)]);
-    catalog.apply(&register_on(1, 2, 79));
+    catalog.apply(&register_on(&catalog, 1, 2, 79));
     assert_eq!(partition(&catalog).placement_on(NodeId(1)), None);
 }
 
+fn lost_beside(catalog: &Catalog, node: u32) -> Vec<u64> {
+    let placement = partition(catalog).placement_on(NodeId(node)).unwrap();
+    let beside = catalog.lost_beside(NodeId(node), placement.shard);
+    beside.into_values().flatten().map(|replica| replica.0).collect()
+}
+
 #[test]
-fn given_a_partition_of_two_when_one_went_with_its_disk_then_the_other_knows_unless_more_was_asked_for()
- {
+fn given_a_partition_of_two_when_one_went_with_its_disk_then_the_other_knows_and_may_not_be_left() {
     let mut catalog = three_of_five();
     move_one(&mut catalog, to("t", 0, &[1, 2])).unwrap();
     settle(&mut catalog);
-    assert_eq!(partition(&catalog).pair_with_lost(), None);
-    catalog.apply(&register_on(2, 2, 77));
-    let (left, lost) = partition(&catalog).pair_with_lost().unwrap();
-    assert_eq!((left.replica, lost), (ReplicaId(11), ReplicaId(12)));
-    let group = partition(&catalog).group;
-    let beside = catalog.lost_beside(NodeId(1), left.shard);
-    assert_eq!(beside, BTreeMap::from([(group, lost)]));
-    assert!(catalog.lost_beside(NodeId(2), left.shard).is_empty());
-    let mut both = catalog.clone();
-    both.apply(&register_on(1, 2, 78));
-    assert_eq!(partition(&both).pair_with_lost(), None);
-    move_one(&mut catalog, to("t", 0, &[1, 2, 3])).unwrap();
-    assert_eq!(partition(&catalog).pair_with_lost(), None);
+    assert_eq!(partition(&catalog).left_alone(), None);
+    catalog.apply(&register_on(&catalog, 2, 2, 77));
+    assert_eq!(partition(&catalog).left_alone(), Some(NodeId(1)));
+    assert_eq!(lost_beside(&catalog, 1), [12]);
+    let left = AssignmentProblem::LeftAlone { left: NodeId(1) };
+    for elsewhere in [&[2][..], &[3, 4], &[1, 2, 3]] {
+        let refused = move_one(&mut catalog, ids_from(7_000, "t", 0, elsewhere));
+        assert_eq!(refused, Err(CatalogError::InvalidReplicaAssignment(left)));
+    }
+    // The node may be gone for good: another one takes its place, and the lost replica is named all the same.
+    move_one(&mut catalog, ids_from(8_000, "t", 0, &[1, 3])).unwrap();
+    assert_eq!(lost_beside(&catalog, 1), [12]);
+    assert_eq!(lost_beside(&catalog, 3), [12]);
     settle(&mut catalog);
-    assert!(catalog.lost_beside(NodeId(1), left.shard).is_empty());
+    assert!(lost_beside(&catalog, 1).is_empty());
+    assert_eq!(partition(&catalog).left_alone(), None);
+}
+
+#[test]
+fn given_a_move_under_way_when_a_replica_goes_with_its_disk_then_it_is_named_until_all_is_settled()
+{
+    for lost in [2, 3] {
+        let mut catalog = three_of_five();
+        move_one(&mut catalog, to("t", 0, &[1, 2])).unwrap();
+        settle(&mut catalog);
+        // Raft may have any of the three as members.
+        move_one(&mut catalog, to("t", 0, &[1, 3])).unwrap();
+        let replica = partition(&catalog).placement_on(NodeId(lost)).unwrap().replica;
+        catalog.apply(&register_on(&catalog, lost, 2, 77));
+        assert_eq!(lost_beside(&catalog, 1), [replica.0]);
+        let cancelled = move_one(&mut catalog, to("t", 0, &[]));
+        let is_back =
+            partition(&catalog).placement_on(NodeId(2)).is_some_and(|p| p.replica.0 == 12);
+        assert_eq!((cancelled.is_ok(), is_back), (lost == 3, lost == 3));
+        assert_eq!(lost_beside(&catalog, 1), [replica.0]);
+        settle(&mut catalog);
+        assert!(partition(&catalog).is_settled());
+    }
 }
 
 #[test]
@@ -195,6 +227,10 @@ fn given_a_broker_with_replicas_when_it_is_to_go_then_only_once_they_are_away() 
     move_one(&mut catalog, to("t", 0, &[1, 2, 4])).unwrap();
     assert_eq!(catalog.apply(&unregister), CommandOutcome::Refused(has));
     settle(&mut catalog);
+    catalog.apply(&CatalogCommand::CordonBroker { node, is_cordoned: false });
+    let open = CatalogError::BrokerNotDrained { node };
+    assert_eq!(catalog.apply(&unregister), CommandOutcome::Refused(open));
+    catalog.apply(&CatalogCommand::CordonBroker { node, is_cordoned: true });
     let cordoned = CatalogError::InvalidReplicaAssignment(AssignmentProblem::Cordoned { node });
     assert_eq!(move_one(&mut catalog, to("t", 0, &[1, 2, 3])), Err(cordoned));
     assert_eq!(catalog.apply(&unregister), CommandOutcome::BrokerChanged);
@@ -272,7 +308,9 @@ fn command(catalog: &Catalog, action: &Action, step: u64) -> Option<CatalogComma
         Action::Delete(at) => {
             CatalogCommand::DeleteTopics { topics: vec![TopicRef::Id(topic(at)?.id)] }
         }
-        Action::Wipe(node) => register_on(*node, 1 + u16::try_from(*node % 2).ok()?, first.into()),
+        Action::Wipe(node) => {
+            register_on(catalog, *node, 1 + u16::try_from(*node % 2).ok()?, first.into())
+        }
         Action::Move { at, nodes, rotate } => {
             let mut nodes: Vec<u32> = nodes.iter().copied().collect();
             let by = rotate % nodes.len();

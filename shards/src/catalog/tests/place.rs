@@ -8,8 +8,12 @@ fn brokers(racks: &[(u32, Option<&str>)]) -> Catalog {
     for (node, rack) in racks {
         let broker =
             Broker { rack: rack.map(str::to_owned), ..broker(*node, 2, u128::from(*node)) };
-        let command =
-            CatalogCommand::RegisterBroker { cluster_id: CLUSTER, broker, replica_seed: 1 };
+        let command = CatalogCommand::RegisterBroker {
+            cluster_id: CLUSTER,
+            broker,
+            replica_seed: 1,
+            replaces: None,
+        };
         assert_eq!(catalog.apply(&command), CommandOutcome::BrokerRegistered);
     }
     catalog
@@ -68,10 +72,23 @@ fn given_a_cordoned_broker_when_replicas_are_placed_then_it_gets_none_until_it_i
         cluster_id: CLUSTER,
         broker: broker(2, 2, 2),
         replica_seed: 1,
+        replaces: None,
     });
     assert!(catalog.broker(NodeId(2)).unwrap().is_cordoned);
     cordon(&mut catalog, false);
     create_one(&mut catalog, replicated("u", 2, 1, 3)).unwrap();
+    let cordon_one = |catalog: &mut Catalog, node| {
+        catalog.apply(&CatalogCommand::CordonBroker { node: NodeId(node), is_cordoned: true })
+    };
+    assert_eq!(cordon_one(&mut catalog, 1), CommandOutcome::BrokerChanged);
+    assert_eq!(cordon_one(&mut catalog, 2), CommandOutcome::BrokerChanged);
+    let last = CatalogError::LastOpenBroker { node: NodeId(3) };
+    assert_eq!(cordon_one(&mut catalog, 3), CommandOutcome::Refused(last));
+    assert_eq!(
+        cordon_one(&mut catalog, 2),
+        CommandOutcome::BrokerChanged,
+        "once more does no harm"
+    );
     let unknown = CatalogCommand::CordonBroker { node: NodeId(9), is_cordoned: true };
     let refused = CommandOutcome::Refused(CatalogError::UnknownBroker { node: NodeId(9) });
     assert_eq!(catalog.apply(&unknown), refused);

@@ -3,13 +3,15 @@
 //!
 //! - I1: nothing changes for a node that is in the catalog with the disk and the replica that it asks for: it enters its
 //!   addresses itself, over a link.
-//! - I2: a node that is heard is never put out of its place by another one with its id or with its address.
+//! - I2: a node that is heard is never put out of its place by another one with its id or with its address, and one that
+//!   is not heard only by who has asked for long (`replace`).
 
 use std::rc::Rc;
 
 use chronik_engine::ids::NodeId;
 use chronik_replication::formation::{JoinOutcome, JoinRequest, ListedNode};
 
+use super::join::replaced_by;
 use crate::catalog::{Broker, Catalog, CatalogCommand, ClusterId, CommandOutcome, Incarnation};
 use crate::core::Ack;
 use crate::shell::shard::{Shard, random_seed};
@@ -24,6 +26,8 @@ enum Judged {
     Known,
     /// It may come in.
     New,
+    /// It would take the place of this disk.
+    Replaces(Incarnation),
     Refused(JoinOutcome),
 }
 
@@ -42,15 +46,27 @@ impl Shard {
         match judge(&catalog, &broker, is_up) {
             Judged::Refused(why) => why,
             Judged::Known => taken(&catalog, broker.node),
-            Judged::New => self.register(broker).await,
+            Judged::New => self.register(broker, None).await,
+            Judged::Replaces(incarnation) => {
+                let quorum = self.find_quorum().await;
+                let Some(known) = catalog.broker(broker.node) else { return JoinOutcome::NotYet };
+                match self.may_replace(known, broker.incarnation, quorum.as_ref()) {
+                    Ok(()) => self.register(broker, Some(incarnation)).await,
+                    Err(why) => JoinOutcome::Later { text: why.to_string() },
+                }
+            }
         }
     }
 
-    async fn register(self: &Rc<Self>, broker: Broker) -> JoinOutcome {
+    async fn register(
+        self: &Rc<Self>,
+        broker: Broker,
+        replaces: Option<Incarnation>,
+    ) -> JoinOutcome {
         let node = broker.node;
         let cluster_id = ClusterId(self.node.cluster_uuid);
         let replica_seed = random_seed();
-        let command = CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed };
+        let command = CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed, replaces };
         match self.submit_command(&command).await {
             Ok(Ok(Ack::Command(CommandOutcome::BrokerRegistered))) => {
                 tracing::info!("node {node} is taken into the cluster");
@@ -93,7 +109,8 @@ fn judge(catalog: &Catalog, broker: &Broker, is_up: impl Fn(NodeId) -> bool) -> 
     }
     match address_holder(catalog, broker).filter(|node| is_up(*node)) {
         Some(node) => Judged::Refused(JoinOutcome::AddressInUse { node }),
-        None => Judged::New,
+        None => replaced_by(catalog, broker)
+            .map_or(Judged::New, |known| Judged::Replaces(known.incarnation)),
     }
 }
 
@@ -140,7 +157,12 @@ mod tests {
         let mut catalog = Catalog::new();
         for node in 1..=2 {
             let (cluster_id, broker) = (ClusterId(Uuid::from_u128(9)), broker(node, 1));
-            let command = CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: 7 };
+            let command = CatalogCommand::RegisterBroker {
+                cluster_id,
+                broker,
+                replica_seed: 7,
+                replaces: None,
+            };
             assert_eq!(catalog.apply(&command), CommandOutcome::BrokerRegistered);
         }
         catalog
@@ -155,7 +177,8 @@ mod tests {
         let node_uuid = Uuid::from_u128(1).into();
         let in_use = || Judged::Refused(JoinOutcome::IdInUse { node_uuid });
         assert_eq!(judge(&catalog, &broker(2, 5), up), in_use());
-        assert_eq!(judge(&catalog, &broker(2, 5), down), Judged::New, "its disk was replaced");
+        let replaces = Judged::Replaces(Incarnation(Uuid::from_u128(1)));
+        assert_eq!(judge(&catalog, &broker(2, 5), down), replaces, "its disk may be gone");
         let copied = Broker { meta_replica: ReplicaId(77), ..broker(2, 1) };
         assert_eq!(judge(&catalog, &copied, down), in_use(), "one disk has one replica");
     }

@@ -17,8 +17,9 @@ use chronik_replication::formation::Membership;
 use chronik_replication::peers::{CallError, Replier};
 use chronik_replication::wire::{CallRefused, LeaderNotice, Seat};
 
+use super::replace::NotReplaced;
 use super::{ClusterLinks, META_SHARD};
-use crate::catalog::{Broker, Catalog, CatalogCommand, CommandOutcome};
+use crate::catalog::{Broker, Catalog, CatalogCommand, CommandOutcome, Incarnation};
 use crate::core::reconcile::Wanted;
 use crate::core::{Ack, ShardCore};
 use crate::shell::replies::ReplyTo;
@@ -108,9 +109,30 @@ impl Shard {
         } else if catalog.broker(from.node).is_some_and(|known| is_known(known)) {
             reply.answer(Bytes::new());
         } else {
-            tracing::info!("node {} joins with replica {}", from.node.0, broker.meta_replica);
-            self.register_for(&command, reply);
+            match self.replacement(&catalog, &broker) {
+                Ok(replaced) => {
+                    tracing::info!(
+                        "node {} joins with replica {}",
+                        from.node.0,
+                        broker.meta_replica
+                    );
+                    self.register_for(&replacing(command, replaced), reply);
+                }
+                Err(why) => reply.refuse(CallRefused::Invalid { text: why.to_string() }),
+            }
         }
+    }
+
+    /// The disk whose place a node takes that asks the leader, this node.
+    fn replacement(
+        &self,
+        catalog: &Catalog,
+        broker: &Broker,
+    ) -> Result<Option<Incarnation>, NotReplaced> {
+        let Some(known) = replaced_by(catalog, broker) else { return Ok(None) };
+        let quorum = self.quorum_led();
+        self.may_replace(known, broker.incarnation, quorum.as_ref())?;
+        Ok(Some(known.incarnation))
     }
 
     fn register_for(self: &Rc<Self>, command: &CatalogCommand, reply: Replier) {
@@ -131,6 +153,23 @@ impl Shard {
 
 fn leads_meta(core: &ShardCore) -> bool {
     core.partition(GroupId::META).is_some_and(|view| view.is_leader)
+}
+
+/// Whom the catalog knows by another disk that counts less than this one, if it is let in.
+pub(super) fn replaced_by<'a>(catalog: &'a Catalog, broker: &Broker) -> Option<&'a Broker> {
+    // One that does not count is refused by the catalog, without a wait.
+    let may_come = !catalog.is_retired(broker.incarnation);
+    let known = catalog.broker(broker.node).filter(|known| known.incarnation != broker.incarnation);
+    known.filter(|_| may_come).map(|known| &**known)
+}
+
+fn replacing(command: CatalogCommand, replaced: Option<Incarnation>) -> CatalogCommand {
+    match command {
+        CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed, .. } => {
+            CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed, replaces: replaced }
+        }
+        other => other,
+    }
 }
 
 /// The registration in a request to join, and whom it is about.
@@ -172,7 +211,7 @@ impl ClusterLinks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{ClusterId, Incarnation};
+    use crate::catalog::ClusterId;
     use chronik_engine::ids::NodeId;
     use uuid::Uuid;
 
@@ -191,8 +230,12 @@ mod tests {
             is_cordoned: false,
         };
         let cluster_id = ClusterId(Uuid::from_u128(2));
-        let command =
-            CatalogCommand::RegisterBroker { cluster_id, broker: broker.clone(), replica_seed: 1 };
+        let command = CatalogCommand::RegisterBroker {
+            cluster_id,
+            broker: broker.clone(),
+            replica_seed: 1,
+            replaces: None,
+        };
         let body = command.encode().unwrap();
         let from = |node| Seat { node, shard: META_SHARD };
         assert_eq!(registration_of(from(node), &body), Some((command, broker)));

@@ -194,7 +194,12 @@ impl Shard {
             is_cordoned: false,
         };
         let cluster_id = ClusterId(node.cluster_uuid);
-        Some(CatalogCommand::RegisterBroker { cluster_id, broker, replica_seed: random_seed() })
+        Some(CatalogCommand::RegisterBroker {
+            cluster_id,
+            broker,
+            replica_seed: random_seed(),
+            replaces: None,
+        })
     }
 
     /// Makes the replica of the catalog that this node has in its cluster, where its log has none yet.
