@@ -314,6 +314,10 @@ impl RaftGroup {
     /// heard since it left counts as lost with it.
     pub fn report_unreachable(&mut self, peer: ReplicaId) {
         self.node.report_unreachable(peer.0);
+        if self.node.raft.lead_transferee == Some(peer.0) {
+            // It would be waited for, and nothing proposed meanwhile.
+            self.node.raft.abort_leader_transfer();
+        }
         self.report_unheard_snapshot(peer);
     }
 

@@ -8,7 +8,7 @@ use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::LogEntry;
 use chronik_replication::{
     ConfChangeV2, EntryFetch, Members, MessageType, PeerMessage, PeerProgress, ProposeError,
-    SnapshotInstall,
+    ReplicationState, SnapshotInstall,
 };
 
 use super::group::{Group, Machine};
@@ -321,7 +321,10 @@ impl Group {
         let voters = &self.raft.meta().voters;
         let in_reach = self.raft.progress().into_iter().filter(|peer| peer.recent_active);
         let heirs = in_reach.filter(|peer| voters.contains(&peer.replica));
-        let Some(heir) = heirs.max_by_key(|peer| peer.matched) else { return false };
+        // One whose link was lost is probed, and has no use for it.
+        let furthest =
+            |peer: &PeerProgress| (peer.state == ReplicationState::Replicate, peer.matched);
+        let Some(heir) = heirs.max_by_key(furthest) else { return false };
         self.raft.transfer_leadership(heir.replica);
         self.pump(shared);
         true

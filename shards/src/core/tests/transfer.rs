@@ -25,3 +25,43 @@ fn given_who_cannot_lead_when_it_is_to_be_handed_the_group_then_it_is_refused() 
     assert_eq!(trio.cores[0].transfer(GroupId(9), THIRD), Err(TransferRefused::NotLeader));
     assert!(trio.cores[0].leads(GROUP));
 }
+
+#[test]
+fn given_a_replica_whose_link_was_lost_when_it_is_to_be_handed_the_group_then_not_before_it_is_heard()
+ {
+    let mut trio = Trio::led();
+    trio.produced(0, batch(1), 1);
+    trio.cut(2);
+    trio.tell_lost(0, 2);
+    assert_eq!(trio.cores[0].heirs(GROUP), [ReplicaId(12)]);
+    assert_eq!(trio.cores[0].transfer(GROUP, THIRD), Err(TransferRefused::NotInSync));
+    trio.join(2);
+    for _ in 0..25 {
+        trio.tick();
+        trio.settle();
+    }
+    assert_eq!(trio.cores[0].transfer(GROUP, THIRD), Ok(()));
+    trio.settle();
+    assert!(trio.cores[2].leads(GROUP));
+}
+
+#[test]
+fn given_a_shard_that_stops_when_a_link_was_lost_then_its_groups_go_to_who_is_in_reach() {
+    let mut trio = Trio::led();
+    trio.produced(0, batch(1), 1);
+    trio.cut(2);
+    trio.tell_lost(0, 2);
+    assert!(trio.cores[0].hand_over());
+    trio.settle();
+    assert!(trio.cores[1].leads(GROUP));
+}
+
+#[test]
+fn given_a_replica_that_is_to_take_over_when_its_link_is_lost_then_batches_are_taken_at_once() {
+    let mut trio = Trio::led();
+    trio.cut(2);
+    assert_eq!(trio.cores[0].transfer(GROUP, THIRD), Ok(()), "nobody knows yet");
+    assert_eq!(trio.produce(0, batch(1), 1), Err(ProduceError::NotLeader));
+    trio.tell_lost(0, 2);
+    assert_eq!(trio.produced(0, batch(1), 2), 0);
+}
