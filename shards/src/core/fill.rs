@@ -11,28 +11,28 @@
 //!   leader makes them void, and records beyond what this replica has applied do no harm.
 //! - I3: at most [`FILLS_MAX`] copy at a time, each with one call and one write under way and at most
 //!   32 MiB and one answer in memory beside the write; the others wait in the order in which they came.
-//! - I4: at most [`PARKED_BYTES_MAX`] of snapshots are kept, or one. One that does not fit is dropped: its leader hears
+//! - I4: at most 64 MiB of snapshots are kept, or one. One that does not fit is dropped: its leader hears
 //!   nothing of it, and sends another.
 //! - I5: each [`FillStep`] is answered once, and an answer to a step of an earlier beginning is dropped, but for the
 //!   segments in it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId, Term};
 use chronik_replication::{Message, MessageType, SnapshotHead};
 
 mod copying;
+mod parked;
 
 use self::copying::Copying;
+pub(super) use self::parked::Fills;
 use super::group::{Group, Machine};
 use super::{FetchError, NamedSegment, ReadPlan, ShardCore, Shared};
 use crate::catalog::PartitionTag;
 
 /// Groups that copy at a time.
 pub const FILLS_MAX: usize = 2;
-/// Bytes of snapshots that wait for their records.
-const PARKED_BYTES_MAX: usize = 64 << 20;
 
 /// Names a beginning of a fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -101,107 +101,6 @@ pub enum FillAnswer {
     LogStart(Offset),
     /// Nothing, for now.
     Failed,
-}
-
-/// The fills of a shard.
-#[derive(Debug)]
-pub(super) struct Fills {
-    by_group: BTreeMap<GroupId, Fill>,
-    /// Bytes of the snapshots in `by_group`, and the most that they may come to (I4).
-    parked_bytes: usize,
-    pub(super) parked_bytes_max: usize,
-    /// Those that do not copy yet, each once.
-    waiting: VecDeque<GroupId>,
-    last_id: FillId,
-}
-
-/// A snapshot that waits for its records.
-#[derive(Debug)]
-struct Fill {
-    snapshot: Message,
-    head: SnapshotHead,
-    /// Nothing before is wanted: the leader's log starts there.
-    start: Offset,
-    copying: Option<Copying>,
-}
-
-impl Default for Fills {
-    fn default() -> Fills {
-        Fills {
-            by_group: BTreeMap::new(),
-            parked_bytes: 0,
-            parked_bytes_max: PARKED_BYTES_MAX,
-            waiting: VecDeque::new(),
-            last_id: FillId::default(),
-        }
-    }
-}
-
-impl Fills {
-    /// Keeps a snapshot, in the place of the one before it of its group; false if there is no room for it (I4).
-    fn park(
-        &mut self,
-        group: GroupId,
-        message: Message,
-        head: SnapshotHead,
-        start: Offset,
-    ) -> bool {
-        let before = self.by_group.get(&group).map_or(0, Fill::parked_bytes);
-        let others = self.parked_bytes - before;
-        let fill = Fill { snapshot: message, head, start, copying: None };
-        let parked_bytes = others.saturating_add(fill.parked_bytes());
-        if others > 0 && parked_bytes > self.parked_bytes_max {
-            return false;
-        }
-        self.parked_bytes = parked_bytes;
-        match self.by_group.get_mut(&group) {
-            Some(known) => {
-                let (start, copying) = (known.start.max(start), known.copying.take());
-                *known = Fill { start, copying, ..fill };
-            }
-            None => {
-                self.by_group.insert(group, fill);
-                self.waiting.push_back(group);
-            }
-        }
-        true
-    }
-
-    fn next_id(&mut self) -> FillId {
-        self.last_id = FillId(self.last_id.0 + 1);
-        self.last_id
-    }
-
-    fn remove(&mut self, group: GroupId) -> Option<Fill> {
-        let removed = self.by_group.remove(&group)?;
-        self.parked_bytes -= removed.parked_bytes();
-        if removed.copying.is_none() {
-            self.waiting.retain(|waiting| *waiting != group);
-        }
-        Some(removed)
-    }
-
-    /// The fill of this beginning.
-    fn copying(&mut self, group: GroupId, id: FillId) -> Option<&mut Fill> {
-        let fill = self.by_group.get_mut(&group)?;
-        fill.copying.as_ref().is_some_and(|copying| copying.id == id).then_some(fill)
-    }
-
-    fn copying_count(&self) -> usize {
-        self.by_group.len() - self.waiting.len()
-    }
-}
-
-impl Fill {
-    fn parked_bytes(&self) -> usize {
-        self.snapshot.get_snapshot().data.len()
-    }
-
-    /// Whether Raft would not take the snapshot any more, or not for what it is.
-    fn is_void(&self, group: &Group) -> bool {
-        self.snapshot.term != group.raft.term().0
-            || self.head.position.index <= group.raft.commit_index()
-    }
 }
 
 impl ShardCore {
@@ -342,8 +241,7 @@ impl ShardCore {
     }
 
     pub(super) fn drop_fills(&mut self) {
-        let Fills { last_id, parked_bytes_max, .. } = self.fills;
-        self.fills = Fills { last_id, parked_bytes_max, ..Fills::default() };
+        self.fills.clear();
     }
 
     /// Lets those that wait copy, as many as may (I3).

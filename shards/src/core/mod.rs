@@ -8,6 +8,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `group` | one group: Raft, its state machine, the leader's entries in flight |
+//! | `apply` | what becomes of committed entries |
 //! | `produce` | checks and proposals |
 //! | `commit` | blocks out, durability in, application of what is committed |
 //! | `refusal` | batches for which the disk has no room |
@@ -45,6 +46,7 @@ use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{GroupCheckpoint, GroupMeta, WalRecord};
 use chronik_replication::{EntryFetch, PeerMessage, ReadyOutput};
 
+mod apply;
 mod commit;
 mod error;
 mod figures;
