@@ -24,7 +24,7 @@ use crate::logger::group_logger;
 use crate::ready::PendingWrite;
 use crate::recover;
 use crate::snapshot::install::Install;
-use crate::snapshot::send::SentSnapshot;
+use crate::snapshot::send::{SentSnapshot, SnapshotEnds};
 use crate::timeouts::ElectionTimeouts;
 
 /// What a replica does in its group.
@@ -76,6 +76,7 @@ pub struct RaftGroup {
     handover: Option<Message>,
     /// Snapshots on their way to peers.
     pub(crate) snapshots_sent: BTreeMap<ReplicaId, SentSnapshot>,
+    pub(crate) snapshot_ends: SnapshotEnds,
     /// How many rounds of asking whether this replica leads were begun.
     pub(crate) read_rounds: u64,
     timeouts: ElectionTimeouts,
@@ -131,6 +132,7 @@ impl RaftGroup {
             applied_end_offset: recovered.applied_end_offset,
             handover: None,
             snapshots_sent: BTreeMap::new(),
+            snapshot_ends: SnapshotEnds::default(),
             read_rounds: 0,
         };
         group.draw_election_timeout();

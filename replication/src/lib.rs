@@ -61,5 +61,6 @@ pub use raft::eraftpb::{
 pub use read_index::{ReadConfirmed, ReadRound};
 pub use ready::{PeerMessage, ReadyNumber, ReadyOutput, RoleChange};
 pub use snapshot::install::SnapshotInstall;
+pub use snapshot::send::SnapshotEnds;
 pub use snapshot::{SnapshotHead, SnapshotParts};
 pub use status::{KeepFor, PeerProgress, ReplicationState};

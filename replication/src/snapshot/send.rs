@@ -42,6 +42,15 @@ pub(crate) struct SentSnapshot {
     copied_to: Option<Offset>,
 }
 
+/// What became of the snapshots that a replica has sent while it led, since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SnapshotEnds {
+    /// Taken by the peer, or of no use any more.
+    pub arrived: u64,
+    /// Sent again, or given up.
+    pub lost: u64,
+}
+
 /// The snapshot that peers wait for.
 #[derive(Debug, Default)]
 pub(crate) struct Demand {
@@ -166,9 +175,16 @@ impl RaftGroup {
     /// The snapshot that was sent to a peer is lost: it gets another.
     pub fn report_snapshot_lost(&mut self, to: ReplicaId) {
         if self.snapshots_sent.remove(&to).is_some() {
+            self.snapshot_ends.lost += 1;
             self.node.report_snapshot(to.0, SnapshotStatus::Failure);
             self.demand_again(to);
         }
+    }
+
+    /// What became of the snapshots that were sent.
+    #[must_use]
+    pub fn snapshot_ends(&self) -> SnapshotEnds {
+        self.snapshot_ends
     }
 
     /// A message to a peer was lost: it may have been the snapshot.
@@ -205,7 +221,10 @@ impl RaftGroup {
     pub(crate) fn note_snapshots(&mut self, messages: &[Message]) {
         let is_snapshot = |message: &&Message| message.get_msg_type() == MessageType::MsgSnapshot;
         for message in messages.iter().filter(is_snapshot) {
-            self.snapshots_sent.insert(ReplicaId(message.to), SentSnapshot::default());
+            let sent = SentSnapshot::default();
+            // The one before it was answered since the last tick.
+            let has_arrived = self.snapshots_sent.insert(ReplicaId(message.to), sent).is_some();
+            self.snapshot_ends.arrived += u64::from(has_arrived);
             if let Some(progress) = self.node.raft.mut_prs().get_mut(message.to) {
                 progress.pending_request_snapshot = raft::INVALID_INDEX;
             }
@@ -222,10 +241,12 @@ impl RaftGroup {
         let is_on_its_way = |peer: &ReplicaId| {
             prs.get(peer.0).is_some_and(|progress| progress.state == ProgressState::Snapshot)
         };
+        let sent_before = self.snapshots_sent.len();
         self.snapshots_sent.retain(|peer, sent| {
             sent.ticks += 1;
             is_on_its_way(peer)
         });
+        self.snapshot_ends.arrived += (sent_before - self.snapshots_sent.len()) as u64;
         let ticks_max = self.config.snapshot_ticks_max;
         let overdue = self.snapshots_sent.iter().filter(|(_, sent)| sent.ticks >= ticks_max);
         let overdue: Vec<_> = overdue.map(|(peer, _)| *peer).collect();

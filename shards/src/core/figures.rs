@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use chronik_engine::ids::{GroupId, RaftIndex};
-use chronik_replication::{MessageType, PeerMessage};
+use chronik_replication::{MessageType, PeerMessage, SnapshotEnds};
 
 use super::ShardCore;
 use crate::catalog::PartitionTag;
@@ -51,8 +51,15 @@ pub struct Sent {
 pub struct SnapshotFigures {
     /// Sent to other replicas.
     pub sent: u64,
+    /// What became of those.
+    pub ends: SnapshotEnds,
     /// Put in the place of this replica's log.
     pub installed: u64,
+    /// That came and were not taken, or are to come again.
+    pub dropped: u64,
+    /// How long it took to make the last one, and to put the last one in the place of the state.
+    pub created_ns: u64,
+    pub applied_ns: u64,
     /// The bytes of the last one.
     pub size_bytes: u64,
     /// The entry that the last one stands for.
@@ -87,10 +94,27 @@ impl Counted {
         }
     }
 
-    /// A snapshot has taken the place of a log.
-    pub(super) fn installed(&mut self, group: GroupId, last_index: RaftIndex, size_bytes: usize) {
+    /// A snapshot was made, in so much time.
+    pub(super) fn created(&mut self, group: GroupId, ns: u64) {
+        self.snapshots_of(group).created_ns = ns;
+    }
+
+    /// A snapshot came, and is not taken.
+    pub(super) fn dropped(&mut self, group: GroupId) {
+        self.snapshots_of(group).dropped += 1;
+    }
+
+    /// A snapshot has taken the place of a log, in so much time.
+    pub(super) fn installed(
+        &mut self,
+        group: GroupId,
+        last_index: RaftIndex,
+        size_bytes: usize,
+        ns: u64,
+    ) {
         let figures = self.snapshots_of(group);
         figures.installed += 1;
+        figures.applied_ns = ns;
         figures.size_bytes = size_bytes as u64;
         figures.last_index = last_index;
     }
@@ -134,8 +158,10 @@ impl ShardCore {
         &self,
     ) -> impl Iterator<Item = (GroupId, Option<PartitionTag>, SnapshotFigures)> {
         self.shared.counted.snapshots.iter().map(|(id, figures)| {
-            let meta = self.live(*id).map(|group| group.raft.meta());
-            (*id, meta.and_then(|meta| PartitionTag::decode(&meta.tag)), *figures)
+            let raft = self.live(*id).map(|group| &group.raft);
+            let ends = raft.map(|raft| raft.snapshot_ends()).unwrap_or_default();
+            let tag = raft.and_then(|raft| PartitionTag::decode(&raft.meta().tag));
+            (*id, tag, SnapshotFigures { ends, ..*figures })
         })
     }
 }

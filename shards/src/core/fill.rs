@@ -121,10 +121,12 @@ impl ShardCore {
         let is_led = group.raft.leader() == Some(leader) && group.raft.term().0 == message.term;
         if heard.is_err() || !is_led {
             self.shared.messages_refused += 1;
+            self.shared.counted.dropped(id);
             return None;
         }
         let start = head.log_start_offset.max(group.log_start_offset);
         if !self.fills.park(id, message, head, start) {
+            self.shared.counted.dropped(id);
             tracing::debug!("group {id}: its snapshot is dropped, too many wait for records");
         }
         self.drive_fill(id);
@@ -309,6 +311,7 @@ impl ShardCore {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if let Err(error) = group.raft.step(fill.snapshot) {
             self.shared.messages_refused += 1;
+            self.shared.counted.dropped(id);
             tracing::warn!("group {id}: the snapshot that was filled is refused: {error}");
         }
         group.observe_leadership(&mut self.shared);

@@ -288,7 +288,7 @@ impl Group {
             }
             return;
         }
-        while self.raft.has_ready() || self.give_snapshot() || self.begin_read_round() {
+        while self.raft.has_ready() || self.give_snapshot(shared) || self.begin_read_round() {
             let first = shared.out.records.len();
             let number = self.raft.ready(&mut shared.out);
             self.unstaged_bytes = 0;
@@ -301,8 +301,11 @@ impl Group {
             shared.effects.messages.append(&mut shared.out.messages);
             self.observe_leadership(shared);
             if let Some(snapshot) = shared.out.snapshot.take() {
-                shared.counted.installed(self.id, snapshot.position.index, snapshot.state.len());
+                let begun_ns = (shared.config.stopwatch_ns)();
                 self.install_snapshot(&snapshot, shared);
+                let ns = (shared.config.stopwatch_ns)().saturating_sub(begun_ns);
+                let (index, bytes) = (snapshot.position.index, snapshot.state.len());
+                shared.counted.installed(self.id, index, bytes, ns);
             }
             while let Some(confirmed) = shared.out.reads.pop() {
                 self.on_read_confirmed(confirmed);

@@ -113,6 +113,8 @@ pub struct CoreConfig {
     pub in_flight_bytes_max: usize,
     /// How long a producer is remembered after its last batch.
     pub producer_expiration_ms: i64,
+    /// What figures about durations are taken with. Nothing else looks at it; in a simulator it stands still.
+    pub stopwatch_ns: fn() -> u64,
 }
 
 /// Names a produce or a command that waits for its fate. Given by the shell; comes back once in [`Effects::replies`].

@@ -64,8 +64,12 @@ impl ShardCore {
             let is_of_leader = message.get_msg_type() == MessageType::MsgHeartbeat
                 || message.get_msg_type() == MessageType::MsgAppend;
             let from = ReplicaId(message.from);
+            let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
             if let Err(error) = group.raft.step(message) {
                 self.shared.messages_refused += 1;
+                if is_snapshot {
+                    self.shared.counted.dropped(id);
+                }
                 tracing::debug!("group {id}: a message was refused: {error}");
                 continue;
             }
@@ -274,15 +278,20 @@ impl Group {
 
     /// Makes a snapshot if a peer needs one, and says whether there is something to send then. That of a partition has no
     /// records: all that it stands for are applied here, and the peer copies them.
-    pub(super) fn give_snapshot(&mut self) -> bool {
+    pub(super) fn give_snapshot(&mut self, shared: &mut Shared) -> bool {
         if !self.raft.wants_snapshot() {
             return false;
         }
+        let begun_ns = (shared.config.stopwatch_ns)();
         let mut parts = self.raft.snapshot_parts();
         parts.log_start_offset = self.log_start_offset;
         parts.state = self.machine.encode().into();
         match self.raft.supply_snapshot(&parts) {
-            Ok(is_wanted) => is_wanted && self.raft.has_ready(),
+            Ok(is_wanted) => {
+                let ns = (shared.config.stopwatch_ns)().saturating_sub(begun_ns);
+                shared.counted.created(self.id, ns);
+                is_wanted && self.raft.has_ready()
+            }
             Err(error) => {
                 tracing::error!(
                     "group {}: its state cannot be sent to a replica: {error}",

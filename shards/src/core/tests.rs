@@ -29,6 +29,7 @@ fn config() -> CoreConfig {
         tail_cache_bytes: 1 << 20,
         in_flight_bytes_max: 1 << 20,
         producer_expiration_ms: 1000,
+        stopwatch_ns: || 0,
     }
 }
 

@@ -4,19 +4,15 @@ use chronik_replication::peers::PeerStats;
 
 use super::prometheus::Exposition;
 use super::shard::ShardSnapshot;
+use crate::core::SnapshotFigures;
 
 /// The Raft snapshots of one partition, or of the catalog.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SnapshotSample {
     /// The topic; `__meta` is the catalog.
     pub topic: String,
     pub partition: u32,
-    /// Sent to other replicas.
-    pub sent: u64,
-    /// Put in the place of this replica's log.
-    pub installed: u64,
-    pub size_bytes: u64,
-    pub last_index: u64,
+    pub figures: SnapshotFigures,
 }
 
 /// One metric of a peer.
@@ -113,29 +109,56 @@ impl Exposition {
             let partition = sample.partition.to_string();
             let trigger = ("trigger", "follower");
             let labels = [("topic", sample.topic.as_str()), ("partition", &partition), trigger];
-            self.sample(name, &labels, &sample.sent.to_string());
+            self.sample(name, &labels, &sample.figures.sent.to_string());
         }
         let name = "chronik_raft_snapshot_size_bytes";
         self.header(name, "gauge", "Bytes of the last Raft snapshot, without records.");
-        self.each_snapshot(shards, name, |sample| sample.size_bytes);
+        self.each_snapshot(shards, name, |figures| figures.size_bytes.to_string());
         let name = "chronik_raft_snapshot_last_index";
         self.header(name, "gauge", "The entry that the last Raft snapshot stands for.");
-        self.each_snapshot(shards, name, |sample| sample.last_index);
-        let name = "chronik_raft_snapshot_installs_total";
-        self.header(name, "counter", "Raft snapshots that took the place of a log.");
-        self.each_snapshot(shards, name, |sample| sample.installed);
+        self.each_snapshot(shards, name, |figures| figures.last_index.0.to_string());
+        let name = "chronik_raft_snapshot_create_latency_ms";
+        self.header(name, "gauge", "How long it took to make the last Raft snapshot.");
+        self.each_snapshot(shards, name, |figures| milliseconds(figures.created_ns));
+        let name = "chronik_raft_snapshot_apply_latency_ms";
+        let help = "How long it took to put the last Raft snapshot in the place of the state.";
+        self.header(name, "gauge", help);
+        self.each_snapshot(shards, name, |figures| milliseconds(figures.applied_ns));
+        self.transfers(shards);
+    }
+
+    fn transfers(&mut self, shards: &[ShardSnapshot]) {
+        let name = "chronik_raft_snapshot_transfers_total";
+        self.header(name, "counter", "Raft snapshots sent and received, by what became of them.");
+        for sample in shards.iter().flat_map(|shard| &shard.snapshots) {
+            let (partition, figures) = (sample.partition.to_string(), &sample.figures);
+            for (direction, result, count) in [
+                ("upload", "success", figures.ends.arrived),
+                ("upload", "failure", figures.ends.lost),
+                ("download", "success", figures.installed),
+                ("download", "failure", figures.dropped),
+            ] {
+                let of = [("topic", sample.topic.as_str()), ("partition", &partition)];
+                let labels = [of[0], of[1], ("direction", direction), ("result", result)];
+                self.sample(name, &labels, &count.to_string());
+            }
+        }
     }
 
     fn each_snapshot(
         &mut self,
         shards: &[ShardSnapshot],
         name: &str,
-        value: fn(&SnapshotSample) -> u64,
+        value: fn(&SnapshotFigures) -> String,
     ) {
         for sample in shards.iter().flat_map(|shard| &shard.snapshots) {
             let partition = sample.partition.to_string();
             let labels = [("topic", sample.topic.as_str()), ("partition", &partition)];
-            self.sample(name, &labels, &value(sample).to_string());
+            self.sample(name, &labels, &value(&sample.figures));
         }
     }
+}
+
+fn milliseconds(ns: u64) -> String {
+    format!("{}.{:06}", ns / 1_000_000, ns % 1_000_000)
 }

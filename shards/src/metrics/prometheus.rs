@@ -156,13 +156,15 @@ mod tests {
 
     use std::time::Duration;
 
-    use chronik_engine::ids::ShardId;
+    use chronik_engine::ids::{RaftIndex, ShardId};
+    use chronik_replication::SnapshotEnds;
     use chronik_replication::peers::PeerStats;
     use chronik_replication::wire::Seat;
 
     use super::super::cluster::SnapshotSample;
     use super::super::shard::ShardMetrics;
     use super::*;
+    use crate::core::SnapshotFigures;
 
     /// What a scraper reads: each sample by its name and labels. Panics on what Prometheus would refuse.
     fn parse(text: &str) -> BTreeMap<String, f64> {
@@ -256,10 +258,16 @@ mod tests {
         snapshot.snapshots = vec![SnapshotSample {
             topic: "orders".to_owned(),
             partition: 4,
-            sent: 2,
-            installed: 1,
-            size_bytes: 77,
-            last_index: 900,
+            figures: SnapshotFigures {
+                sent: 5,
+                ends: SnapshotEnds { arrived: 2, lost: 1 },
+                installed: 3,
+                dropped: 4,
+                size_bytes: 77,
+                last_index: RaftIndex(900),
+                created_ns: 1_500_000,
+                applied_ns: 2_000_001,
+            },
         }];
         let samples = parse(&render_prometheus(&[snapshot], NodeId(1)));
         let peer = "shard=\"0\",peer=\"3\",peer_shard=\"1\"";
@@ -272,9 +280,23 @@ mod tests {
         assert!(!samples.contains_key(&format!("chronik_peer_rtt_seconds{{{unknown}}}")));
         let of = "topic=\"orders\",partition=\"4\"";
         assert_eq!(samples[&format!("chronik_raft_snapshot_size_bytes{{{of}}}")], 77.0);
-        assert_eq!(samples[&format!("chronik_raft_snapshot_installs_total{{{of}}}")], 1.0);
+        for (name, value) in
+            [("last_index", 900.0), ("create_latency_ms", 1.5), ("apply_latency_ms", 2.000_001)]
+        {
+            assert_eq!(samples[&format!("chronik_raft_snapshot_{name}{{{of}}}")], value, "{name}");
+        }
+        for (direction, result, count) in [
+            ("upload", "success", 2.0),
+            ("upload", "failure", 1.0),
+            ("download", "success", 3.0),
+            ("download", "failure", 4.0),
+        ] {
+            let labels = format!("{of},direction=\"{direction}\",result=\"{result}\"");
+            let name = format!("chronik_raft_snapshot_transfers_total{{{labels}}}");
+            assert_eq!(samples[&name], count, "{labels}");
+        }
         let count = format!("chronik_raft_snapshot_count{{{of},trigger=\"follower\"}}");
-        assert_eq!(samples[&count], 2.0);
+        assert_eq!(samples[&count], 5.0);
     }
 
     #[test]

@@ -1,6 +1,15 @@
 //! The one place of the shell that reads a clock. The core gets the time as an argument.
 
+use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds of monotonic time since it was first asked for.
+#[expect(clippy::disallowed_methods, reason = "this is the door")]
+pub(super) fn stopwatch_ns() -> u64 {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    let since = STARTED.get_or_init(Instant::now).elapsed();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// Monotonic time for durations, wall-clock time for what Kafka calls timestamps.
 #[derive(Debug, Clone, Copy)]

@@ -23,7 +23,7 @@ use futures_util::future::{Either, select};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use super::background::Background;
-use super::clock::Clock;
+use super::clock::{Clock, stopwatch_ns};
 use super::cluster::META_SHARD;
 use super::cluster::balance::balance_loop;
 use super::cluster::reconcile::reconcile_loop;
@@ -493,6 +493,7 @@ fn core_config(shard: ShardId, node: &NodeInfo) -> CoreConfig {
         tail_cache_bytes: node.config.shard.tail_cache_bytes,
         in_flight_bytes_max: node.config.shard.in_flight_bytes,
         producer_expiration_ms: node.config.kafka.producer_id_expiration_ms,
+        stopwatch_ns,
     }
 }
 

@@ -373,14 +373,7 @@ impl Shard {
                 Some(tag) => (catalog.topic_by_id(tag.topic)?.name.to_string(), tag.partition),
                 None => ((group == GroupId::META).then(|| "__meta".to_owned())?, 0),
             };
-            Some(SnapshotSample {
-                topic,
-                partition,
-                sent: figures.sent,
-                installed: figures.installed,
-                size_bytes: figures.size_bytes,
-                last_index: figures.last_index.0,
-            })
+            Some(SnapshotSample { topic, partition, figures })
         };
         core.snapshot_figures().filter_map(sample).collect()
     }

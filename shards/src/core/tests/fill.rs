@@ -2,7 +2,7 @@
 
 use chronik_replication::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Message, MessageType};
 
-use super::nodes::{Nodes, member, stored, tag};
+use super::nodes::{Nodes, member, stored};
 use super::*;
 
 /// What is larger than what a fill gathers before it writes.
@@ -344,6 +344,14 @@ fn given_more_snapshots_than_there_is_room_for_when_they_come_then_one_is_kept_a
         nodes.tick(650);
     }
     nodes.fill_up(1, 3);
+    let sum = |core: &ShardCore, of: fn(SnapshotFigures) -> u64| -> u64 {
+        core.snapshot_figures().map(|(_, _, figures)| of(figures)).sum()
+    };
+    let (arrived, lost) =
+        (sum(nodes.core(1), |f| f.ends.arrived), sum(nodes.core(1), |f| f.ends.lost));
+    let (taken, dropped) = (sum(nodes.core(3), |f| f.installed), sum(nodes.core(3), |f| f.dropped));
+    assert_eq!((arrived, taken), (groups, groups));
+    assert!(lost >= groups - 1 && dropped >= lost, "{lost} {dropped}");
     for group in (1..=groups).map(GroupId) {
         assert_eq!(nodes.watermark(3, group), Offset(20));
         nodes.check_same(group);
