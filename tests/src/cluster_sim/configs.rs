@@ -68,9 +68,10 @@ impl Config {
             && same(&self.learners_next, &members.learners_next)
     }
 
-    /// Whether these are all members, and all of them vote.
-    pub fn is_just(&self, voters: &[ReplicaId]) -> bool {
-        *self == Config::of(voters)
+    /// Whether these are all members.
+    pub fn is_just(&self, voters: &[ReplicaId], learners: &[ReplicaId]) -> bool {
+        let learners = learners.iter().copied().collect();
+        *self == Config { learners, ..Config::of(voters) }
     }
 
     /// The configuration after an entry with a change of members.

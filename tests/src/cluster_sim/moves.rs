@@ -352,14 +352,21 @@ impl Run {
         let Some(config) = self.oracle.config(group) else { return false };
         let Some(catalog) = self.hosts[0].shown.clone() else { return false };
         if group == GroupId::META {
-            let all: Vec<ReplicaId> = self.hosts.iter().map(|host| host.meta_replica).collect();
-            return config.is_just(&all);
+            // Who is cordoned has no vote as long as somebody else may have one.
+            let has_open = catalog.open_brokers().next().is_some();
+            let learns = |replica: &ReplicaId| {
+                let mut brokers = catalog.brokers();
+                has_open && brokers.any(|one| one.is_cordoned && one.meta_replica == *replica)
+            };
+            let all = self.hosts.iter().map(|host| host.meta_replica);
+            let (learners, voters): (Vec<_>, Vec<_>) = all.partition(learns);
+            return config.is_just(&voters, &learners);
         }
         let partition =
             catalog.topics().flat_map(|topic| &topic.partitions).find(|p| p.group == group);
         partition.is_some_and(|partition| {
             let wanted: Vec<ReplicaId> = partition.replicas.iter().map(|p| p.replica).collect();
-            partition.is_settled() && config.is_just(&wanted)
+            partition.is_settled() && config.is_just(&wanted, &[])
         })
     }
 
