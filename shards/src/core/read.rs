@@ -256,6 +256,14 @@ impl ShardCore {
     }
 }
 
+impl PartitionView {
+    /// Whether this replica was elected, though it may not be ready yet.
+    #[must_use]
+    pub fn is_led_here(&self) -> bool {
+        self.is_ready || (!self.is_settled && self.leader.is_some())
+    }
+}
+
 impl Group {
     fn view(&self) -> PartitionView {
         PartitionView {

@@ -17,9 +17,9 @@ use kafka_protocol::messages::delete_records_response::{
 };
 use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
 
+use super::change::{wait_of, within};
 use super::error_code::{fetch_error, produce_error};
 use super::routing::{Route, RouteError};
-use super::topics::{wait_of, within};
 use crate::catalog::{CATALOG_PARTITIONS_MAX, Catalog, is_internal_topic};
 use crate::core::{Ack, FetchError, ProduceResult};
 use crate::shell::replies::ReplyTo;

@@ -12,8 +12,8 @@ use kafka_protocol::messages::elect_leaders_response::{PartitionResult, ReplicaE
 use kafka_protocol::messages::{ElectLeadersRequest, ElectLeadersResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
+use super::change::{wait_of, within};
 use super::partitions::Refusal;
-use super::topics::{wait_of, within};
 use crate::catalog::{Partition, Topic, TopicId};
 use crate::core::TransferRefused;
 use crate::shell::cluster::leaders::{Leader, leaders_of};

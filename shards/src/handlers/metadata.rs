@@ -15,7 +15,7 @@ use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, Topi
 use kafka_protocol::protocol::StrBytes;
 
 use super::each_once;
-use super::topics::{self, TopicWanted};
+use super::topics::{self, RefusedBecause, TopicWanted};
 use crate::catalog::{Catalog, Partition, Topic, TopicId, topic_name_problem};
 use crate::shell::cluster::in_sync::{InSyncView, in_sync_of};
 use crate::shell::cluster::leaders::{Leader, hears_majority, leaders_of};
@@ -145,17 +145,23 @@ async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
         found[at] = match (catalog.topic(&name), result) {
             // Somebody else may have made it at the same time: there it is.
             (Some(topic), _) => Found::Topic(std::sync::Arc::clone(topic)),
-            (None, Ok(_)) => Found::Error {
+            (None, result) => Found::Error {
                 name: Some(StrBytes::from_string(name)),
                 id: uuid::Uuid::nil(),
-                error: ResponseError::LeaderNotAvailable,
-            },
-            (None, Err(refused)) => Found::Error {
-                name: Some(StrBytes::from_string(name)),
-                id: uuid::Uuid::nil(),
-                error: refused.response_error(),
+                error: result
+                    .map_or_else(|why| not_made(&why), |_| ResponseError::LeaderNotAvailable),
             },
         };
+    }
+}
+
+/// What a client is told of a topic that was not made on its way. Where it may be made yet, it asks again.
+fn not_made(why: &RefusedBecause) -> ResponseError {
+    match why.response_error() {
+        ResponseError::NotController | ResponseError::RequestTimedOut => {
+            ResponseError::LeaderNotAvailable
+        }
+        error => error,
     }
 }
 
@@ -241,6 +247,14 @@ fn describe_partitions(topic: &Topic, known: &Known) -> Vec<MetadataResponsePart
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn given_a_topic_that_cannot_be_made_now_when_asked_for_then_the_client_is_to_ask_again() {
+        let why = RefusedBecause::Log(crate::core::ProduceError::NotLeader);
+        assert_eq!(not_made(&why), ResponseError::LeaderNotAvailable);
+        let why = RefusedBecause::Log(crate::core::ProduceError::StorageFull);
+        assert_eq!(not_made(&why), ResponseError::KafkaStorageError);
+    }
 
     #[test]
     fn given_topics_named_again_when_looked_for_then_each_counts_once_in_its_place() {

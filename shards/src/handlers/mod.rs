@@ -4,8 +4,10 @@
 //! its work when it is enqueued; all others do it when their turn to be answered comes.
 
 pub mod admin;
+pub mod change;
 pub mod configs;
 pub mod delete_records;
+pub mod delete_topics;
 pub mod describe;
 pub mod elections;
 pub mod error_code;
@@ -119,7 +121,7 @@ impl RequestHandler for Handlers {
                 finished(topics::create_topics(here, version, body).await)
             }),
             RequestKind::DeleteTopics(body) => Enqueued::finish_with(async move {
-                finished(topics::delete_topics(here, version, body).await)
+                finished(delete_topics::delete_topics(here, version, body).await)
             }),
             RequestKind::DeleteRecords(body) => Enqueued::finish_with(async move {
                 finished(delete_records::delete_records(here, body).await)

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use chronik_engine::ids::NodeId;
 use chronik_net::{HttpRequest, HttpResponse};
 
+use super::change::{CHANGE_WAIT_DEFAULT, change_catalog, within};
 use super::join;
-use super::topics::{CHANGE_WAIT_MAX, change_catalog, within};
 use crate::catalog::{Catalog, CatalogCommand, CommandOutcome};
 use crate::shell::shard::Shard;
 
@@ -30,7 +30,7 @@ pub async fn post(shard: &Rc<Shard>, request: &HttpRequest) -> HttpResponse {
         return HttpResponse::text(status, why);
     }
     let command = CatalogCommand::CordonBroker { node, is_cordoned };
-    match within(CHANGE_WAIT_MAX, change_catalog(shard, command)).await {
+    match within(CHANGE_WAIT_DEFAULT, change_catalog(shard, command)).await {
         Some(Ok(CommandOutcome::Refused(error))) => HttpResponse::text(409, format!("{error}\n")),
         Some(Ok(_)) => {
             tracing::info!(

@@ -1,7 +1,6 @@
 //! CreatePartitions: topics grow. A partition that is there keeps its records, its offsets and its place.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use chronik_engine::ids::NodeId;
 use kafka_protocol::ResponseError;
@@ -10,16 +9,16 @@ use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicR
 use kafka_protocol::messages::{BrokerId, CreatePartitionsRequest, CreatePartitionsResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::error_code::{catalog_error, produce_error};
-use super::topics::{
-    change_catalog, check_limits, new_partitions, node_ids, nodes_down, place_on, repeated,
-    wait_of, within,
-};
+use super::change::{change_within, wait_of};
+use super::error_code::catalog_error;
+use super::topics::{check_limits, new_partitions, node_ids, nodes_down, place_on, repeated};
 use crate::catalog::{Catalog, CatalogCommand, CommandOutcome, Topic};
 use crate::shell::shard::Shard;
 
 /// Partitions that one request may add to a topic, as in Kafka.
 const ADDED_MAX: usize = 10_000;
+
+const LATE: &str = "the partitions were not ready in time; they may be made yet";
 
 /// A refusal: Kafka's name for it, and what a person reads.
 pub(super) type Refusal = (ResponseError, String);
@@ -42,7 +41,7 @@ pub async fn create_partitions(
         } else {
             match wanted(&shard, topic) {
                 Ok(command) if request.validate_only => validate(&shard, &command),
-                Ok(command) => grow(&shard, command, wait).await,
+                Ok(command) => change_within(&shard, command, wait, LATE).await.map(drop),
                 Err(refusal) => Err(refusal),
             }
         };
@@ -166,21 +165,5 @@ fn validate(shard: &Shard, command: &CatalogCommand) -> Result<(), Refusal> {
     match (*shard.catalog()).clone().apply(command) {
         CommandOutcome::Refused(error) => Err((catalog_error(&error), error.to_string())),
         _ => Ok(()),
-    }
-}
-
-async fn grow(
-    shard: &Rc<Shard>,
-    command: CatalogCommand,
-    at_most: Duration,
-) -> Result<(), Refusal> {
-    match within(at_most, change_catalog(shard, command)).await {
-        Some(Ok(CommandOutcome::Refused(error))) => Err((catalog_error(&error), error.to_string())),
-        Some(Ok(_)) => Ok(()),
-        Some(Err(error)) => Err((produce_error(&error), error.to_string())),
-        None => {
-            let why = "the partitions were not ready in time; they may be made yet".to_owned();
-            Err((ResponseError::RequestTimedOut, why))
-        }
     }
 }

@@ -1,17 +1,22 @@
 //! InitProducerId for idempotent producers: ids come from ranges that `__meta` gives out, each once.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
 
-use super::error_code::{catalog_error, produce_error};
-use super::topics::change_catalog;
+use super::change::{change_catalog, within};
+use super::error_code::catalog_error;
 use crate::catalog::{CatalogCommand, CommandOutcome};
 use crate::shell::shard::Shard;
 
 /// Producer ids that a shard takes at a time. Those left at a restart are lost; there are 2^63.
 const PRODUCER_ID_RANGE: u32 = 1000;
+
+/// How long a producer is kept waiting for a range that is not there yet: it asks again, and gives up requests that take
+/// longer than its request timeout.
+const RANGE_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves InitProducerId. Cancel-safe; an id that nobody hears of is lost.
 pub async fn init_producer_id(
@@ -42,8 +47,8 @@ async fn next_producer_id(shard: &Rc<Shard>) -> Result<i64, ResponseError> {
         return Ok(id);
     }
     let command = CatalogCommand::AllocateProducerIds { count: PRODUCER_ID_RANGE };
-    match change_catalog(shard, command).await {
-        Ok(CommandOutcome::ProducerIds(range)) => {
+    match within(RANGE_WAIT, change_catalog(shard, command)).await {
+        Some(Ok(CommandOutcome::ProducerIds(range))) => {
             let mut ids = range.first..range.first + i64::from(range.count);
             let id = ids.next().ok_or(ResponseError::UnknownServerError)?;
             // Another request may have brought a range meanwhile; then the rest of this one is lost.
@@ -53,8 +58,9 @@ async fn next_producer_id(shard: &Rc<Shard>) -> Result<i64, ResponseError> {
             }
             Ok(id)
         }
-        Ok(CommandOutcome::Refused(error)) => Err(catalog_error(&error)),
-        Ok(_) => Err(ResponseError::UnknownServerError),
-        Err(error) => Err(produce_error(&error)),
+        Some(Ok(CommandOutcome::Refused(error))) => Err(catalog_error(&error)),
+        Some(Ok(_)) => Err(ResponseError::UnknownServerError),
+        // What Kafka says while it has no range: every producer asks again, and none looks for another coordinator.
+        Some(Err(_)) | None => Err(ResponseError::CoordinatorLoadInProgress),
     }
 }

@@ -15,12 +15,11 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use super::change::{CHANGE_WAIT_DEFAULT, change_within};
 use super::each_partition_once;
-use super::error_code::{catalog_error, produce_error};
 use super::metadata::broker_id;
 use super::partitions::Refusal;
-use super::topics::{CHANGE_WAIT_MAX, change_catalog, within};
-use crate::catalog::{CatalogCommand, CommandOutcome};
+use crate::catalog::CatalogCommand;
 use crate::shell::cluster::quorum::{Quorum, QuorumReplica};
 use crate::shell::read::kafka_epoch;
 use crate::shell::shard::Shard;
@@ -137,13 +136,6 @@ async fn unregister(shard: &Rc<Shard>, broker: BrokerId) -> Result<(), Refusal> 
         return Err((ResponseError::InvalidRequest, why));
     }
     let command = CatalogCommand::UnregisterBroker { node };
-    match within(CHANGE_WAIT_MAX, change_catalog(shard, command)).await {
-        Some(Ok(CommandOutcome::Refused(error))) => Err((catalog_error(&error), error.to_string())),
-        Some(Ok(_)) => Ok(()),
-        Some(Err(error)) => Err((produce_error(&error), error.to_string())),
-        None => {
-            let why = "the broker was not removed in time; it may be yet".to_owned();
-            Err((ResponseError::RequestTimedOut, why))
-        }
-    }
+    let late = "the broker was not removed in time; it may be yet";
+    change_within(shard, command, CHANGE_WAIT_DEFAULT, late).await.map(drop)
 }

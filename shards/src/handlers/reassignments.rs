@@ -22,10 +22,10 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use rand::Rng;
 
-use super::error_code::{catalog_error, produce_error};
+use super::change::{change_within, wait_of};
+use super::error_code::catalog_error;
 use super::metadata::broker_id;
 use super::partitions::Refusal;
-use super::topics::{change_catalog, wait_of, within};
 use crate::catalog::{
     Catalog, CatalogCommand, CommandOutcome, Partition, PartitionMove, Placement, Topic, TopicRef,
 };
@@ -156,18 +156,14 @@ async fn carry_out(
         return Vec::new();
     }
     let command = CatalogCommand::MovePartitions { moves };
-    let refusal = match within(wait_of(timeout_ms), change_catalog(shard, command)).await {
-        Some(Ok(CommandOutcome::PartitionsMoved(results))) => {
+    let late = "the move was not in the catalog in time; it may be yet";
+    let refusal = match change_within(shard, command, wait_of(timeout_ms), late).await {
+        Ok(CommandOutcome::PartitionsMoved(results)) => {
             let refused = |error| (catalog_error(&error), error.to_string());
             return results.into_iter().map(|result| result.map_err(refused)).collect();
         }
-        Some(Ok(CommandOutcome::Refused(error))) => (catalog_error(&error), error.to_string()),
-        Some(Ok(_)) => (ResponseError::UnknownServerError, String::new()),
-        Some(Err(error)) => (produce_error(&error), error.to_string()),
-        None => {
-            let why = "the move was not in the catalog in time; it may be yet".to_owned();
-            (ResponseError::RequestTimedOut, why)
-        }
+        Ok(_) => (ResponseError::UnknownServerError, String::new()),
+        Err(refusal) => refusal,
     };
     vec![Err(refusal); count]
 }

@@ -1,49 +1,35 @@
-//! CreateTopics and DeleteTopics: changes of the catalog, answered once every core shows them.
+//! CreateTopics: a change of the catalog, answered once every core shows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chronik_engine::ids::{NodeId, ReplicaId, ShardId};
-use futures_util::future::{Either, select};
+use chronik_engine::ids::{NodeId, ReplicaId};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult,
 };
-use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
-use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    TopicName,
-};
+use kafka_protocol::messages::{BrokerId, CreateTopicsRequest, CreateTopicsResponse};
 use kafka_protocol::protocol::StrBytes;
 use rand::Rng;
 use uuid::Uuid;
 
+use super::change::{change_catalog, change_error, wait_of, within};
 use super::configs::rules;
-use super::error_code::{catalog_error, produce_error};
+use super::error_code::catalog_error;
 use super::partitions::check_replicas;
 use crate::catalog::{
     CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, TOPIC_PARTITIONS_MAX,
-    Topic, TopicId, TopicRef, config_definitions,
+    Topic, TopicId, config_definitions,
 };
-use crate::core::{Ack, ProduceError};
-use crate::shell::cluster::{META_SHARD, NotProposed};
+use crate::core::ProduceError;
 use crate::shell::shard::Shard;
 
 /// Where Kafka says a topic's configuration comes from: set on the topic, or the default.
 const SOURCE_TOPIC: i8 = 1;
 const SOURCE_DEFAULT: i8 = 5;
-
-/// The shortest and the longest that a request waits for a change of the catalog, whatever it says. A change takes
-/// milliseconds: a client that says 0 is better served by its outcome than by REQUEST_TIMED_OUT.
-const CHANGE_WAIT_MIN: Duration = Duration::from_secs(1);
-pub(super) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(120);
-
-/// How often a node looks for the leader of the catalog, and how long it waits in between: longer than an election.
-const SUBMIT_TRIES: u32 = 240;
-const SUBMIT_RETRY: Duration = Duration::from_millis(50);
 
 /// A topic that somebody wants made.
 #[derive(Debug, Clone)]
@@ -97,8 +83,8 @@ impl RefusedBecause {
     #[must_use]
     pub fn response_error(&self) -> ResponseError {
         match self {
-            RefusedBecause::Catalog(error) => super::error_code::catalog_error(error),
-            RefusedBecause::Log(error) => produce_error(error),
+            RefusedBecause::Catalog(error) => catalog_error(error),
+            RefusedBecause::Log(error) => change_error(error),
             RefusedBecause::Invalid { error, .. } | RefusedBecause::Config { error, .. } => *error,
         }
     }
@@ -256,21 +242,6 @@ fn assigned_partitions(topic: &CreatableTopic) -> Result<u32, RefusedBecause> {
     }
 }
 
-/// How long a request may wait for a change of the catalog, by what it says itself.
-pub(super) fn wait_of(timeout_ms: i32) -> Duration {
-    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0))
-        .clamp(CHANGE_WAIT_MIN, CHANGE_WAIT_MAX)
-}
-
-/// Waits for a change at most so long. What was proposed is done all the same.
-pub(super) async fn within<T>(at_most: Duration, change: impl Future<Output = T>) -> Option<T> {
-    let timeout = std::pin::pin!(chronik_ring::sleep(at_most));
-    match select(std::pin::pin!(change), timeout).await {
-        Either::Left((done, _)) => Some(done),
-        Either::Right(((), _)) => None,
-    }
-}
-
 /// Makes topics; returns once every core shows those that were made, or when the time is over.
 pub async fn create(
     shard: &Rc<Shard>,
@@ -418,32 +389,6 @@ pub(super) fn nodes_down(shard: &Shard) -> Vec<NodeId> {
     others.filter(|node| !links.is_up(*node)).collect()
 }
 
-/// Proposes a change of the catalog and waits until it is committed and every core shows it. Cancel-safe; the change is
-/// made all the same.
-pub async fn change_catalog(
-    shard: &Rc<Shard>,
-    command: CatalogCommand,
-) -> Result<CommandOutcome, ProduceError> {
-    let changed = shard.on(META_SHARD, move |meta| async move {
-        let mut tries_left = SUBMIT_TRIES;
-        let result = loop {
-            match meta.submit_command(&command).await {
-                Ok(result) => break result,
-                Err(NotProposed) if tries_left == 0 => break Err(ProduceError::NotLeader),
-                Err(NotProposed) => chronik_ring::sleep(SUBMIT_RETRY).await,
-            }
-            tries_left -= 1;
-        };
-        let ack = result?;
-        _ = meta.catalog_shown().await;
-        match ack {
-            Ack::Command(outcome) => Ok(outcome),
-            Ack::Appended(_) | Ack::LogStart(_) | Ack::Groups => Err(ProduceError::NotLeader),
-        }
-    });
-    changed.await.unwrap_or(Err(ProduceError::Overloaded))
-}
-
 fn created(topic: &Topic) -> CreatableTopicResult {
     let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
     let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
@@ -476,86 +421,4 @@ fn refused(asked: &CreatableTopic, why: &RefusedBecause) -> CreatableTopicResult
         .with_error_message(Some(StrBytes::from_string(why.to_string())))
         .with_num_partitions(-1)
         .with_replication_factor(-1)
-}
-
-/// Serves DeleteTopics. Cancel-safe; what was proposed is done.
-pub async fn delete_topics(
-    shard: Rc<Shard>,
-    version: i16,
-    request: DeleteTopicsRequest,
-) -> DeleteTopicsResponse {
-    // Up to version 5 topics are named; from 6 on each is a name or an id.
-    let asked: Vec<(Option<TopicName>, Uuid)> = if version >= 6 {
-        request.topics.into_iter().map(|topic| (topic.name, topic.topic_id)).collect()
-    } else {
-        request.topic_names.into_iter().map(|name| (Some(name), Uuid::nil())).collect()
-    };
-    let topics = asked
-        .iter()
-        .map(|(name, id)| match name {
-            Some(name) => TopicRef::Name(name.to_string()),
-            None => TopicRef::Id(TopicId(*id)),
-        })
-        .collect();
-    let command = CatalogCommand::DeleteTopics { topics };
-    let changed = within(wait_of(request.timeout_ms), change_catalog(&shard, command)).await;
-    let Some(outcome) = changed else {
-        let late = || "the topic was not gone in time; it may be deleted yet".to_owned();
-        let results = asked
-            .into_iter()
-            .map(|(name, id)| not_deleted(name, id, ResponseError::RequestTimedOut, late()))
-            .collect();
-        return DeleteTopicsResponse::default().with_responses(results);
-    };
-    if let Ok(CommandOutcome::TopicsDeleted(results)) = &outcome {
-        forget_offsets(&shard, results.iter().flatten().map(|gone| gone.name.to_string()));
-    }
-    let results = match outcome {
-        Ok(CommandOutcome::TopicsDeleted(results)) => asked
-            .into_iter()
-            .zip(results)
-            .map(|((name, id), result)| match result {
-                Ok(deleted) => DeletableTopicResult::default()
-                    .with_name(Some(StrBytes::from_string(deleted.name.to_string()).into()))
-                    .with_topic_id(deleted.id.0),
-                Err(error) => not_deleted(name, id, catalog_error(&error), error.to_string()),
-            })
-            .collect(),
-        Ok(CommandOutcome::Refused(error)) => asked
-            .into_iter()
-            .map(|(name, id)| not_deleted(name, id, catalog_error(&error), error.to_string()))
-            .collect(),
-        Ok(_) => Vec::new(),
-        Err(error) => asked
-            .into_iter()
-            .map(|(name, id)| not_deleted(name, id, produce_error(&error), error.to_string()))
-            .collect(),
-    };
-    DeleteTopicsResponse::default().with_responses(results)
-}
-
-/// What groups have committed of topics that are gone must not be taken for offsets of others by these names.
-fn forget_offsets(shard: &Rc<Shard>, names: impl Iterator<Item = String>) {
-    let names: Arc<[String]> = names.collect();
-    if names.is_empty() {
-        return;
-    }
-    for target in 0..shard.node.shards {
-        let names = Arc::clone(&names);
-        // Refused, the offsets stay until they expire.
-        _ = shard.post(ShardId(target), move |there| there.forget_topics(&names));
-    }
-}
-
-fn not_deleted(
-    name: Option<TopicName>,
-    id: Uuid,
-    error: ResponseError,
-    why: String,
-) -> DeletableTopicResult {
-    DeletableTopicResult::default()
-        .with_name(name)
-        .with_topic_id(id)
-        .with_error_code(error.code())
-        .with_error_message(Some(StrBytes::from_string(why)))
 }

@@ -106,6 +106,12 @@ impl Shard {
         }
     }
 
+    /// Whether this replica leads a partition of `__consumer_offsets`, though it may not coordinate its groups yet, or not
+    /// any more.
+    pub fn leads_groups(&self, group: GroupId) -> bool {
+        self.core.borrow().partition(group).is_some_and(|view| view.is_led_here())
+    }
+
     /// Does something with the coordinator of a partition of `__consumer_offsets`, then what it wants done.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ use super::tiering::tiering_loop;
 use super::upkeep::upkeep_loop;
 use crate::catalog::{CommandOutcome, Incarnation};
 use crate::core::{CoreConfig, CoreError, ShardCore};
-use crate::handlers::topics::change_catalog;
+use crate::handlers::change::change_catalog;
 use crate::identity::Identity;
 use crate::startup::{Environment, exit_code};
 use crate::stored::Segments;

@@ -225,6 +225,25 @@ fn given_a_leader_when_it_is_asked_where_consumers_may_read_then_it_names_who_sh
 }
 
 #[test]
+fn given_a_leader_that_is_not_ready_when_its_groups_are_asked_for_then_it_does_not_pass_for_a_follower()
+ {
+    let mut trio = Trio::led();
+    let led =
+        |trio: &Trio| [0, 1, 2].map(|at| trio.cores[at].partition(GROUP).unwrap().is_led_here());
+    assert_eq!(led(&trio), [true, false, false]);
+    trio.cut(0);
+    trio.tell_lost(1, 0);
+    trio.tell_lost(2, 0);
+    let is_led_early = (0..200).any(|_| {
+        trio.cores[1].tick(0);
+        trio.cores[2].tick(0);
+        trio.step();
+        !trio.is_ready(1) && !trio.is_ready(2) && led(&trio)[1..].contains(&true)
+    });
+    assert!(is_led_early, "between its election and the commit of its first entry");
+}
+
+#[test]
 fn given_a_topic_that_asks_for_more_than_a_quorum_when_a_replica_hangs_then_batches_wait_for_it() {
     let mut trio = Trio::led();
     assert_eq!(trio.cores[0].check_in_sync(GROUP, 3), Ok(()));

@@ -22,8 +22,8 @@ use crate::catalog::{
     CatalogCommand, CommandOutcome, ConfigDefinition, ConfigType, broker_config_of,
     config_definition, config_definitions, topic_config_of,
 };
-use crate::handlers::error_code::{catalog_error, produce_error};
-use crate::handlers::topics::{CHANGE_WAIT_MAX, change_catalog, within};
+use crate::handlers::change::{CHANGE_WAIT_DEFAULT, change_within};
+use crate::handlers::error_code::catalog_error;
 use crate::shell::shard::Shard;
 
 /// A change of each configuration named: a value, or none to go back to the default.
@@ -341,20 +341,12 @@ async fn change(
         Target::Topic(name) => CatalogCommand::AlterTopicConfigs { name, changes },
         Target::Broker(node) => CatalogCommand::AlterBrokerConfigs { node, changes },
     };
-    let outcome = if validate_only {
-        Ok((*shard.catalog()).clone().apply(&command))
-    } else {
-        match within(CHANGE_WAIT_MAX, change_catalog(shard, command)).await {
-            Some(outcome) => outcome,
-            None => {
-                let why = "the change was not made in time; it may be made yet".to_owned();
-                return Err((ResponseError::RequestTimedOut, why));
-            }
-        }
-    };
-    match outcome {
-        Ok(CommandOutcome::Refused(error)) => Err((catalog_error(&error), error.to_string())),
-        Ok(_) => Ok(()),
-        Err(error) => Err((produce_error(&error), error.to_string())),
+    if !validate_only {
+        let late = "the change was not made in time; it may be made yet";
+        return change_within(shard, command, CHANGE_WAIT_DEFAULT, late).await.map(drop);
+    }
+    match (*shard.catalog()).clone().apply(&command) {
+        CommandOutcome::Refused(error) => Err((catalog_error(&error), error.to_string())),
+        _ => Ok(()),
     }
 }

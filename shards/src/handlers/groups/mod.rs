@@ -19,9 +19,9 @@ use futures_util::future::{Either, join_all, select};
 use futures_util::stream::{self, StreamExt as _};
 use kafka_protocol::protocol::StrBytes;
 
+use super::change::change_catalog;
 use super::finished;
 use super::routing::Route;
-use super::topics::change_catalog;
 use crate::catalog::{CatalogCommand, NewTopic, Topic, TopicId};
 use crate::core::FetchError;
 use crate::groups::{Coordinator, GroupError, GroupStore, Now, OFFSETS_TOPIC, partition_of};
@@ -187,7 +187,8 @@ async fn on_coordinator<T: Send + 'static>(
     done.await.unwrap_or(Err(GroupError::NotAvailable))
 }
 
-/// Does something with every coordinator of this node that is known to be one still, the cores side by side.
+/// Does something with every coordinator of this node that is known to be one still, the cores side by side. Part of an
+/// answer would be taken for all of it: where one of them is not ready, there is none.
 async fn on_all_coordinators<T: Send + 'static>(
     shard: &Rc<Shard>,
     f: impl Fn(&mut Coordinator) -> T + Copy + Send + 'static,
@@ -209,9 +210,17 @@ async fn on_all_coordinators<T: Send + 'static>(
                 let mut results = Vec::with_capacity(leading.len());
                 for (group, leading) in leading {
                     let known = leading.known().await.map_err(read_error);
-                    results.push(known.and_then(|()| {
+                    let done = known.and_then(|()| {
                         there.with_coordinator(group, |coordinator, _| f(coordinator))
-                    }));
+                    });
+                    // Its groups are those of another node, unless this one leads and is not as far yet.
+                    results.push(match done {
+                        Err(GroupError::NotCoordinator) if !there.leads_groups(group) => None,
+                        done => Some(done.map_err(|error| match error {
+                            GroupError::NotCoordinator => GroupError::Loading,
+                            error => error,
+                        })),
+                    });
                 }
                 results
             }
@@ -219,13 +228,8 @@ async fn on_all_coordinators<T: Send + 'static>(
     });
     let mut all = Vec::new();
     for results in join_all(asked).await {
-        for result in results.map_err(|_| GroupError::NotAvailable)? {
-            match result {
-                Ok(result) => all.push(result),
-                // Its groups are those of another node.
-                Err(GroupError::NotCoordinator) => {}
-                Err(error) => return Err(error),
-            }
+        for result in results.map_err(|_| GroupError::NotAvailable)?.into_iter().flatten() {
+            all.push(result?);
         }
     }
     Ok(all)
