@@ -225,6 +225,9 @@ settings! {
         auto_leader_rebalance_enable: bool = true;
         /// How often it is looked for partitions that another replica leads; a node that came back is looked at sooner.
         leader_imbalance_check_interval_seconds: u64 [1, 86_400] = 300;
+        /// A replica that lacks for so long what the others have does not count as in sync. One whose node cannot be heard
+        /// does not either, after half a second.
+        replica_lag_time_max_ms: u64 [100, DAY_MS] = 30_000;
         /// How many fetch sessions are remembered.
         fetch_session_slots: usize [0, 1_000_000] = 1000;
     }

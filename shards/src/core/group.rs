@@ -236,7 +236,7 @@ impl Group {
         }
         self.campaign_early(shared);
         self.tick_reads(shared);
-        self.tick_lag_marks();
+        self.tick_lag_marks(shared.config.lag_ticks_max);
     }
 
     /// To be called after everything that may change who leads, before anything is proposed.

@@ -3,7 +3,9 @@
 //! Kafka calls a replica in sync that has had all of the leader's log within `replica.lag.time.max.ms`. Here the leader
 //! asks two things of a voter. It takes entries as they come: who cannot be reached is probed instead, half a second after
 //! its node was heard last. And it holds what was committed a while ago: who hangs, though its node answers, falls behind
-//! that. Two marks on the commit index, moved at intervals, tell how long ago that is; nothing is noted for each replica.
+//! that. Three marks on the commit index, moved at intervals of half that time, tell how long ago that is; nothing is
+//! noted for each replica. So who hangs is found out after the time that is set, and before one and a half times that has
+//! passed, as in Kafka.
 //!
 //! - I1: the leader is in sync with itself; learners are not asked.
 //! - I2: what is committed is decided by Raft's quorum alone. That too few replicas are in sync refuses batches before they
@@ -14,15 +16,13 @@ use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId};
 use super::group::Group;
 use super::{ProduceError, ShardCore};
 
-/// Ticks between two marks: 30 s of 50 ms ticks, Kafka's default of `replica.lag.time.max.ms`. Who lacks what was
-/// committed two marks ago is not in sync.
-const MARK_TICKS: u32 = 600;
-
 /// Where the commit index was.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LagMarks {
-    /// At the mark before the last.
+    /// At the mark two before the last: who lacks this is not in sync.
     before: RaftIndex,
+    /// At the mark after that.
+    next: RaftIndex,
     /// At the last mark.
     last: RaftIndex,
     ticks: u32,
@@ -85,13 +85,13 @@ impl Group {
         self.voters_in_sync().count() < self.raft.meta().voters.len()
     }
 
-    /// A tick has passed.
-    pub(super) fn tick_lag_marks(&mut self) {
+    /// A tick has passed. A voter may lack for so many ticks what is committed.
+    pub(super) fn tick_lag_marks(&mut self, lag_ticks_max: u32) {
         let marks = &mut self.lag_marks;
         marks.ticks += 1;
-        if marks.ticks >= MARK_TICKS {
+        if marks.ticks >= lag_ticks_max.div_ceil(2) {
             let last = self.raft.commit_index();
-            *marks = LagMarks { before: marks.last, last, ticks: 0 };
+            *marks = LagMarks { before: marks.next, next: marks.last, last, ticks: 0 };
         }
     }
 }

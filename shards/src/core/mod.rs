@@ -115,6 +115,8 @@ pub struct CoreConfig {
     pub producer_expiration_ms: i64,
     /// What figures about durations are taken with. Nothing else looks at it; in a simulator it stands still.
     pub stopwatch_ns: fn() -> u64,
+    /// Ticks for which a voter may lack what is committed and still count as in sync.
+    pub lag_ticks_max: u32,
 }
 
 /// Names a produce or a command that waits for its fate. Given by the shell; comes back once in [`Effects::replies`].

@@ -30,6 +30,7 @@ fn config() -> CoreConfig {
         in_flight_bytes_max: 1 << 20,
         producer_expiration_ms: 1000,
         stopwatch_ns: || 0,
+        lag_ticks_max: 600,
     }
 }
 

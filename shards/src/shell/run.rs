@@ -27,7 +27,7 @@ use super::clock::{Clock, stopwatch_ns};
 use super::cluster::META_SHARD;
 use super::cluster::balance::balance_loop;
 use super::cluster::reconcile::reconcile_loop;
-use super::commit::{commit_loop, tick_loop};
+use super::commit::{TICK_MS, commit_loop, tick_loop};
 use super::compaction::compaction_loop;
 use super::mesh::{Mesh, run_jobs};
 use super::publisher::publish_loop;
@@ -493,6 +493,8 @@ fn core_config(shard: ShardId, node: &NodeInfo) -> CoreConfig {
         tail_cache_bytes: node.config.shard.tail_cache_bytes,
         in_flight_bytes_max: node.config.shard.in_flight_bytes,
         producer_expiration_ms: node.config.kafka.producer_id_expiration_ms,
+        lag_ticks_max: u32::try_from(node.config.kafka.replica_lag_time_max_ms.div_ceil(TICK_MS))
+            .unwrap_or(u32::MAX),
         stopwatch_ns,
     }
 }

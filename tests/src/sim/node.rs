@@ -77,6 +77,7 @@ pub fn random_config(rng: &mut StdRng, node: NodeId, shard: ShardId) -> CoreConf
         in_flight_bytes_max: [40 << 10, 1 << 20][rng.random_range(0..2)],
         producer_expiration_ms: 86_400_000,
         stopwatch_ns: || 0,
+        lag_ticks_max: 600,
     }
 }
 

@@ -21,8 +21,12 @@ pub(super) struct Trio {
 impl Trio {
     /// The first one leads.
     pub(super) fn led() -> Trio {
+        Trio::led_with(config())
+    }
+
+    pub(super) fn led_with(config: CoreConfig) -> Trio {
         let cores = (0..3_u32).map(|at| {
-            let config = CoreConfig { seed: at.into(), node: NodeId(1 + at), ..config() };
+            let config = CoreConfig { seed: at.into(), node: NodeId(1 + at), ..config.clone() };
             ShardCore::new(config, Vec::new(), 0).unwrap()
         });
         let mut trio = Trio {

@@ -186,6 +186,12 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
             Some("86400000"),
         ),
         fixed(
+            "replica.lag.time.max.ms",
+            Long,
+            kafka.replica_lag_time_max_ms.to_string(),
+            Some("30000"),
+        ),
+        fixed(
             "socket.request.max.bytes",
             Int,
             kafka.socket_request_max_bytes.to_string(),

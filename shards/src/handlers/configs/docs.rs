@@ -39,7 +39,7 @@ const SEGMENT_MS: &str = "The age at which a segment is sealed.";
 const UNCLEAN: &str = "Whether a replica that may lack records can lead. A quorum never lets it.";
 
 /// In the order of the names.
-static DOCS: [(&str, &str); 77] = [
+static DOCS: [(&str, &str); 78] = [
     ("advertised.listeners", "Where clients are told to connect."),
     (
         "auto.create.topics.enable",
@@ -128,6 +128,10 @@ static DOCS: [(&str, &str); 77] = [
         "Whether what was uploaded goes when tiering is switched off.",
     ),
     ("remote.storage.enable", "Whether the topic is tiered."),
+    (
+        "replica.lag.time.max.ms",
+        "How long a replica may lack what the others have and still count as in sync.",
+    ),
     ("replica.selector.class", "Which replica of a partition consumers are sent to."),
     ("retention.bytes", RETENTION_BYTES),
     ("retention.ms", RETENTION_MS),
