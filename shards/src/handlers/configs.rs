@@ -1,7 +1,8 @@
 //! DescribeConfigs, AlterConfigs, IncrementalAlterConfigs and ListConfigResources.
 //!
-//! Topics and brokers have configurations. The other kinds of resource that Kafka knows are answered as Kafka answers
-//! for one that was never configured, and refused where they would be changed.
+//! Topics and brokers have configurations. Groups and client metrics have none here: they are answered as Kafka answers
+//! for one that was never configured, and what is set on them is a configuration of no known name. What loggers write is
+//! said where a broker is started, and refused here.
 //!
 //! - I1: a change that would be stored and then not acted on is refused (`rules`): silence would be a lie.
 //! - I2: what a resource is changed to is all or nothing; resources stand for themselves.
@@ -74,6 +75,9 @@ fn invalid(why: impl Into<String>) -> Refusal {
     (ResponseError::InvalidRequest, why.into())
 }
 
+/// Why the loggers of a broker are no resource.
+const LOGGERS: &str = "The loggers of a broker are set where it is started, by RUST_LOG.";
+
 /// The broker that a resource names: this one, or with an empty name all of them.
 fn named_broker(shard: &Shard, name: &str) -> Result<Option<NodeId>, Refusal> {
     if name.is_empty() {
@@ -139,7 +143,7 @@ fn entries(shard: &Shard, asked: &DescribeConfigsResource) -> Result<Vec<Entry>,
                 let why = format!("Unexpected broker id, expected {here} but received {name}");
                 return Err(invalid(why));
             }
-            Vec::new()
+            return Err(invalid(LOGGERS));
         }
         ResourceType::ClientMetrics => {
             needs_name("Client metrics subscription name")?;
@@ -206,10 +210,10 @@ pub fn list_resources(
             ResourceType::Topic => {
                 catalog.topics().for_each(|topic| add(kind, topic.name.to_string()));
             }
-            ResourceType::Broker | ResourceType::BrokerLogger => {
+            ResourceType::Broker => {
                 catalog.brokers().for_each(|broker| add(kind, broker.node.to_string()));
             }
-            ResourceType::ClientMetrics | ResourceType::Group => {}
+            ResourceType::BrokerLogger | ResourceType::ClientMetrics | ResourceType::Group => {}
         }
     }
     ListConfigResourcesResponse::default().with_config_resources(resources)

@@ -17,7 +17,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Refusal, ResourceType, invalid, named_broker, rules};
+use super::{LOGGERS, Refusal, ResourceType, invalid, named_broker, rules};
 use crate::catalog::{
     CatalogCommand, CommandOutcome, ConfigDefinition, ConfigType, broker_config_of,
     config_definition, config_definitions, topic_config_of,
@@ -65,7 +65,8 @@ pub async fn alter_incrementally(
         resource_name: resource.resource_name,
         configs: resource.configs,
     });
-    let told = change_all(&shard, asked.collect(), request.validate_only, changes).await;
+    let name_of = |config: &AlterableConfig| config.name.clone();
+    let told = change_all(&shard, asked.collect(), request.validate_only, name_of, changes).await;
     let responses = told.into_iter().map(|told| {
         IncrementalResponse::default()
             .with_error_code(told.error_code)
@@ -83,7 +84,9 @@ pub async fn alter(shard: Rc<Shard>, request: AlterConfigsRequest) -> AlterConfi
         resource_name: resource.resource_name,
         configs: resource.configs.into_iter().map(|config| (config.name, config.value)).collect(),
     });
-    let told = change_all(&shard, asked.collect(), request.validate_only, replacement).await;
+    let name_of = |(name, _): &(StrBytes, Option<StrBytes>)| name.clone();
+    let told =
+        change_all(&shard, asked.collect(), request.validate_only, name_of, replacement).await;
     let responses = told.into_iter().map(|told| {
         AlterConfigsResourceResponse::default()
             .with_error_code(told.error_code)
@@ -115,6 +118,7 @@ async fn change_all<C>(
     shard: &Rc<Shard>,
     asked: Vec<Asked<C>>,
     validate_only: bool,
+    name_of: impl Fn(&C) -> StrBytes,
     changes_of: impl Fn(&Shard, &Target, Vec<C>) -> Result<Changes, Refusal>,
 ) -> Vec<Told> {
     let named = |asked: &Asked<C>| (asked.resource_type, asked.resource_name.clone());
@@ -129,10 +133,15 @@ async fn change_all<C>(
             }
             Err(invalid("Each resource must appear at most once."))
         } else {
-            let wanted = target(shard, asked.resource_type, &asked.resource_name)
-                .and_then(|target| Ok((changes_of(shard, &target, asked.configs)?, target)));
+            let first = asked.configs.first().map(&name_of);
+            let wanted = target(shard, asked.resource_type, &asked.resource_name, first.as_deref())
+                .and_then(|target| match target {
+                    Some(target) => Ok(Some((changes_of(shard, &target, asked.configs)?, target))),
+                    None => Ok(None),
+                });
             match wanted {
-                Ok((changes, target)) => change(shard, target, changes, validate_only).await,
+                Ok(Some((changes, target))) => change(shard, target, changes, validate_only).await,
+                Ok(None) => Ok(()),
                 Err(refusal) => Err(refusal),
             }
         };
@@ -163,22 +172,44 @@ fn check_each_once(names: impl Iterator<Item = String>) -> Result<(), Refusal> {
     Err(invalid(format!("Error due to duplicate config keys : {}", names.join(","))))
 }
 
-fn target(shard: &Shard, resource_type: i8, name: &str) -> Result<Target, Refusal> {
+/// What a resource is; nothing, if it is one that has no configurations and none is named. `first` is the first one that
+/// is.
+fn target(
+    shard: &Shard,
+    resource_type: i8,
+    name: &str,
+    first: Option<&str>,
+) -> Result<Option<Target>, Refusal> {
     match ResourceType::from_wire(resource_type)? {
         ResourceType::Topic => match shard.catalog().topic(name) {
-            Some(_) => Ok(Target::Topic(name.to_owned())),
+            Some(_) => Ok(Some(Target::Topic(name.to_owned()))),
             None => Err((
                 ResponseError::UnknownTopicOrPartition,
                 format!("The topic '{name}' does not exist."),
             )),
         },
-        ResourceType::Broker => named_broker(shard, name).map(Target::Broker),
-        ResourceType::BrokerLogger => {
-            Err(invalid("The loggers of a broker are set where it is started"))
+        ResourceType::Broker => named_broker(shard, name).map(|node| Some(Target::Broker(node))),
+        ResourceType::BrokerLogger => Err(invalid(LOGGERS)),
+        without @ (ResourceType::ClientMetrics | ResourceType::Group) => {
+            unknown_of(without, name, first).map_or(Ok(None), Err)
         }
-        ResourceType::ClientMetrics => Err(invalid("Client metrics are not available here")),
-        ResourceType::Group => Err(invalid("Groups have no configurations here")),
     }
+}
+
+/// What is wrong with setting something on a resource that has no configurations: Kafka's words for one of a name that it
+/// does not know.
+fn unknown_of(kind: ResourceType, name: &str, first: Option<&str>) -> Option<Refusal> {
+    let is_group = kind == ResourceType::Group;
+    if name.is_empty() {
+        let what = if is_group { "group" } else { "client metrics" };
+        return Some(invalid(format!("Default {what} resources are not allowed.")));
+    }
+    let first = first?;
+    Some(if is_group {
+        (ResponseError::InvalidConfig, format!("Unknown group config name: {first}"))
+    } else {
+        invalid(format!("Unknown client metrics configuration: {first}"))
+    })
 }
 
 impl Target {
@@ -348,5 +379,25 @@ async fn change(
     match (*shard.catalog()).clone().apply(&command) {
         CommandOutcome::Refused(error) => Err((catalog_error(&error), error.to_string())),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_resources_without_configurations_when_one_is_set_then_the_refusal_is_kafkas() {
+        let (group, metrics) = (ResourceType::Group, ResourceType::ClientMetrics);
+        let unknown = "Unknown group config name: consumer.session.timeout.ms".to_owned();
+        let told = unknown_of(group, "readers", Some("consumer.session.timeout.ms"));
+        assert_eq!(told, Some((ResponseError::InvalidConfig, unknown)));
+        let (error, why) = unknown_of(metrics, "some", Some("interval.ms")).unwrap();
+        assert_eq!(error, ResponseError::InvalidRequest);
+        assert_eq!(why, "Unknown client metrics configuration: interval.ms");
+        for kind in [group, metrics] {
+            assert!(unknown_of(kind, "", None).unwrap().1.starts_with("Default "));
+            assert_eq!(unknown_of(kind, "some", None), None, "nothing is changed");
+        }
     }
 }
