@@ -16,6 +16,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -125,6 +126,39 @@ pub struct ConnectionContext {
     pub requests: Cell<u64>,
     /// Where its requests belong.
     pub affinity: Affinity,
+    /// Its requests whose work is left for later.
+    pub deferred: Deferred,
+}
+
+/// How many requests of a connection were taken and are not worked on before their turn to be answered comes. A handler
+/// that begins its work when it takes a request would overtake them: it counts them, and asks here first.
+#[derive(Debug, Clone, Default)]
+pub struct Deferred(Rc<Cell<usize>>);
+
+impl Deferred {
+    /// Counts one more, until what is returned is dropped.
+    #[must_use]
+    pub fn one_more(&self) -> DeferredOne {
+        self.0.set(self.0.get() + 1);
+        DeferredOne(self.clone())
+    }
+
+    /// Whether there is any.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.0.get() > 0
+    }
+}
+
+/// One request whose work is left for later, or under way.
+#[derive(Debug)]
+pub struct DeferredOne(Deferred);
+
+impl Drop for DeferredOne {
+    fn drop(&mut self) {
+        let Deferred(count) = &self.0;
+        count.set(count.get() - 1);
+    }
 }
 
 /// A Kafka connection between two cores. Dropped, it is closed.

@@ -44,8 +44,8 @@ pub use fetch_response::{
     FetchNodeEndpoint, FetchPartitionParts, FetchResponseParts, FetchTopicParts, RecordChunk,
 };
 pub use handler::{
-    ConnectionContext, Enqueued, Finished, FinishedFuture, HttpMethod, HttpRequest, HttpResponse,
-    ListenerKind, MovedConnection, RequestHandler, WireStage,
+    ConnectionContext, Deferred, DeferredOne, Enqueued, Finished, FinishedFuture, HttpMethod,
+    HttpRequest, HttpResponse, ListenerKind, MovedConnection, RequestHandler, WireStage,
 };
 pub use listener::{DrainReport, NetStats, Server};
 pub use output::Output;

@@ -26,7 +26,7 @@ use crate::clock::{self, Clock};
 use crate::connection;
 use crate::control::Control;
 use crate::error::{CloseReason, NetError};
-use crate::handler::{ConnectionContext, ListenerKind, MovedConnection, RequestHandler};
+use crate::handler::{ConnectionContext, Deferred, ListenerKind, MovedConnection, RequestHandler};
 use crate::log_limit::LogLimit;
 use crate::place::{Place, Places};
 use crate::settings::NetSettings;
@@ -296,7 +296,9 @@ fn register<H>(
 ) -> (Registered<H>, Rc<Control>) {
     let id = core.next_connection_id.replace(core.next_connection_id.get() + 1);
     let requests = Cell::new(requests);
-    let context = ConnectionContext { id, peer, local, listener: kind, requests, affinity };
+    let deferred = Deferred::default();
+    let context =
+        ConnectionContext { id, peer, local, listener: kind, requests, affinity, deferred };
     let control = Rc::new(Control::new(context, core.clock.now()));
     core.connections.borrow_mut().insert(id, Rc::clone(&control));
     (Registered { core: Rc::clone(core), id }, control)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
-use chronik_tests::raw::{RawConnection, topic_name};
+use chronik_tests::raw::{RawConnection, encode_frame, topic_name};
 use chronik_tests::scratch::wait_for;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
@@ -26,6 +26,8 @@ use kafka_protocol::protocol::StrBytes;
 
 const JOIN: i16 = 9;
 const SYNC: i16 = 5;
+const COMMIT: i16 = 8;
+const LEAVE: i16 = 5;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn settings() -> Settings {
@@ -150,15 +152,35 @@ impl Member {
         self.connection.call(4, &request).unwrap().error_code
     }
 
-    fn leave(&mut self) -> i16 {
+    fn leave_request(&self) -> LeaveGroupRequest {
         let member = MemberIdentity::default().with_member_id(text(&self.id));
-        let request = LeaveGroupRequest::default()
+        LeaveGroupRequest::default()
             .with_group_id(text(&self.group).into())
-            .with_members(vec![member]);
-        self.connection.call(5, &request).unwrap().members[0].error_code
+            .with_members(vec![member])
+    }
+
+    fn leave(&mut self) -> i16 {
+        let request = self.leave_request();
+        self.connection.call(LEAVE, &request).unwrap().members[0].error_code
     }
 
     fn commit(&mut self, topic: &str, offset: i64, metadata: &str) -> i16 {
+        let request = self.commit_request(topic, offset, metadata);
+        self.connection.call(COMMIT, &request).unwrap().topics[0].partitions[0].error_code
+    }
+
+    /// Without waiting for the answer.
+    fn begin_commit(&mut self, topic: &str, offset: i64) -> i32 {
+        let request = self.commit_request(topic, offset, "");
+        self.connection.send(COMMIT, &request).unwrap()
+    }
+
+    fn end_commit(&mut self, sent: i32) -> i16 {
+        let committed = self.connection.receive::<OffsetCommitRequest>(COMMIT, sent).unwrap();
+        committed.topics[0].partitions[0].error_code
+    }
+
+    fn commit_request(&self, topic: &str, offset: i64, metadata: &str) -> OffsetCommitRequest {
         let partition = OffsetCommitRequestPartition::default()
             .with_partition_index(0)
             .with_committed_offset(offset)
@@ -167,12 +189,11 @@ impl Member {
         let topic = OffsetCommitRequestTopic::default()
             .with_name(topic_name(topic))
             .with_partitions(vec![partition]);
-        let request = OffsetCommitRequest::default()
+        OffsetCommitRequest::default()
             .with_group_id(text(&self.group).into())
             .with_generation_id_or_member_epoch(self.generation)
             .with_member_id(text(&self.id))
-            .with_topics(vec![topic]);
-        self.connection.call(8, &request).unwrap().topics[0].partitions[0].error_code
+            .with_topics(vec![topic])
     }
 
     fn committed(&mut self, topic: &str) -> (i64, i32, String) {
@@ -396,4 +417,42 @@ fn given_fifty_members_when_they_join_at_once_then_one_generation_has_them_all()
     }
     sizes.sort_unstable();
     assert_eq!((sizes[0], sizes[48], sizes[49]), (0, 0, 50));
+}
+
+#[test]
+fn given_commits_sent_at_once_when_written_then_they_share_writes_and_the_last_one_counts() {
+    const COMMITS: usize = 200;
+    let broker = Broker::start(Settings { shards: 1, ..settings() }).unwrap();
+    let (addr, topic) = (broker.ports().kafka_addr(), topic(&broker));
+    let mut member = Member::new(addr, &fresh_name("hasty"));
+    member.join_alone();
+    let blocks = || {
+        let metrics = http::get(broker.ports().admin_addr(), "/metrics").unwrap();
+        Metrics::parse(&metrics.body).unwrap().sum("chronik_wal_blocks_written_total")
+    };
+    let before = blocks();
+    let mut frames = Vec::new();
+    for correlation in 0..COMMITS {
+        let request = member.commit_request(&topic, i64::try_from(correlation).unwrap(), "");
+        let correlation = i32::try_from(correlation).unwrap();
+        frames.extend(encode_frame(COMMIT, correlation, &request).unwrap());
+    }
+    member.connection.write(&frames).unwrap();
+    for correlation in 0..COMMITS {
+        assert_eq!(member.end_commit(i32::try_from(correlation).unwrap()), 0);
+    }
+    let written = blocks() - before;
+    assert!(written < COMMITS as f64 / 4.0, "{written} blocks for {COMMITS} commits");
+    let last = i64::try_from(COMMITS).unwrap() - 1;
+    assert_eq!(member.committed(&topic).0, last);
+    // What comes behind leaving does not overtake it.
+    let commit = member.begin_commit(&topic, last + 1);
+    let request = member.leave_request();
+    let leave = member.connection.send(LEAVE, &request).unwrap();
+    let late = member.begin_commit(&topic, last + 2);
+    assert_eq!(member.end_commit(commit), 0);
+    let left = member.connection.receive::<LeaveGroupRequest>(LEAVE, leave).unwrap();
+    assert_eq!(left.members[0].error_code, 0);
+    assert_eq!(member.end_commit(late), code(ResponseError::UnknownMemberId));
+    assert_eq!(member.committed(&topic).0, last + 1);
 }

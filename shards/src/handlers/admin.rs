@@ -2,17 +2,13 @@
 
 use std::rc::Rc;
 
-use chronik_net::{CloseReason, Enqueued, Finished, RequestKind};
+use chronik_net::{CloseReason, Finished, RequestKind};
 
 use super::{configs, describe, elections, finished, log_dirs, partitions, quorum, reassignments};
 use crate::shell::shard::Shard;
 
-/// Hands a request to its handler. Its work is done when its turn to be answered comes.
-pub(super) fn enqueue(shard: Rc<Shard>, version: i16, request: RequestKind) -> Enqueued {
-    Enqueued::finish_with(answer(shard, version, request))
-}
-
-async fn answer(shard: Rc<Shard>, version: i16, request: RequestKind) -> Finished {
+/// Hands a request to its handler.
+pub(super) async fn answer(shard: Rc<Shard>, version: i16, request: RequestKind) -> Finished {
     match request {
         RequestKind::DescribeConfigs(body) => finished(configs::describe(&shard, version, body)),
         RequestKind::AlterConfigs(body) => finished(configs::alter(shard, body).await),

@@ -1,7 +1,7 @@
 //! The Kafka APIs: each request from its decoded form to its answer.
 //!
-//! A handler runs on the core of the connection and goes to the shard of a partition over the mesh. Only Produce does
-//! its work when it is enqueued; all others do it when their turn to be answered comes.
+//! A handler runs on the core of the connection and goes to the shard of a partition over the mesh. Produce does its work
+//! when it is enqueued, and OffsetCommit where it overtakes nothing; all others do it when their turn to be answered comes.
 
 pub mod admin;
 pub mod change;
@@ -70,6 +70,19 @@ where
     })
 }
 
+/// The work is done when the request's turn to be answered comes.
+fn deferred<F>(connection: &ConnectionContext, answer: F) -> Enqueued
+where
+    F: Future<Output = Finished> + 'static,
+{
+    let one = connection.deferred.one_more();
+    Enqueued::finish_with(async move {
+        let finished = answer.await;
+        drop(one);
+        finished
+    })
+}
+
 fn finished(body: impl Into<ResponseBody>) -> Finished {
     Finished::Response(body.into())
 }
@@ -108,32 +121,35 @@ impl RequestHandler for Handlers {
                     finished(fetch::fetch(here, version, body).await)
                 })
             }
-            RequestKind::ListOffsets(body) => Enqueued::finish_with(async move {
+            RequestKind::ListOffsets(body) => deferred(connection, async move {
                 finished(offsets::list_offsets(here, version, body).await)
             }),
-            RequestKind::OffsetForLeaderEpoch(body) => Enqueued::finish_with(async move {
+            RequestKind::OffsetForLeaderEpoch(body) => deferred(connection, async move {
                 finished(offsets::offset_for_leader_epoch(here, body).await)
             }),
-            RequestKind::Metadata(body) => Enqueued::finish_with(async move {
+            RequestKind::Metadata(body) => deferred(connection, async move {
                 finished(metadata::metadata(here, version, body).await)
             }),
-            RequestKind::CreateTopics(body) => Enqueued::finish_with(async move {
+            RequestKind::CreateTopics(body) => deferred(connection, async move {
                 finished(topics::create_topics(here, version, body).await)
             }),
-            RequestKind::DeleteTopics(body) => Enqueued::finish_with(async move {
+            RequestKind::DeleteTopics(body) => deferred(connection, async move {
                 finished(delete_topics::delete_topics(here, version, body).await)
             }),
-            RequestKind::DeleteRecords(body) => Enqueued::finish_with(async move {
+            RequestKind::DeleteRecords(body) => deferred(connection, async move {
                 finished(delete_records::delete_records(here, body).await)
             }),
-            RequestKind::InitProducerId(body) => Enqueued::finish_with(async move {
+            RequestKind::InitProducerId(body) => deferred(connection, async move {
                 finished(producer_id::init_producer_id(here, body).await)
             }),
+            RequestKind::OffsetCommit(body) => {
+                groups::enqueue_commit(shard, connection, version, body).await
+            }
             other => {
                 let client_id = request.client_id.as_ref();
                 match groups::enqueue(shard, connection, client_id, version, other) {
                     Ok(enqueued) => enqueued,
-                    Err(other) => admin::enqueue(here, version, other),
+                    Err(other) => deferred(connection, admin::answer(here, version, other)),
                 }
             }
         }

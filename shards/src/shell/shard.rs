@@ -503,7 +503,7 @@ impl Shard {
         self: &Rc<Self>,
         target: ShardId,
         f: F,
-    ) -> impl Future<Output = Result<T, MeshRefused>> + 'static
+    ) -> impl Future<Output = Result<T, MeshRefused>> + use<T, F, Fut>
     where
         T: Send + 'static,
         F: FnOnce(Rc<Shard>) -> Fut + Send + 'static,

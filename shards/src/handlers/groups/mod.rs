@@ -17,11 +17,12 @@ use chronik_engine::ids::{GroupId as PartitionGroup, ShardId};
 use chronik_net::{ConnectionContext, Enqueued, RequestKind};
 use futures_util::future::{Either, join_all, select};
 use futures_util::stream::{self, StreamExt as _};
+use kafka_protocol::messages::OffsetCommitRequest;
 use kafka_protocol::protocol::StrBytes;
 
 use super::change::change_catalog;
-use super::finished;
 use super::routing::Route;
+use super::{deferred, finished};
 use crate::catalog::{CatalogCommand, NewTopic, Topic, TopicId};
 use crate::core::FetchError;
 use crate::groups::{Coordinator, GroupError, GroupStore, Now, OFFSETS_TOPIC, partition_of};
@@ -64,46 +65,64 @@ pub fn enqueue(
         host: format!("/{}", connection.peer.ip()),
     };
     Ok(match body {
-        RequestKind::FindCoordinator(body) => Enqueued::finish_with(async move {
+        RequestKind::FindCoordinator(body) => deferred(connection, async move {
             finished(find::find_coordinator(here, version, body).await)
         }),
         RequestKind::JoinGroup(body) => {
             let client = client();
-            Enqueued::finish_with(async move {
+            deferred(connection, async move {
                 finished(members::join_group(here, version, client, body).await)
             })
         }
-        RequestKind::SyncGroup(body) => Enqueued::finish_with(async move {
-            finished(members::sync_group(here, version, body).await)
-        }),
-        RequestKind::Heartbeat(body) => {
-            Enqueued::finish_with(async move { finished(members::heartbeat(here, body).await) })
+        RequestKind::SyncGroup(body) => {
+            deferred(
+                connection,
+                async move { finished(members::sync_group(here, version, body).await) },
+            )
         }
-        RequestKind::LeaveGroup(body) => Enqueued::finish_with(async move {
+        RequestKind::Heartbeat(body) => {
+            deferred(connection, async move { finished(members::heartbeat(here, body).await) })
+        }
+        RequestKind::LeaveGroup(body) => deferred(connection, async move {
             finished(members::leave_group(here, version, body).await)
         }),
-        RequestKind::OffsetCommit(body) => Enqueued::finish_with(async move {
-            finished(offsets::offset_commit(here, version, body).await)
-        }),
-        RequestKind::OffsetFetch(body) => Enqueued::finish_with(async move {
+        RequestKind::OffsetFetch(body) => deferred(connection, async move {
             finished(offsets::offset_fetch(here, version, body).await)
         }),
         RequestKind::OffsetDelete(body) => {
-            Enqueued::finish_with(async move { finished(offsets::offset_delete(here, body).await) })
+            deferred(connection, async move { finished(offsets::offset_delete(here, body).await) })
         }
-        RequestKind::DescribeGroups(body) => Enqueued::finish_with(async move {
+        RequestKind::DescribeGroups(body) => deferred(connection, async move {
             finished(admin::describe_groups(here, version, body).await)
         }),
         RequestKind::ListGroups(body) => {
-            Enqueued::finish_with(
+            deferred(
+                connection,
                 async move { finished(admin::list_groups(here, version, body).await) },
             )
         }
         RequestKind::DeleteGroups(body) => {
-            Enqueued::finish_with(async move { finished(admin::delete_groups(here, body).await) })
+            deferred(connection, async move { finished(admin::delete_groups(here, body).await) })
         }
         other => return Err(other),
     })
+}
+
+/// Takes an OffsetCommit: its place in the group's log is fixed when this returns, so that commits of one connection are
+/// written side by side. One that comes behind a request that is not served yet, as leaving the group would be, waits for
+/// that. Cancel-safe; what was proposed is committed.
+pub async fn enqueue_commit(
+    shard: &Rc<Shard>,
+    connection: &ConnectionContext,
+    version: i16,
+    body: OffsetCommitRequest,
+) -> Enqueued {
+    let begun = offsets::offset_commit(Rc::clone(shard), version, body);
+    if connection.deferred.any() {
+        return deferred(connection, async move { finished(begun.await.await) });
+    }
+    let answer = begun.await;
+    Enqueued::finish_with(async move { finished(answer.await) })
 }
 
 /// Makes `__consumer_offsets` if it is not there, and waits for it.

@@ -23,6 +23,7 @@ use kafka_protocol::messages::{
 use super::{ask_each, code, offsets_topic, on_coordinator, refused, route_in, route_of, text};
 use crate::catalog::Catalog;
 use crate::groups::{CommitCheck, GroupCommand, GroupError, MemberRef, SavedOffset};
+use crate::handlers::routing::Route;
 use crate::handlers::{each_once, each_partition_once};
 use crate::shell::shard::Shard;
 
@@ -43,19 +44,52 @@ fn is_there(catalog: &Catalog, topic: &str, partition: i32) -> bool {
     catalog.topic(topic).is_some_and(|topic| topic.partition(partition).is_some())
 }
 
-/// Serves OffsetCommit. Cancel-safe; what was proposed is committed.
+/// What is said of each partition before the group is asked; `None` where nothing stands in the way.
+type Checked = Vec<Vec<Option<GroupError>>>;
+
+/// Takes OffsetCommit: what is to be written has its place in the group's log on return, and what is returned resolves to
+/// the answer. Cancel-safe; what was proposed is committed.
 pub async fn offset_commit(
     shard: Rc<Shard>,
     version: i16,
     request: OffsetCommitRequest,
-) -> OffsetCommitResponse {
+) -> impl Future<Output = OffsetCommitResponse> {
+    let topic = offsets_topic(&shard).await;
+    let route = topic.and_then(|topic| route_in(&shard, &topic, &request.group_id));
+    let (checked, offsets) = check(&shard, &request);
+    let begun = route.map(|route| commit(&shard, route, version, &request, offsets));
+    async move {
+        let committed = match begun {
+            Ok(committed) => committed.await,
+            Err(error) => Err(error),
+        };
+        let topics = request.topics.into_iter().zip(checked).map(|(topic, checked)| {
+            let answer = |(partition, refused): (OffsetCommitRequestPartition, Option<_>)| {
+                let error = refused.or(committed.err());
+                OffsetCommitResponsePartition::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(error.map_or(0, GroupError::code))
+            };
+            OffsetCommitResponseTopic::default()
+                .with_name(topic.name)
+                .with_partitions(topic.partitions.into_iter().zip(checked).map(answer).collect())
+        });
+        OffsetCommitResponse::default().with_topics(topics.collect())
+    }
+}
+
+/// Looks at what is committed, and says what of it is to be written.
+fn check(
+    shard: &Shard,
+    request: &OffsetCommitRequest,
+) -> (Checked, Vec<(String, i32, SavedOffset)>) {
     let catalog = shard.catalog();
     let metadata_bytes_max = shard.node.config.group.offset_metadata_max_bytes;
     let now_ms = shard.clock.wall_ms();
     let expires_ms =
         (request.retention_time_ms >= 0).then(|| now_ms.saturating_add(request.retention_time_ms));
     let mut offsets = Vec::new();
-    let mut outcomes: Vec<Vec<Option<GroupError>>> = Vec::with_capacity(request.topics.len());
+    let mut outcomes: Checked = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
         let check = |partition: &OffsetCommitRequestPartition| {
             if !is_there(&catalog, &topic.name, partition.partition_index) {
@@ -80,30 +114,17 @@ pub async fn offset_commit(
         }
         outcomes.push(checked);
     }
-    drop(catalog);
-    let committed = commit(&shard, version, &request, offsets).await;
-    let topics = request.topics.into_iter().zip(outcomes).map(|(topic, checked)| {
-        let answer = |(partition, refused): (OffsetCommitRequestPartition, Option<GroupError>)| {
-            let error = refused.or(committed.err());
-            OffsetCommitResponsePartition::default()
-                .with_partition_index(partition.partition_index)
-                .with_error_code(error.map_or(0, GroupError::code))
-        };
-        OffsetCommitResponseTopic::default()
-            .with_name(topic.name)
-            .with_partitions(topic.partitions.into_iter().zip(checked).map(answer).collect())
-    });
-    OffsetCommitResponse::default().with_topics(topics.collect())
+    (outcomes, offsets)
 }
 
-async fn commit(
+/// Has the coordinator write the offsets, if the member may commit.
+fn commit(
     shard: &Rc<Shard>,
+    route: Route,
     version: i16,
     request: &OffsetCommitRequest,
     offsets: Vec<(String, i32, SavedOffset)>,
-) -> Result<(), GroupError> {
-    let topic = offsets_topic(shard).await?;
-    let route = route_in(shard, &topic, &request.group_id)?;
+) -> impl Future<Output = Result<(), GroupError>> + use<> {
     let group = request.group_id.to_string();
     let member_id = request.member_id.clone();
     let instance_id = request.group_instance_id.clone();
@@ -137,9 +158,11 @@ async fn commit(
             }
         }
     });
-    match done.await.unwrap_or(Err(GroupError::NotAvailable)) {
-        Err(GroupError::StateTooLarge) => Err(GroupError::CommitTooLarge),
-        other => other,
+    async move {
+        match done.await.unwrap_or(Err(GroupError::NotAvailable)) {
+            Err(GroupError::StateTooLarge) => Err(GroupError::CommitTooLarge),
+            other => other,
+        }
     }
 }
 
