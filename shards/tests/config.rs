@@ -195,10 +195,6 @@ fn given_a_wrong_value_when_loaded_then_the_error_says_where_what_and_what_inste
             "`kafka_addr` and `admin_addr` are both port 9092; give each its own",
         ),
         (
-            given().file("[kafka]\ndefault_replication_factor = 3"),
-            "kafka.default_replication_factor = 3, but there is 1 node; it can be at most 1",
-        ),
-        (
             given().file("node_id = 1\nnode_id = 2\n"),
             "chronik.toml:2: not valid TOML: duplicate key",
         ),
@@ -292,6 +288,19 @@ fn given_one_list_of_nodes_when_loaded_on_each_then_its_addresses_are_those_of_t
         assert_eq!(config.kafka.default_replication_factor, 3);
         assert_eq!(config.cluster.probe_interval_ms, 2000);
     }
+}
+
+#[test]
+fn given_a_replication_factor_when_loaded_then_a_list_of_nodes_bounds_it_and_without_one_nobody_knows()
+ {
+    let factor = "[kafka]\ndefault_replication_factor = 3\n";
+    assert_eq!(given().file(factor).config().kafka.default_replication_factor, 3);
+    let nodes = [(1, 9092), (2, 9093)].map(|(id, port)| {
+        listed(id, &format!("127.0.0.1:{port}"), &format!("127.0.0.1:{}", port + 100))
+    });
+    let file = format!("{factor}{}", cluster_file(&nodes));
+    let expected = "kafka.default_replication_factor = 3, but the number of nodes is 2; it can be at most that";
+    assert_eq!(given().file(&file).problems(), [expected]);
 }
 
 #[test]

@@ -94,6 +94,10 @@ fn replicate(asked: &Broker, topic: &str, to: &[i32]) -> Result<()> {
 fn grow(nodes: &mut Vec<Broker>, ports: &[Ports], begins_alone: bool) -> Result<()> {
     let topic = fresh_name("grown");
     nodes.push(node(1, ports[0], if begins_alone { "" } else { BOOTSTRAP })?);
+    if !begins_alone {
+        // Of nodes that are to come; it stays where no flag says so any more.
+        nodes[0].settings_mut().top.push_str("kafka.default_replication_factor = 3\n");
+    }
     nodes[0].start_again()?;
     create_topic(&nodes[0], &topic, PARTITIONS, 1)?;
     // A client that knew the first node only might not hear of the others before that one is gone.

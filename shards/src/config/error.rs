@@ -78,7 +78,7 @@ pub enum ConfigError {
     )]
     NodeAddressDiffers { node_id: NodeId, listed: HostPort, advertised: HostPort },
     #[error(
-        "kafka.default_replication_factor = {factor}, but there is {nodes} node; it can be at most {nodes}"
+        "kafka.default_replication_factor = {factor}, but the number of nodes is {nodes}; it can be at most that"
     )]
     ReplicationFactorTooHigh { factor: u16, nodes: usize },
     #[error(

@@ -187,11 +187,10 @@ impl Loader {
         }
         self.check_addresses(config);
         self.check_cluster(config);
-        let nodes = config.cluster.nodes.len().max(1);
+        let nodes = config.cluster.nodes.len();
         let factor = config.kafka.default_replication_factor;
-        // How many nodes join is not written anywhere.
-        let can_grow = config.cluster.bootstrap || config.cluster.join.is_some();
-        if usize::from(factor) > nodes && !can_grow {
+        // Without a list nobody knows how many nodes join; whether a node is alone its data directory says.
+        if usize::from(factor) > nodes && nodes > 1 {
             self.errors.push(ConfigError::ReplicationFactorTooHigh { factor, nodes });
         }
         let message_max_bytes = config.kafka.message_max_bytes;

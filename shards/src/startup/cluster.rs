@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::StartupError;
 use crate::cli::Failure;
-use crate::config::{Config, ConfigErrors, HostPort, Secret, secret_missing};
+use crate::config::{Config, ConfigError, ConfigErrors, HostPort, Secret, secret_missing};
 use crate::identity::{DataDir, Identity, IdentityError, LockedDir};
 
 /// What a node of a cluster starts with.
@@ -68,12 +68,19 @@ pub(super) fn way(config: &Config, locked: &LockedDir) -> Result<Option<Way>, Fa
         }
         None if cluster.bootstrap => Way::Alone,
         None if has_formation => Way::AsBefore,
-        None => return Ok(None),
+        None => return check_alone(config).map(|()| None),
     };
     match secret_missing(config) {
         Some(missing) => Err(ConfigErrors(vec![missing]).into()),
         None => Ok(Some(way)),
     }
+}
+
+/// A node that stays alone cannot keep more than one replica of anything.
+fn check_alone(config: &Config) -> Result<(), Failure> {
+    let factor = config.kafka.default_replication_factor;
+    let too_high = ConfigError::ReplicationFactorTooHigh { factor, nodes: 1 };
+    if factor <= 1 { Ok(()) } else { Err(ConfigErrors(vec![too_high]).into()) }
 }
 
 /// Waits until this node is part of its cluster, and gives the data directory its identity.

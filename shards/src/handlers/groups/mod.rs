@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chronik_engine::ids::{GroupId as PartitionGroup, ShardId};
+use chronik_engine::ids::{GroupId as PartitionGroup, NodeId, ShardId};
 use chronik_net::{ConnectionContext, Enqueued, RequestKind};
 use futures_util::future::{Either, join_all, select};
 use futures_util::stream::{self, StreamExt as _};
@@ -23,7 +23,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::change::change_catalog;
 use super::routing::Route;
 use super::{deferred, finished};
-use crate::catalog::{CatalogCommand, NewTopic, Topic, TopicId};
+use crate::catalog::{Catalog, CatalogCommand, NewTopic, Topic, TopicId};
 use crate::core::FetchError;
 use crate::groups::{Coordinator, GroupError, GroupStore, Now, OFFSETS_TOPIC, partition_of};
 use crate::shell::barrier::Leading;
@@ -125,10 +125,20 @@ pub async fn enqueue_commit(
     Enqueued::finish_with(async move { finished(answer.await) })
 }
 
-/// Makes `__consumer_offsets` if it is not there, and waits for it.
+/// Makes `__consumer_offsets` if it is not there, and waits for it. Not before there are as many nodes as it is to have
+/// replicas: it would keep the few that it began with.
 async fn offsets_topic(shard: &Rc<Shard>) -> Result<Arc<Topic>, GroupError> {
     if let Some(topic) = shard.catalog().topic(OFFSETS_TOPIC) {
         return Ok(Arc::clone(topic));
+    }
+    let avoid = super::topics::nodes_down(shard);
+    let replicas = usize::from(shard.node.config.kafka.default_replication_factor);
+    let nodes = nodes_for_replicas(&shard.catalog(), &avoid);
+    if nodes < replicas {
+        tracing::debug!(
+            "{OFFSETS_TOPIC} is to have {replicas} replicas, and {nodes} nodes take one"
+        );
+        return Err(GroupError::NotAvailable);
     }
     let topic = NewTopic {
         name: OFFSETS_TOPIC.to_owned(),
@@ -136,11 +146,10 @@ async fn offsets_topic(shard: &Rc<Shard>) -> Result<Arc<Topic>, GroupError> {
         internal: true,
         partitions: super::topics::new_partitions(
             shard.node.config.group.offsets_topic_num_partitions,
-            super::topics::default_replicas(shard),
+            replicas,
         ),
         configs: BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]),
     };
-    let avoid = super::topics::nodes_down(shard);
     let command = CatalogCommand::CreateTopics { topics: vec![topic], avoid };
     let timeout = std::pin::pin!(chronik_ring::sleep(TOPIC_WAIT));
     // Whether it was made by this or by somebody else at the same time is the same.
@@ -150,6 +159,11 @@ async fn offsets_topic(shard: &Rc<Shard>) -> Result<Arc<Topic>, GroupError> {
         tracing::warn!("{OFFSETS_TOPIC} could not be made: {error}");
     }
     shard.catalog().topic(OFFSETS_TOPIC).cloned().ok_or(GroupError::NotAvailable)
+}
+
+/// How many nodes take new replicas, but for those that are down.
+fn nodes_for_replicas(catalog: &Catalog, down: &[NodeId]) -> usize {
+    catalog.open_brokers().filter(|broker| !down.contains(&broker.node)).count()
 }
 
 /// The partition of `__consumer_offsets` that a group belongs to.
