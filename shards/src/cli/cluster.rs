@@ -141,6 +141,9 @@ impl Cluster {
         let mut said = usize::MAX;
         for _ in 0..DRAIN_POLLS {
             let node = self.node(id)?;
+            if !node.up {
+                return Ok(cordoned_unheard(id));
+            }
             if node.leaders == 0 {
                 let text = format!(
                     "node {id} is drained: it leads nothing and gets no new replicas; \
@@ -262,6 +265,15 @@ impl Cluster {
     }
 }
 
+/// What a node leads that cannot be heard, nobody knows but itself.
+fn cordoned_unheard(id: u32) -> Report {
+    let text = format!(
+        "node {id} cannot be heard: it gets no new replicas, and hands over what it leads once it is back; \
+         `chronik-server cluster undrain {id}` undoes that\n"
+    );
+    Report::new(text, json!({ "node": id, "cordoned": true, "up": false }))
+}
+
 fn broker_id(node: u32) -> i32 {
     i32::try_from(node).unwrap_or(i32::MAX)
 }
@@ -354,6 +366,13 @@ fn under_way(moves: &UnderWay) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn given_a_node_that_is_not_heard_when_drained_then_it_is_not_called_drained() {
+        let report = cordoned_unheard(3);
+        assert!(report.text.contains("cannot be heard") && !report.text.contains("is drained"));
+        assert_eq!(report.json, json!({ "node": 3, "cordoned": true, "up": false }));
+    }
 
     #[test]
     fn given_moves_when_reported_then_each_stands_in_the_table_and_a_refusal_fails_the_command() {

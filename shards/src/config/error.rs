@@ -152,7 +152,9 @@ pub enum ValueProblem {
     NotAListenAddress,
     #[error("must be a host and a port, such as broker1.example.net:9092")]
     NotAHostPort,
-    #[error("must name its port, as in {host}:9092")]
+    #[error(
+        "must name its port, as in {host}:PORT; by default that is 9092 for Kafka clients and 9192 for other nodes"
+    )]
     PortMissing { host: String },
     #[error("port 0 is not possible here; give a port between 1 and 65535")]
     PortZero,
