@@ -1,20 +1,54 @@
 //! Work for the background threads, and how its result comes back to the core that asked for it.
 
+use std::num::NonZeroUsize;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use chronik_engine::disk_direct::DirectDisk;
+use chronik_engine::ids::ShardId;
 use chronik_tiering::executor::{Busy, Executor};
 use futures_channel::oneshot;
 
 use super::shard::Shard;
+
+/// Jobs that may wait for a thread, per shard.
+const JOBS_MAX: usize = 4;
+/// Threads that write what is copied from leaders: a node without its records is to have them soon, and one thread waits
+/// for the disk half of the time.
+const FILLERS_MAX: u16 = 4;
 
 /// The background threads of a node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Background {
     /// Writes segments of full log files and removes files: what the log waits for.
     pub writer: Executor,
+    /// Write what is copied from leaders; the shards share them.
+    fillers: Arc<[Executor]>,
     /// Compacts and merges: what may take long.
     pub cleaner: Executor,
+}
+
+impl Background {
+    /// Starts the threads of a node.
+    ///
+    /// # Errors
+    /// If one cannot be started.
+    pub fn start(shards: u16) -> std::io::Result<Background> {
+        let jobs_max = NonZeroUsize::MIN.saturating_add(JOBS_MAX * usize::from(shards));
+        let fillers = (0..shards.clamp(1, FILLERS_MAX))
+            .map(|number| Executor::start(&format!("chronik-fill-{number}"), jobs_max));
+        Ok(Background {
+            writer: Executor::start("chronik-tier", jobs_max)?,
+            fillers: fillers.collect::<std::io::Result<_>>()?,
+            cleaner: Executor::start("chronik-clean", jobs_max)?,
+        })
+    }
+
+    /// The thread that writes what this shard copies.
+    #[must_use]
+    pub fn filler(&self, shard: ShardId) -> &Executor {
+        &self.fillers[usize::from(shard.0) % self.fillers.len()]
+    }
 }
 
 impl Shard {

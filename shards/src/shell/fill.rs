@@ -155,7 +155,7 @@ impl Shard {
         self.traffic.paid_until_ns.set(paid_until_ns.saturating_add(cost_ns));
     }
 
-    /// Writes what was copied as segments, on the thread that writes those of the log.
+    /// Writes what was copied as segments, on a thread for that.
     async fn write_fill(self: Rc<Self>, write: FillWrite) {
         let FillWrite { fill, group, tag, term, from, chunks } = write;
         let is_removing =
@@ -178,7 +178,7 @@ impl Shard {
             let result = block_on(write_fill(disk, &job, &mut Unpaced, &mut done));
             (segments, result)
         };
-        let written = self.in_background(&self.background.writer, work).await;
+        let written = self.in_background(self.background.filler(self.id), work).await;
         let (segments, is_all) = match written {
             None => (Vec::new(), false), // the thread has too much to do
             Some((segments, Ok(()))) => (segments, true),
@@ -300,7 +300,9 @@ impl Shard {
             if from < view.log_start_offset {
                 return Ok(Answer::LogStart(view.log_start_offset)); // it went while it was read
             }
-            for batch in stored? {
+            let stored = stored?;
+            bytes.reserve(stored.iter().map(|batch| batch.bytes.len()).sum());
+            for batch in stored {
                 bytes.extend_from_slice(&batch.bytes);
                 end_offset = batch.end_offset;
             }

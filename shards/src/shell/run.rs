@@ -4,7 +4,6 @@
 //! steps, since connections on one core need the logs of the others: first all cores finish what their clients have
 //! asked for, then all logs are closed.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +17,6 @@ use chronik_engine::wal::record::GroupMeta;
 use chronik_engine::wal::{RecoveryReport, Wal, WalError, WalOptions};
 use chronik_net::NetError;
 use chronik_replication::formation::sole_replica;
-use chronik_tiering::executor::Executor;
 use futures_util::future::{Either, select};
 use glommio::{LocalExecutorBuilder, Placement};
 
@@ -49,9 +47,6 @@ const REACTOR_SPIN: Duration = Duration::from_micros(20);
 
 /// A signal this soon after the first one is its echo; a later one ends the process at once.
 const SIGNAL_ECHO: Duration = Duration::from_millis(500);
-
-/// Jobs that may wait for the background thread, per shard.
-const BACKGROUND_JOBS_MAX: usize = 4;
 
 /// Between two tries of a node to enter itself into the catalog of its cluster.
 const REGISTER_RETRY: Duration = Duration::from_millis(100);
@@ -213,11 +208,8 @@ pub fn run(
     let (events, heard) = mpsc::channel();
     watch_signals(events.clone())?;
     let mesh = Mesh::new(node.shards).map_err(|error| RunError::Mesh { error })?;
-    let jobs_max = NonZeroUsize::MIN.saturating_add(BACKGROUND_JOBS_MAX * usize::from(node.shards));
-    let thread =
-        |name| Executor::start(name, jobs_max).map_err(|error| RunError::Background { error });
     let background =
-        Background { writer: thread("chronik-tier")?, cleaner: thread("chronik-clean")? };
+        Background::start(node.shards).map_err(|error| RunError::Background { error })?;
     for (shard, shard_uuid) in (0..node.shards).map(ShardId).zip(&identity.shard_uuids) {
         let start = ShardStart {
             shard,
@@ -493,9 +485,9 @@ fn core_config(shard: ShardId, node: &NodeInfo) -> CoreConfig {
         tail_cache_bytes: node.config.shard.tail_cache_bytes,
         in_flight_bytes_max: node.config.shard.in_flight_bytes,
         producer_expiration_ms: node.config.kafka.producer_id_expiration_ms,
+        stopwatch_ns,
         lag_ticks_max: u32::try_from(node.config.kafka.replica_lag_time_max_ms.div_ceil(TICK_MS))
             .unwrap_or(u32::MAX),
-        stopwatch_ns,
     }
 }
 

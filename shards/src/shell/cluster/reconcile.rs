@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chronik_engine::ids::{GroupId, ReplicaId};
+use futures_lite::future::or;
 
 use super::META_SHARD;
 use crate::catalog::{Catalog, CatalogCommand, Partition, TopicId};
@@ -82,7 +83,8 @@ pub(in crate::shell) async fn reconcile_loop(shard: Rc<Shard>) {
             if work.slots.is_empty() && work.waiting.is_empty() && !is_meta_due {
                 break;
             }
-            chronik_ring::sleep(if took_step { PAUSE_AFTER_STEP } else { PAUSE }).await;
+            let pause = if took_step { PAUSE_AFTER_STEP } else { PAUSE };
+            or(chronik_ring::sleep(pause), shard.reconcile_due.notified()).await;
         }
     }
 }
