@@ -63,4 +63,4 @@ pub use ready::{PeerMessage, ReadyNumber, ReadyOutput, RoleChange};
 pub use snapshot::install::SnapshotInstall;
 pub use snapshot::send::SnapshotEnds;
 pub use snapshot::{SnapshotHead, SnapshotParts};
-pub use status::{KeepFor, PeerProgress, ReplicationState};
+pub use status::{KeepFor, LAG_ENTRIES_MAX, PeerProgress, ReplicationState};

@@ -10,6 +10,9 @@ use crate::entry::EntryMeta;
 use crate::group::{RaftGroup, Role};
 use crate::snapshot::SnapshotHead;
 
+/// Committed entries that a peer may lack and count as caught up: what is on the way.
+pub const LAG_ENTRIES_MAX: u64 = 256;
+
 /// How a leader sends entries to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplicationState {
@@ -55,6 +58,16 @@ pub struct PeerProgress {
     pub state: ReplicationState,
     /// Whether it was heard of within the last election timeout, as far as the quorum was checked since.
     pub recent_active: bool,
+}
+
+impl PeerProgress {
+    /// Whether it is heard, takes entries as they come, and lacks no more of those up to `commit` than are on the way.
+    #[must_use]
+    pub fn has_caught_up(&self, commit: RaftIndex) -> bool {
+        self.recent_active
+            && self.state == ReplicationState::Replicate
+            && self.matched.0.saturating_add(LAG_ENTRIES_MAX) >= commit.0
+    }
 }
 
 /// What a group knows of itself.

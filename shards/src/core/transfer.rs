@@ -4,13 +4,10 @@
 //!   taken over, so this must take milliseconds, not the time that a replica needs to catch up.
 
 use chronik_engine::ids::{GroupId, ReplicaId};
-use chronik_replication::{PeerProgress, ReplicationState};
+use chronik_replication::PeerProgress;
 
 use super::ShardCore;
 use super::group::Group;
-
-/// Committed entries that a replica may lack when it is handed a group (I1): what is on the way.
-const LAG_ENTRIES_MAX: u64 = 256;
 
 /// Why a group is not handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, bincode::Encode, bincode::Decode)]
@@ -72,13 +69,8 @@ impl Group {
         if !members.votes(to) {
             return Err(TransferRefused::NotAVoter);
         }
-        let commit = self.raft.commit_index().0;
-        let is_near = |peer: &PeerProgress| {
-            peer.replica == to
-                && peer.recent_active
-                && peer.state == ReplicationState::Replicate
-                && peer.matched.0.saturating_add(LAG_ENTRIES_MAX) >= commit
-        };
+        let commit = self.raft.commit_index();
+        let is_near = |peer: &PeerProgress| peer.replica == to && peer.has_caught_up(commit);
         let is_in_sync = self.raft.progress().iter().any(is_near);
         is_in_sync.then_some(()).ok_or(TransferRefused::NotInSync)
     }

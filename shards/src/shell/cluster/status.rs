@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chronik_engine::framed;
-use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId};
+use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId, ShardId};
+use chronik_replication::PeerProgress;
 use chronik_replication::peers::Replier;
 use chronik_replication::wire::CallRefused;
-use chronik_replication::{PeerProgress, ReplicationState};
 use futures_util::future::join_all;
 use serde::Serialize;
 
@@ -29,8 +29,6 @@ const VERSION: u8 = 1;
 const REPORT_BYTES_MAX: usize = 64 << 20;
 /// For a node's report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Committed entries that a replica in good order may lack: what is on the way.
-const LAG_ENTRIES_MAX: u64 = 1_000;
 /// Partitions that the text names one by one.
 const NAMED_MAX: usize = 20;
 
@@ -103,12 +101,9 @@ impl Report {
     }
 }
 
-fn is_behind(peer: &PeerProgress, commit: u64) -> Option<u64> {
-    let entries = commit.saturating_sub(peer.matched.0);
-    // Raft asks a replica that has everything for nothing, so after a lost link it is probed until the next entry comes.
-    let is_fed = peer.state == ReplicationState::Replicate && entries <= LAG_ENTRIES_MAX;
-    let is_fine = peer.recent_active && (is_fed || entries == 0);
-    (!is_fine).then_some(entries)
+/// How many entries it lacks, if it is not in good order.
+fn lag(peer: &PeerProgress, commit: RaftIndex) -> Option<u64> {
+    (!peer.has_caught_up(commit)).then(|| commit.0.saturating_sub(peer.matched.0))
 }
 
 impl Shard {
@@ -118,10 +113,10 @@ impl Shard {
             let mut report = Report { replicas, ..Report::default() };
             for (group, _, _) in core.led_groups() {
                 report.led.push(group);
-                let commit = core.commit_index(group).unwrap_or_default().0;
+                let commit = core.commit_index(group).unwrap_or_default();
                 let peers = core.members(group).map(|(_, progress)| progress).unwrap_or_default();
                 let behind = peers.iter().filter_map(|peer| {
-                    let entries = is_behind(peer, commit)?;
+                    let entries = lag(peer, commit)?;
                     Some(Behind { group, replica: peer.replica, entries })
                 });
                 report.behind.extend(behind);
