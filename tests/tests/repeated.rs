@@ -79,7 +79,7 @@ fn given_groups_and_partitions_that_come_again_when_asked_for_then_each_is_answe
         group.with_topics(Some(vec![asked.clone()]))
     };
     let request = OffsetFetchRequest::default()
-        .with_groups([asked(&group), asked("another")].repeat(TIMES / 10));
+        .with_groups(vec![[asked(&group), asked("another")]; TIMES / 10].concat());
     let found = connection.call(8, &request).unwrap();
     let told: Vec<_> = found
         .groups
