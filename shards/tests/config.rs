@@ -141,7 +141,7 @@ fn given_address_and_port_when_loaded_then_the_later_source_decides_the_port() {
 
 #[test]
 fn given_a_wrong_value_when_loaded_then_the_error_says_where_what_and_what_instead() {
-    let cases: [(Given, &str); 16] = [
+    let cases: [(Given, &str); 15] = [
         (
             given().file("\n[wal]\nfile_bytes = 1000\n"),
             "chronik.toml:3: `wal.file_bytes` = 1000: must be between 1048576 and 17179869184 (bytes)",
