@@ -50,7 +50,7 @@ impl Shard {
             Judged::Replaces(incarnation) => {
                 let quorum = self.find_quorum().await;
                 let Some(known) = catalog.broker(broker.node) else { return JoinOutcome::NotYet };
-                match self.may_replace(known, broker.incarnation, quorum.as_ref()) {
+                match self.may_replace(known, &broker, quorum.as_ref()) {
                     Ok(()) => self.register(broker, Some(incarnation)).await,
                     Err(why) => JoinOutcome::Later { text: why.to_string() },
                 }

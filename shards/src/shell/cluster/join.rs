@@ -131,7 +131,7 @@ impl Shard {
     ) -> Result<Option<Incarnation>, NotReplaced> {
         let Some(known) = replaced_by(catalog, broker) else { return Ok(None) };
         let quorum = self.quorum_led();
-        self.may_replace(known, broker.incarnation, quorum.as_ref())?;
+        self.may_replace(known, broker, quorum.as_ref())?;
         Ok(Some(known.incarnation))
     }
 

@@ -5,7 +5,8 @@
 //! So whoever comes has to ask for as long as it takes to notice.
 //!
 //! - I1: nobody takes the place of a disk whose replica of the catalog the catalog's leader hears.
-//! - I2: nor before it has asked for `cluster.replace_after_ms` on end, during which that was so.
+//! - I2: nor before it has asked for `cluster.replace_after_ms` on end, during which that was so. At the old one's own
+//!   Raft address [`SAME_ADDRESS_WAIT`] is enough: nobody else can be there, so it is that node with another disk.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::shell::shard::Shard;
 
 /// Who does not ask again for so long has given up.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is asked of a node that comes at the address of the one whose place it takes, at most.
+const SAME_ADDRESS_WAIT: Duration = Duration::from_secs(5);
 
 /// Why the place of a disk is not taken, at least not yet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,12 +82,12 @@ impl Replacing {
 }
 
 impl Shard {
-    /// Whether `newcomer` may take the place of the disk that the catalog knows a broker by. To be called on the catalog's
+    /// Whether `newcomer` may take the place of the disk that the catalog knows its node by. To be called on the catalog's
     /// shard, with what its leader says.
     pub(super) fn may_replace(
         &self,
         known: &Broker,
-        newcomer: Incarnation,
+        newcomer: &Broker,
         quorum: Option<&Quorum>,
     ) -> Result<(), NotReplaced> {
         let (node, incarnation) = (known.node, known.incarnation);
@@ -96,7 +100,9 @@ impl Shard {
             return Err(NotReplaced::Heard { node, incarnation });
         }
         let wait = Duration::from_millis(self.node.config.cluster.replace_after_ms);
-        match replacing.has_waited(node, newcomer, self.clock.now_ns(), wait) {
+        let is_same_address = known.raft_addr == newcomer.raft_addr;
+        let wait = if is_same_address { wait.min(SAME_ADDRESS_WAIT) } else { wait };
+        match replacing.has_waited(node, newcomer.incarnation, self.clock.now_ns(), wait) {
             true => Ok(()),
             false => Err(NotReplaced::TooSoon { node, incarnation, seconds: wait.as_secs() }),
         }
