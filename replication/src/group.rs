@@ -301,7 +301,7 @@ impl RaftGroup {
     fn may_take_over(&self) -> bool {
         !self.awaits_install()
             && self.applied() == self.commit_index()
-            && !(self.is_sole_voter() && !self.is_log_durable())
+            && (!self.is_sole_voter() || self.is_log_durable())
     }
 
     /// Hands leadership to a voter that has caught up, else once it has, for one election timeout at most. No

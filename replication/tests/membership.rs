@@ -326,7 +326,7 @@ fn delete_those_who_left(seed: u64, new: [u64; 3], lost: u64) {
 
 fn are_durable(cluster: &Cluster, members: &[u64]) -> bool {
     let mut groups = cluster.replicas.iter().filter_map(|replica| replica.group.as_ref());
-    groups.any(|group| group.members() == only(members) && group.are_members_durable())
+    groups.any(|group| group.members().voters == replicas(members) && group.are_members_durable())
 }
 
 #[test]
