@@ -53,7 +53,8 @@ pub struct GroupConfig {
     pub retained_entries_max: u64,
     /// The bytes of those.
     pub retained_bytes_max: u64,
-    /// Ticks after which a snapshot that nobody has answered counts as lost, and is sent anew.
+    /// Ticks after which a snapshot that nobody has answered counts as lost, and is sent anew; and for which a peer may take
+    /// none of the entries that it lacks before the log is no longer kept for it.
     pub snapshot_ticks_max: usize,
 }
 

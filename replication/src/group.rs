@@ -18,6 +18,7 @@ use crate::config::{CheckpointParts, GroupConfig, RecoveredLog};
 use crate::entry::{EntryMeta, ProposedEntry};
 use crate::error::{ProposeError, RecoverError, StepError};
 use crate::gate;
+use crate::laggards::Laggards;
 use crate::log_store::{EntryFetch, LogStore};
 use crate::log_view::LogView;
 use crate::logger::group_logger;
@@ -77,6 +78,7 @@ pub struct RaftGroup {
     /// Snapshots on their way to peers.
     pub(crate) snapshots_sent: BTreeMap<ReplicaId, SentSnapshot>,
     pub(crate) snapshot_ends: SnapshotEnds,
+    pub(crate) laggards: Laggards,
     /// How many rounds of asking whether this replica leads were begun.
     pub(crate) read_rounds: u64,
     timeouts: ElectionTimeouts,
@@ -133,6 +135,7 @@ impl RaftGroup {
             handover: None,
             snapshots_sent: BTreeMap::new(),
             snapshot_ends: SnapshotEnds::default(),
+            laggards: Laggards::default(),
             read_rounds: 0,
         };
         group.draw_election_timeout();
@@ -202,6 +205,7 @@ impl RaftGroup {
         }
         self.keep_election_timeout();
         let resends = self.tick_snapshots();
+        self.tick_laggards();
         let appends = self.leave_joint_if_idle() || self.cover_members_if_idle();
         probably || resends || appends
     }

@@ -13,6 +13,7 @@
 //! | `read_index` | whether a leader still leads, before it answers readers |
 //! | `membership` | who belongs to a group, joint configurations |
 //! | `to_come` | the configurations that the end of a log may bring |
+//! | `laggards` | peers that get no further |
 //! | `snapshot` | replacing a whole log: what is sent, made, installed |
 //! | `gate` | what a message must look like before raft-rs sees it |
 //! | `log_store` | raft-rs's `Storage`: terms of the whole log, entries that are not yet applied |
@@ -30,6 +31,7 @@ mod error;
 pub mod formation;
 mod gate;
 mod group;
+mod laggards;
 mod log_store;
 mod log_view;
 mod logger;

@@ -177,7 +177,7 @@ impl RaftGroup {
 
     /// As leader, the last entry behind which the log may be cut so that no peer that is kept for needs a snapshot for
     /// that: not before a snapshot that is on its way is installed or counts as lost, and not before those in reach hold
-    /// the entries that they are sent. Whoever does not lead keeps nothing for others.
+    /// the entries that they are sent, as long as they get further. Whoever does not lead keeps nothing for others.
     #[must_use]
     pub fn cut_limit(&self, keep_for: KeepFor) -> RaftIndex {
         if !self.is_leader() {
@@ -185,7 +185,7 @@ impl RaftGroup {
         }
         let own = self.node.raft.id;
         let peers = self.node.raft.prs().iter().filter(|(id, _)| **id != own);
-        let limits = peers.filter_map(|(_, progress)| match progress.state {
+        let limits = peers.filter_map(|(id, progress)| match progress.state {
             ProgressState::Snapshot => {
                 (keep_for != KeepFor::Nobody).then_some(progress.pending_snapshot)
             }
@@ -193,7 +193,8 @@ impl RaftGroup {
                 let is_sent_entries = keep_for == KeepFor::Peers
                     && progress.recent_active
                     && progress.matched > 0
-                    && progress.matched >= self.log_start().index.0;
+                    && progress.matched >= self.log_start().index.0
+                    && !self.laggards.is_stuck(*id, progress.matched);
                 is_sent_entries.then_some(progress.matched)
             }
         });

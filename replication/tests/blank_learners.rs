@@ -150,6 +150,42 @@ fn given_peers_when_a_leader_asks_how_far_it_may_cut_then_those_that_are_sent_en
 }
 
 #[test]
+fn given_a_follower_that_answers_and_takes_no_entries_when_time_passes_then_the_log_is_not_kept_for_it()
+ {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.propose(1, 2).unwrap();
+    cluster.settle_all();
+    let held = cluster.group(1).last_index();
+    cluster.propose(1, 2).unwrap();
+    let pass = |cluster: &mut Cluster, rounds: usize| {
+        for _ in 0..rounds {
+            cluster.tick_all(10);
+            (1..=3).for_each(|id| cluster.settle(id));
+            for message in std::mem::take(&mut cluster.network) {
+                if message.to != 3 || message.get_msg_type() != MessageType::MsgAppend {
+                    cluster.deliver(message);
+                }
+            }
+        }
+    };
+    pass(&mut cluster, 7);
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Peers), held, "it may be late");
+    pass(&mut cluster, 18);
+    let third = cluster.group(1).progress()[1];
+    assert_eq!((third.matched, third.recent_active), (held, true), "it is in reach all along");
+    let last = cluster.group(1).last_index();
+    assert!(last > held);
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Peers), last, "only the second counts");
+    // It takes entries again, and is kept for as before.
+    cluster.pass(60);
+    cluster.propose(1, 2).unwrap();
+    pass(&mut cluster, 2);
+    assert_eq!(cluster.group(1).cut_limit(KeepFor::Peers), last);
+    cluster.heal();
+}
+
+#[test]
 fn given_a_message_that_is_kept_when_its_leader_is_heard_then_it_leads_and_nothing_else_has_changed()
  {
     let (mut cluster, id) = with_blank();
