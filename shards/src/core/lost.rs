@@ -124,3 +124,40 @@ fn answer_to(asked: &Message) -> Option<Message> {
     }
     Some(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: u64 = 1;
+    const LOST: u64 = 2;
+
+    /// A configuration, and the one that it is left for, if it is.
+    fn members(voters: &[u64], outgoing: &[u64]) -> Members {
+        let ids = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect();
+        let (voters, voters_outgoing) = (ids(voters), ids(outgoing));
+        Members { voters, voters_outgoing, ..Members::default() }
+    }
+
+    #[test]
+    fn given_changes_in_the_log_when_they_may_be_in_force_then_none_may_decide_without_this_replica()
+     {
+        let is_kept = |now: &Members, to_come: &[Members]| {
+            keep(ReplicaId(OWN), ReplicaId(LOST), now, to_come)
+        };
+        let pair = members(&[OWN, LOST], &[]);
+        assert!(is_kept(&pair, &[]));
+        let replaced = [members(&[OWN, 3], &[OWN, LOST]), members(&[OWN, 3], &[])];
+        assert!(is_kept(&pair, &replaced));
+        assert!(is_kept(&pair, &[members(&[OWN], &[])]));
+        assert!(!is_kept(&pair, &[members(&[OWN, LOST, 3], &[])]), "the lost one and 3 may have");
+        let away = [members(&[3, 4], &[OWN, LOST]), members(&[3, 4], &[])];
+        assert!(is_kept(&pair, &away[..1]), "that is left with this replica only");
+        assert!(!is_kept(&pair, &away));
+        assert!(is_kept(&away[0], &away[1..]), "3 and 4 answer for themselves");
+        let back = [away[1].clone(), members(&[3], &[])];
+        assert!(!is_kept(&away[0], &back));
+        let with_lost = members(&[LOST, 3, 4], &[OWN, LOST]);
+        assert!(!is_kept(&with_lost, &[members(&[LOST, 3, 4], &[])]), "they do not");
+    }
+}

@@ -25,6 +25,7 @@
 //! | [`oracle`] | what must be true of messages, disks and logs |
 //! | `offsets` | what must be true of the logs of consumer groups |
 //! | `configs` | who belongs to a group, as its log says |
+//! | `lost` | what went with disks, and what may go |
 //! | `replica` | what the disk of one replica holds |
 //! | [`report`] | what a run came to |
 //!
@@ -52,6 +53,7 @@ mod faults;
 mod fills;
 mod finish;
 mod host;
+mod lost;
 mod members;
 mod moves;
 mod net;

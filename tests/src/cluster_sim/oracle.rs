@@ -46,7 +46,7 @@ pub struct Oracle {
     pub(super) groups: BTreeMap<GroupId, GroupOracle>,
     pub(super) offsets: OffsetsOracle,
     /// Which replica of a group a seat has.
-    seats: BTreeMap<(Seat, GroupId), ReplicaId>,
+    pub(super) seats: BTreeMap<(Seat, GroupId), ReplicaId>,
     /// The catalog after each entry of its log, and its checksum.
     catalogs: Vec<(Catalog, u32)>,
     /// Entries that were replaced on some disk.
@@ -63,7 +63,7 @@ impl GroupOracle {
     }
 
     /// The configuration that the committed log says, and those that entries behind it would bring.
-    fn configs_in_force(&self) -> Vec<Config> {
+    pub(super) fn configs_in_force(&self) -> Vec<Config> {
         let newest = self.configs.newest().unwrap_or_default();
         let mut all = vec![newest.clone()];
         for disk in self.replicas.values().filter(|disk| !disk.is_lost) {
@@ -353,50 +353,6 @@ impl Oracle {
     /// The catalog as its committed log says.
     pub fn catalog(&self) -> Option<&Catalog> {
         self.catalogs.last().map(|(catalog, _)| catalog)
-    }
-
-    /// The disks of a seat are gone, with all replicas on them.
-    pub(super) fn lost(&mut self, seat: Seat) {
-        let groups = &mut self.groups;
-        self.seats.retain(|(of, id), replica| {
-            let group = groups.get_mut(id).filter(|_| *of == seat);
-            if let Some(disk) = group.and_then(|group| group.replicas.get_mut(replica)) {
-                disk.is_lost = true;
-            }
-            *of != seat
-        });
-    }
-
-    /// Whether nothing that is committed would be gone with these replicas: of each configuration that may be in force a
-    /// majority keeps its disks; or one of two, where that is enough.
-    pub(super) fn may_lose(
-        &self,
-        is_open: impl Fn(GroupId) -> bool,
-        may_be_alone: impl Fn(GroupId) -> bool,
-        goes: impl Fn(GroupId, ReplicaId) -> bool,
-    ) -> bool {
-        self.groups.iter().filter(|(id, _)| is_open(**id)).all(|(id, group)| {
-            let keeps = |replica| {
-                let is_lost = group.replicas.get(&replica).is_none_or(|disk| disk.is_lost);
-                !is_lost && !goes(*id, replica)
-            };
-            let in_force = group.configs_in_force();
-            let is_left =
-                |config: &Config| config.is_pair() && config.voters.iter().any(|v| keeps(*v));
-            in_force.iter().all(|config| config.has_quorum(keeps))
-                || (in_force.iter().all(is_left) && may_be_alone(*id))
-        })
-    }
-
-    /// How many groups have two voters of which one is lost.
-    pub(super) fn left_alone(&self) -> u64 {
-        let is_alone = |group: &&GroupOracle| {
-            let is_lost = |replica| group.replicas.get(replica).is_some_and(|disk| disk.is_lost);
-            let config = group.configs.newest().unwrap_or_default();
-            config.is_pair()
-                && config.voters.iter().filter(|replica| is_lost(*replica)).count() == 1
-        };
-        self.groups.values().filter(is_alone).count() as u64
     }
 
     /// Who belongs to a group, as its committed log says.
