@@ -176,7 +176,16 @@ fn given_a_broker_when_topics_are_administered_by_commands_then_each_says_what_i
     command(&reset, 0).unwrap();
     let c = command(&["topic", "describe", "c", "--bootstrap", &at], 0).unwrap();
     assert!(!c.contains("segment.ms"), "{c}");
-    command(&["topic", "delete", "a", "b", "c", "--bootstrap", &at], 0).unwrap();
+    let place = |name: &str, brokers: &str, code| {
+        let replicas = ["--replica-assignment", brokers, "--bootstrap", &at];
+        command(&[&["topic", "create", name][..], &replicas].concat(), code).unwrap()
+    };
+    place("placed", "1,1", 0);
+    let placed = json(&["topic", "describe", "placed", "--bootstrap", &at], 0).unwrap();
+    assert_eq!(placed["topics"][0]["partitions"][1]["replicas"], serde_json::json!([1]));
+    assert!(place("elsewhere", "1:7", 1).contains("INVALID_REPLICA_ASSIGNMENT"));
+    assert!(place("nowhere", "1:", 1).contains("1:2,2:3"), "the usage");
+    command(&["topic", "delete", "a", "b", "c", "placed", "--bootstrap", &at], 0).unwrap();
     let gone = command(&["topic", "describe", "a", "--bootstrap", &at], 1).unwrap();
     assert!(gone.contains("UNKNOWN_TOPIC_OR_PARTITION"), "{gone}");
     assert_eq!(command(&["topic", "list", "--bootstrap", &at], 0).unwrap(), "");
