@@ -355,7 +355,7 @@ fn given_lists_of_nodes_that_cannot_be_when_loaded_then_each_fault_has_its_words
             "[cluster]\nnodes = [{ id = 1, kafka = \"a:1\" }]".to_owned(),
             "node entry 1 has an unknown field `kafka`",
         ),
-        (list(&[listed(1, "a", "a:1")]), "must name its port, as in a:9092"),
+        (list(&[listed(1, "a", "a:1")]), "must name its port, as in a:PORT"),
         ("[cluster]\nnodes = \"a,b\"".to_owned(), "must be a list of tables"),
         ("[cluster]\nnode = []".to_owned(), "did you mean `cluster.nodes`?"),
     ];
