@@ -72,6 +72,8 @@ pub struct RaftGroup {
     pub(crate) given: RaftIndex,
     /// Where the log ended when this replica last applied a change of the members, in this life of it.
     pub(crate) members_changed_at: RaftIndex,
+    /// Whether the last change of the members that this replica proposed makes a pair decide.
+    pub(crate) narrows: bool,
     pub(crate) applied_end_offset: Offset,
     /// The leader asks this replica to take over, which has to apply something before.
     handover: Option<Message>,
@@ -131,6 +133,7 @@ impl RaftGroup {
             installed: None,
             given: applied,
             members_changed_at: RaftIndex(0),
+            narrows: false,
             applied_end_offset: recovered.applied_end_offset,
             handover: None,
             snapshots_sent: BTreeMap::new(),
@@ -148,6 +151,9 @@ impl RaftGroup {
         &mut self,
         proposed: ProposedEntry,
     ) -> Result<(RaftIndex, Offset), ProposeError> {
+        if self.is_narrowing() {
+            return Err(ProposeError::ConfChangePending);
+        }
         let batch = proposed.kind == EntryKind::Batch;
         assert!(batch || proposed.kind == EntryKind::Command, "not for {:?}", proposed.kind);
         assert!(batch == (proposed.offset_count > 0), "only batches take offsets, and all do");

@@ -8,7 +8,12 @@
 //! joint configuration goes on in it; (I2) who does not vote does not lead: a leader that applies its own removal steps
 //! down in the same call, since raft-rs ends the process if it goes on counting; (I3) raft-rs is given only
 //! configurations that it can take as they are, because it ends the process over others; (I4) who has left may be deleted
-//! only once [`RaftGroup::are_members_durable`].
+//! only once [`RaftGroup::are_members_durable`]; (I5) once two voters are a quorum only together, each of them has all that
+//! was committed before.
+//!
+//! For (I5) nothing is appended between a change that leads to such a pair and the moment when the leader has applied it:
+//! the entries behind it would be committed by a majority of the configuration before, in which one of the pair may be
+//! missing. Whoever answers for a replica whose disk is lost relies on that.
 //!
 //! Why (I4) is more than that the change is committed: its commit index is not worth a write of its own, so after a restart
 //! those who stay may not know that it is committed. They would want the votes of the configuration that was left, and
@@ -115,6 +120,14 @@ impl Members {
         self.votes(replica) || self.learners.contains(&replica)
     }
 
+    /// Whether a pair of voters is to decide, alone or in one half of a joint configuration, that did not before.
+    fn narrows(&self, before: &Members) -> bool {
+        let halves = [&self.voters, &self.voters_outgoing];
+        halves.into_iter().any(|half| {
+            half.len() == 2 && *half != before.voters && *half != before.voters_outgoing
+        })
+    }
+
     /// Refuses what raft-rs would not come to by any change (I3). No members at all are right for a replica that has
     /// not heard of any yet.
     pub(crate) fn check(&self) -> Result<(), MembersError> {
@@ -194,13 +207,21 @@ impl RaftGroup {
         let (members, _) = changed.map_err(|source| ProposeError::ConfChangeInvalid { source })?;
         let members = Members::from_raft(&members.to_conf_state());
         members.check().map_err(|source| ProposeError::Members { source })?;
+        let narrows = members.narrows(&self.members());
         let meta = EntryMeta::without_offsets(EntryKind::ConfChange, self.end_offset());
-        self.propose_entry(Entry {
+        let index = self.propose_entry(Entry {
             entry_type: EntryType::EntryConfChangeV2,
             data: data.into(),
             context: meta.to_context(),
             ..Entry::default()
-        })
+        })?;
+        self.narrows = narrows;
+        Ok(index)
+    }
+
+    /// Whether a change that makes a pair decide is proposed and not applied: nothing may be appended behind it (I5).
+    pub(crate) fn is_narrowing(&self) -> bool {
+        self.narrows && self.node.raft.has_pending_conf()
     }
 
     /// Applies a committed configuration change and returns the group's placement with the new configuration. To be
@@ -290,9 +311,13 @@ impl RaftGroup {
 
     /// As leader, appends an empty entry behind a change of the members that nothing follows (I4). True if it did.
     pub(crate) fn cover_members_if_idle(&mut self) -> bool {
-        let is_due = self.is_leader()
-            && self.last_index() == self.members_changed_at
-            && self.meta.voters_outgoing.is_empty();
+        if !self.is_leader() {
+            return false;
+        }
+        // What was the end of the log then may have been replaced by a shorter one since.
+        self.members_changed_at = self.members_changed_at.min(self.last_index());
+        let is_due =
+            self.last_index() == self.members_changed_at && self.meta.voters_outgoing.is_empty();
         // Refused, it is due again with the next tick.
         is_due && self.propose_entry(Entry::default()).is_ok()
     }

@@ -176,6 +176,74 @@ fn given_a_handover_to_the_last_voter_when_its_log_is_not_durable_then_it_leads_
     cluster.heal();
 }
 
+#[test]
+fn given_a_change_to_a_pair_when_it_is_proposed_then_nothing_is_appended_behind_it_before_it_is_applied()
+ {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.group(1).propose_conf_change(&change(RemoveNode, 3)).unwrap();
+    let refused = cluster.propose(1, 1);
+    assert!(matches!(refused, Err(ProposeError::ConfChangePending)), "{refused:?}");
+    // What a majority of three commits now may be missing on the second one of the pair.
+    cluster.drain(1);
+    cluster.persist_one(1);
+    deliver_all(&mut cluster);
+    cluster.drain(3);
+    cluster.persist_one(3);
+    deliver_all(&mut cluster);
+    cluster.drain(1);
+    assert!(cluster.propose(1, 1).is_err(), "it is committed, and not applied");
+    cluster.apply(1, usize::MAX);
+    assert_eq!(cluster.group(1).members(), only(&[1, 2]));
+    cluster.propose(1, 1).unwrap();
+    cluster.settle_all();
+    // A change to more than two is not waited for, nor one that leaves a pair as it is.
+    cluster.add_blank();
+    for change in [change(AddLearnerNode, 4), change(AddNode, 4)] {
+        cluster.group(1).propose_conf_change(&change).unwrap();
+        cluster.propose(1, 1).unwrap();
+        cluster.settle_all();
+        cluster.pass(40);
+    }
+    assert_eq!(cluster.group(1).members(), only(&[1, 2, 4]));
+    cluster.heal();
+}
+
+#[test]
+fn given_a_change_applied_with_a_longer_log_than_later_when_it_leads_again_then_the_members_are_durable()
+ {
+    let mut cluster = Cluster::new(3);
+    cluster.add_blanks(1);
+    cluster.elect(1);
+    cluster.group(1).propose_conf_change(&change(AddLearnerNode, 4)).unwrap();
+    cluster.drain(1);
+    cluster.persist_one(1);
+    deliver_all(&mut cluster);
+    for id in [2, 3] {
+        cluster.drain(id);
+        cluster.persist_one(id);
+    }
+    deliver_all(&mut cluster);
+    for _ in 0..5 {
+        cluster.propose(1, 1).unwrap();
+    }
+    cluster.settle(1);
+    assert!(cluster.group(1).members().contains(replica(4)), "it has applied the change");
+    let last = cluster.group(1).last_index();
+    cluster.network.clear();
+    cluster.elect(2);
+    assert!(cluster.group(1).last_index() < last, "the tail is gone");
+    cluster.group(2).transfer_leadership(replica(1));
+    cluster.settle_all();
+    assert!(cluster.group(1).is_established_leader());
+    cluster.pass(10);
+    assert!(cluster.group(1).are_members_durable());
+    let last = cluster.group(1).last_index();
+    cluster.pass(100);
+    assert_eq!(cluster.group(1).last_index(), last, "one entry is enough");
+    cluster.heal();
+}
+
 fn deliver_all(cluster: &mut Cluster) {
     for message in std::mem::take(&mut cluster.network) {
         cluster.deliver(message);

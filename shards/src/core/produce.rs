@@ -296,7 +296,9 @@ impl Group {
     ) -> Result<(), ProduceError> {
         let bytes = entry.payload.len();
         let (index, base_offset) = self.raft.propose(entry).map_err(|error| match error {
-            ProposeError::Backlogged { .. } => ProduceError::Overloaded,
+            ProposeError::Backlogged { .. } | ProposeError::ConfChangePending => {
+                ProduceError::Overloaded
+            }
             _ => ProduceError::NotLeader,
         })?;
         let in_order = self.in_flight.back().is_none_or(|last| last.index < index);
