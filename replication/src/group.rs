@@ -322,6 +322,12 @@ impl RaftGroup {
         }
     }
 
+    /// As leader, lets everybody hear from it now: who could not be reached until a moment ago would wait for the next
+    /// heartbeat, since what was sent to it meanwhile is lost and raft-rs sends no more before it answers.
+    pub fn ping(&mut self) {
+        self.node.ping();
+    }
+
     /// A message to `peer` was lost for certain: raft-rs goes back to probing it, and a snapshot of which nothing was
     /// heard since it left counts as lost with it.
     pub fn report_unreachable(&mut self, peer: ReplicaId) {

@@ -106,6 +106,18 @@ impl ShardCore {
         }
     }
 
+    /// A node is there, with the replicas that `is_found` names: they hear at once from the groups that are led here.
+    pub fn peers_found(&mut self, is_found: impl Fn(GroupId, ReplicaId) -> bool) {
+        for group in self.groups.values_mut().filter(|group| group.is_live()) {
+            let id = group.id;
+            let progress = group.raft.progress();
+            if group.raft.is_leader() && progress.iter().any(|peer| is_found(id, peer.replica)) {
+                group.raft.ping();
+                group.pump(&mut self.shared);
+            }
+        }
+    }
+
     /// Hands every group that has another voter in reach to the one of them that is furthest; says whether this replica
     /// still leads such a group. To be asked again until it does not, or the patience of a stop is over.
     pub fn hand_over(&mut self) -> bool {

@@ -195,6 +195,9 @@ impl PeerHandler for Handler {
                 links.peers.notify(seat, notices);
                 links.introduce(shard, seat);
             }
+            shard.change_core(|core| {
+                core.peers_found(|group, replica| links.seat_of(group, replica) == Some(seat));
+            });
         });
     }
 

@@ -243,6 +243,8 @@ impl Run {
                     link.mended_since_us.get_or_insert(now_us);
                     if link.is_down && since_us(link.mended_since_us) >= 100 * MS {
                         link.is_down = false;
+                        self.find_peer(a, b)?;
+                        self.find_peer(b, a)?;
                     }
                 }
             }
@@ -278,6 +280,21 @@ impl Run {
                 let seats = &self.seats;
                 let is_lost = |group, replica| seats.get(&(group, replica)) == Some(&lost);
                 node.core.borrow_mut().peers_lost(is_lost);
+            }
+            self.absorb(here, shard)?;
+        }
+        Ok(())
+    }
+
+    /// A node hears that another one is there, on each of its shards.
+    fn find_peer(&mut self, here: usize, there: usize) -> Check {
+        for shard in 0..self.hosts[here].shards.len() {
+            let Some(node) = self.hosts[here].node(shard) else { continue };
+            for other in 0..self.hosts[there].shards.len() {
+                let found = self.seat(there, other);
+                let seats = &self.seats;
+                let is_found = |group, replica| seats.get(&(group, replica)) == Some(&found);
+                node.core.borrow_mut().peers_found(is_found);
             }
             self.absorb(here, shard)?;
         }

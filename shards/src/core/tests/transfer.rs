@@ -46,6 +46,28 @@ fn given_a_replica_whose_link_was_lost_when_it_is_to_be_handed_the_group_then_no
 }
 
 #[test]
+fn given_a_replica_that_was_out_of_reach_when_its_link_is_there_then_it_lacks_nothing_without_a_tick()
+ {
+    let mut trio = Trio::led();
+    trio.produced(0, batch(1), 1);
+    trio.cut(2);
+    trio.tell_lost(0, 2);
+    trio.produced(0, batch(1), 2);
+    trio.join(2);
+    trio.settle();
+    let high_watermark = |trio: &Trio, at: usize| {
+        trio.cores[at].partition(GROUP).map(|view| view.high_watermark).unwrap()
+    };
+    assert!(high_watermark(&trio, 2) < high_watermark(&trio, 0), "nobody knows that it is there");
+    trio.tell_found(1, 2);
+    trio.settle();
+    assert!(high_watermark(&trio, 2) < high_watermark(&trio, 0), "who does not lead says nothing");
+    trio.tell_found(0, 2);
+    trio.settle();
+    assert_eq!(high_watermark(&trio, 2), high_watermark(&trio, 0));
+}
+
+#[test]
 fn given_a_shard_that_stops_when_a_link_was_lost_then_its_groups_go_to_who_is_in_reach() {
     let mut trio = Trio::led();
     trio.produced(0, batch(1), 1);

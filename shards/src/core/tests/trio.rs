@@ -69,6 +69,11 @@ impl Trio {
         self.cores[at].peers_lost(|_, lost| lost == replica(gone));
     }
 
+    /// The links of `at` say that another is there.
+    pub(super) fn tell_found(&mut self, at: usize, there: usize) {
+        self.cores[at].peers_found(|_, found| found == replica(there));
+    }
+
     pub(super) fn tick(&mut self) {
         for core in &mut self.cores {
             core.tick(0);
