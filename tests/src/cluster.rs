@@ -268,7 +268,7 @@ pub fn create_topic(node: &Broker, name: &str, partitions: usize, replicas: usiz
         let response =
             RawConnection::open(node.ports().kafka_addr()).ok()?.call(5, &request).ok()?;
         let code = response.topics.first()?.error_code;
-        let is_passing = code == ResponseError::NotLeaderOrFollower.code();
+        let is_passing = code == ResponseError::NotController.code();
         is_unclear |= is_passing;
         (!is_passing).then_some(code)
     })?;
