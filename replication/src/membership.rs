@@ -27,7 +27,7 @@ use chronik_engine::ids::{RaftIndex, ReplicaId};
 use chronik_engine::wal::record::{EntryKind, GroupMeta, LogEntry};
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType};
-use raft::{Changer, INVALID_ID};
+use raft::{Changer, INVALID_ID, ProgressTracker};
 
 use crate::entry::EntryMeta;
 use crate::error::{ConfChangeError, MembersError, ProposeError};
@@ -165,6 +165,25 @@ impl Members {
     }
 }
 
+/// What a change makes of a configuration, as raft-rs will when it is applied.
+pub(crate) fn changed(
+    before: &ProgressTracker,
+    change: &ConfChangeV2,
+) -> raft::Result<(Members, ProgressTracker)> {
+    let mut after = before.clone();
+    let mut changer = Changer::new(before);
+    let (configuration, progress) = if change.leave_joint() {
+        changer.leave_joint()
+    } else if let Some(auto_leave) = change.enter_joint() {
+        changer.enter_joint(auto_leave, &change.changes)
+    } else {
+        changer.simple(&change.changes)
+    }?;
+    let members = Members::from_raft(&configuration.to_conf_state());
+    after.apply_conf(configuration, progress, 1);
+    Ok((members, after))
+}
+
 impl RaftGroup {
     /// Proposes to change who belongs to the group. One voter or learner at a time goes directly; several, or one with
     /// a transition asked for, lead through a joint configuration, which is left by itself unless the transition is
@@ -196,16 +215,8 @@ impl RaftGroup {
         if change.changes.is_empty() != leaves {
             return Err(ProposeError::ConfChangeEmpty);
         }
-        let mut changer = Changer::new(self.node.raft.prs());
-        let changed = if leaves {
-            changer.leave_joint()
-        } else if let Some(auto_leave) = change.enter_joint() {
-            changer.enter_joint(auto_leave, &change.changes)
-        } else {
-            changer.simple(&change.changes)
-        };
-        let (members, _) = changed.map_err(|source| ProposeError::ConfChangeInvalid { source })?;
-        let members = Members::from_raft(&members.to_conf_state());
+        let (members, _) = changed(self.node.raft.prs(), change)
+            .map_err(|source| ProposeError::ConfChangeInvalid { source })?;
         members.check().map_err(|source| ProposeError::Members { source })?;
         let narrows = members.narrows(&self.members());
         let meta = EntryMeta::without_offsets(EntryKind::ConfChange, self.end_offset());

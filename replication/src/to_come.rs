@@ -4,11 +4,10 @@
 use chronik_engine::ids::RaftIndex;
 use chronik_engine::wal::record::EntryKind;
 use protobuf::Message as _;
-use raft::Changer;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 
 use crate::group::RaftGroup;
-use crate::membership::Members;
+use crate::membership::{Members, changed};
 
 impl RaftGroup {
     /// The members after each change of them that the log has behind what is applied and that others may have applied, in
@@ -18,18 +17,9 @@ impl RaftGroup {
         let mut tracker = self.node.raft.prs().clone();
         let mut to_come = Vec::new();
         for change in self.changes_to_come() {
-            let change = change?;
-            let mut changer = Changer::new(&tracker);
-            let changed = if change.leave_joint() {
-                changer.leave_joint()
-            } else if let Some(auto_leave) = change.enter_joint() {
-                changer.enter_joint(auto_leave, &change.changes)
-            } else {
-                changer.simple(&change.changes)
-            };
-            let (configuration, progress) = changed.ok()?;
-            to_come.push(Members::from_raft(&configuration.to_conf_state()));
-            tracker.apply_conf(configuration, progress, 1);
+            let (members, after) = changed(&tracker, &change?).ok()?;
+            to_come.push(members);
+            tracker = after;
         }
         Some(to_come)
     }

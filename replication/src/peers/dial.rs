@@ -77,7 +77,7 @@ async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardI
     let mut away_since = now();
     let mut attempt = 0;
     while is_wanted(node, shard) {
-        let mut is_refused = false;
+        let mut first_pause_max = FIRST_PAUSE_MAX;
         match connect(core, node, seat, attempt).await {
             Ok((socket, met)) if is_wanted(node, shard) => {
                 node.shards.set(met.shards.clamp(1, SHARDS_MAX));
@@ -95,23 +95,19 @@ async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardI
             }
             Ok(_) => return,
             Err(error) => {
-                is_refused = error.is_refusal();
-                if is_refused {
+                if error.is_refusal() {
                     backoff.raise();
+                    first_pause_max = config.backoff_max;
                 }
                 log_failure(core, node, seat, &error, &away_log, away_since);
             }
         }
         attempt += 1;
         let pause = backoff.pause();
-        if shard != FIRST_SHARD {
-            if within(pause, node.risen()).await.is_some() {
-                backoff.reset();
-            }
-        } else if is_refused {
-            chronik_ring::sleep(pause).await;
-        } else {
-            chronik_ring::sleep(pause.min(FIRST_PAUSE_MAX)).await;
+        if shard == FIRST_SHARD {
+            chronik_ring::sleep(pause.min(first_pause_max)).await;
+        } else if within(pause, node.risen()).await.is_some() {
+            backoff.reset();
         }
     }
 }

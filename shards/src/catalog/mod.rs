@@ -302,4 +302,6 @@ impl Catalog {
 }
 
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;

@@ -110,8 +110,8 @@ impl ShardCore {
     pub fn peers_found(&mut self, is_found: impl Fn(GroupId, ReplicaId) -> bool) {
         for group in self.groups.values_mut().filter(|group| group.is_live()) {
             let id = group.id;
-            let progress = group.raft.progress();
-            if group.raft.is_leader() && progress.iter().any(|peer| is_found(id, peer.replica)) {
+            // Who does not lead knows nothing of its peers' progress.
+            if group.raft.progress().iter().any(|peer| is_found(id, peer.replica)) {
                 group.raft.ping();
                 group.pump(&mut self.shared);
             }

@@ -233,7 +233,8 @@ fn conf_change(changes: &[(ConfChangeType, ReplicaId)]) -> ConfChangeV2 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{CatalogCommand, ClusterId};
+    use crate::catalog::CatalogCommand;
+    use crate::catalog::samples::{broker, catalog_of};
     use ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
     use chronik_replication::{LAG_ENTRIES_MAX, ReplicationState};
 
@@ -341,27 +342,7 @@ mod tests {
 
     #[test]
     fn given_brokers_when_one_is_cordoned_then_it_gets_the_catalog_without_a_vote() {
-        let mut catalog = Catalog::new();
-        for node in 1..=2 {
-            let broker = Broker {
-                node: NodeId(node),
-                host: "host".to_owned(),
-                port: 9092,
-                rack: None,
-                shards: 1,
-                incarnation: Incarnation(uuid::Uuid::from_u128(node.into())),
-                meta_replica: ReplicaId(node.into()),
-                raft_addr: "host:9192".to_owned(),
-                is_cordoned: false,
-            };
-            let cluster_id = ClusterId(uuid::Uuid::from_u128(9));
-            catalog.apply(&CatalogCommand::RegisterBroker {
-                cluster_id,
-                broker,
-                replica_seed: 1,
-                replaces: None,
-            });
-        }
+        let mut catalog = catalog_of((1..=2).map(|node| broker(node, node.into())));
         let now = members(&[1, 2], &[]);
         assert_eq!(Wanted::of_meta(&catalog, &[], &now), wanted(&[1, 2], &[]));
         catalog.apply(&CatalogCommand::CordonBroker { node: NodeId(2), is_cordoned: true });

@@ -107,35 +107,11 @@ fn command_line(node_id: u32, newcomer: &Newcomer, join: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use chronik_engine::ids::ReplicaId;
-    use uuid::Uuid;
-
     use super::*;
-    use crate::catalog::{CatalogCommand, ClusterId, Incarnation};
+    use crate::catalog::samples::{broker, catalog_of};
 
     fn catalog() -> Catalog {
-        let mut catalog = Catalog::new();
-        for node in 1..=2 {
-            let broker = Broker {
-                node: NodeId(node),
-                host: format!("host{node}"),
-                port: 9092,
-                rack: None,
-                shards: 1,
-                incarnation: Incarnation(Uuid::from_u128(u128::from(node))),
-                meta_replica: ReplicaId(u64::from(node)),
-                raft_addr: format!("host{node}:9192"),
-                is_cordoned: false,
-            };
-            let cluster_id = ClusterId(Uuid::from_u128(9));
-            catalog.apply(&CatalogCommand::RegisterBroker {
-                cluster_id,
-                broker,
-                replica_seed: 7,
-                replaces: None,
-            });
-        }
-        catalog
+        catalog_of((1..=2).map(|node| broker(node, node.into())))
     }
 
     #[test]

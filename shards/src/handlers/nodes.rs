@@ -62,36 +62,11 @@ fn refusal(catalog: &Catalog, node: NodeId, is_cordoned: bool) -> Option<(u16, S
 
 #[cfg(test)]
 mod tests {
-    use chronik_engine::ids::ReplicaId;
-    use uuid::Uuid;
-
     use super::*;
-    use crate::catalog::{Broker, ClusterId, Incarnation};
+    use crate::catalog::samples::{broker, catalog_of};
 
     fn catalog(nodes: u32) -> Catalog {
-        let mut catalog = Catalog::new();
-        for node in 1..=nodes {
-            let broker = Broker {
-                node: NodeId(node),
-                host: "host".to_owned(),
-                port: 9092,
-                rack: None,
-                shards: 1,
-                incarnation: Incarnation(Uuid::from_u128(u128::from(node))),
-                meta_replica: ReplicaId(u64::from(node)),
-                raft_addr: "host:9192".to_owned(),
-                is_cordoned: false,
-            };
-            let cluster_id = ClusterId(Uuid::from_u128(9));
-            let command = CatalogCommand::RegisterBroker {
-                cluster_id,
-                broker,
-                replica_seed: 7,
-                replaces: None,
-            };
-            assert_eq!(catalog.apply(&command), CommandOutcome::BrokerRegistered);
-        }
-        catalog
+        catalog_of((1..=nodes).map(|node| broker(node, node.into())))
     }
 
     #[test]

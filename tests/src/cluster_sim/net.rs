@@ -15,7 +15,7 @@ use chronik_replication::wire::{
 };
 use chronik_replication::{MessageType, PeerMessage};
 use chronik_shards::catalog::CommandId;
-use chronik_shards::core::{FillAnswer, FillAsk};
+use chronik_shards::core::{FillAnswer, FillAsk, ShardCore};
 use rand::Rng;
 
 use super::event::Event;
@@ -273,28 +273,27 @@ impl Run {
     /// A node hears that another one is gone, on each of its shards.
     pub(super) fn lose_peer(&mut self, here: usize, there: usize) -> Check {
         self.report.peers_lost += 1;
-        for shard in 0..self.hosts[here].shards.len() {
-            let Some(node) = self.hosts[here].node(shard) else { continue };
-            for other in 0..self.hosts[there].shards.len() {
-                let lost = self.seat(there, other);
-                let seats = &self.seats;
-                let is_lost = |group, replica| seats.get(&(group, replica)) == Some(&lost);
-                node.core.borrow_mut().peers_lost(is_lost);
-            }
-            self.absorb(here, shard)?;
-        }
-        Ok(())
+        self.tell_of_peer(here, there, |core, is_there| core.peers_lost(is_there))
     }
 
     /// A node hears that another one is there, on each of its shards.
     fn find_peer(&mut self, here: usize, there: usize) -> Check {
+        self.tell_of_peer(here, there, |core, is_there| core.peers_found(is_there))
+    }
+
+    fn tell_of_peer(
+        &mut self,
+        here: usize,
+        there: usize,
+        tell: impl Fn(&mut ShardCore, &dyn Fn(GroupId, ReplicaId) -> bool),
+    ) -> Check {
         for shard in 0..self.hosts[here].shards.len() {
             let Some(node) = self.hosts[here].node(shard) else { continue };
             for other in 0..self.hosts[there].shards.len() {
-                let found = self.seat(there, other);
+                let seat = self.seat(there, other);
                 let seats = &self.seats;
-                let is_found = |group, replica| seats.get(&(group, replica)) == Some(&found);
-                node.core.borrow_mut().peers_found(is_found);
+                let is_there = |group, replica| seats.get(&(group, replica)) == Some(&seat);
+                tell(&mut node.core.borrow_mut(), &is_there);
             }
             self.absorb(here, shard)?;
         }

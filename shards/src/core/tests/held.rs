@@ -32,14 +32,9 @@ fn given_a_batch_that_waited_at_the_last_leader_when_it_comes_again_then_it_wait
     let mut trio = trio_that_waits();
     trio.replies.clear();
     trio.join(2);
-    trio.cut(0);
-    trio.tell_lost(1, 0);
-    trio.tell_lost(2, 0);
+    trio.lose_first();
     // As soon as the next leader takes batches, before it knows who is in sync.
-    let is_taken = (0..200).any(|_| {
-        trio.cores[1].tick(0);
-        trio.cores[2].tick(0);
-        trio.step();
+    let is_taken = trio.passes_until(|trio| {
         trio.cores[1].check_in_sync(GROUP, 3) == Ok(())
             && trio.produce(1, sequenced(0, 2), 2).is_ok()
     });

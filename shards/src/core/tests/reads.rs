@@ -233,14 +233,9 @@ fn given_a_leader_that_is_not_ready_when_its_groups_are_asked_for_then_it_does_n
     let led =
         |trio: &Trio| [0, 1, 2].map(|at| trio.cores[at].partition(GROUP).unwrap().is_led_here());
     assert_eq!(led(&trio), [true, false, false]);
-    trio.cut(0);
-    trio.tell_lost(1, 0);
-    trio.tell_lost(2, 0);
-    let is_led_early = (0..200).any(|_| {
-        trio.cores[1].tick(0);
-        trio.cores[2].tick(0);
-        trio.step();
-        !trio.is_ready(1) && !trio.is_ready(2) && led(&trio)[1..].contains(&true)
+    trio.lose_first();
+    let is_led_early = trio.passes_until(|trio| {
+        !trio.is_ready(1) && !trio.is_ready(2) && led(trio)[1..].contains(&true)
     });
     assert!(is_led_early, "between its election and the commit of its first entry");
 }

@@ -140,11 +140,26 @@ impl Trio {
         answer.map(|(_, _, result)| result.unwrap()).unwrap()
     }
 
-    /// The second leads from now on; the first, which is cut off, does not know.
-    pub(super) fn depose_first(&mut self) {
+    /// The first is cut off, and the others know.
+    pub(super) fn lose_first(&mut self) {
         self.cut(0);
         self.tell_lost(1, 0);
         self.tell_lost(2, 0);
+    }
+
+    /// Time passes for the two others until something is so; says whether it ever was.
+    pub(super) fn passes_until(&mut self, mut is_so: impl FnMut(&mut Trio) -> bool) -> bool {
+        (0..200).any(|_| {
+            self.cores[1].tick(0);
+            self.cores[2].tick(0);
+            self.step();
+            is_so(self)
+        })
+    }
+
+    /// The second leads from now on; the first, which is cut off, does not know.
+    pub(super) fn depose_first(&mut self) {
+        self.lose_first();
         for _ in 0..20 {
             for at in [1, 2] {
                 self.cores[at].tick(0);

@@ -138,34 +138,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-
-    fn broker(node: u32, disk: u128) -> Broker {
-        Broker {
-            node: NodeId(node),
-            host: format!("host{node}"),
-            port: 9092,
-            rack: None,
-            shards: 1,
-            incarnation: Incarnation(Uuid::from_u128(disk)),
-            meta_replica: ReplicaId(u64::from(node)),
-            raft_addr: format!("host{node}:9192"),
-            is_cordoned: false,
-        }
-    }
+    use crate::catalog::samples::{broker, catalog_of};
 
     fn catalog() -> Catalog {
-        let mut catalog = Catalog::new();
-        for node in 1..=2 {
-            let (cluster_id, broker) = (ClusterId(Uuid::from_u128(9)), broker(node, 1));
-            let command = CatalogCommand::RegisterBroker {
-                cluster_id,
-                broker,
-                replica_seed: 7,
-                replaces: None,
-            };
-            assert_eq!(catalog.apply(&command), CommandOutcome::BrokerRegistered);
-        }
-        catalog
+        catalog_of((1..=2).map(|node| broker(node, 1)))
     }
 
     #[test]
