@@ -115,6 +115,14 @@ impl RaftGroup {
         (leader != ReplicaId::NONE).then_some(leader)
     }
 
+    /// Whether it knows no leader, or its members change: then what it does next it does at a tick.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.leader().is_none()
+            || !self.meta.voters_outgoing.is_empty()
+            || self.node.raft.has_pending_conf()
+    }
+
     /// The current term.
     #[must_use]
     pub fn term(&self) -> Term {

@@ -27,6 +27,7 @@ use super::log_start::PartitionCommand;
 use super::peers::{EarlyCampaign, GroupFetch};
 use super::producers::{ProducerBatch, Producers};
 use super::read_index::Reads;
+use super::ticks::Tick;
 use super::{
     Ack, Appended, CoreConfig, CoreError, FetchError, PRODUCERS_PER_PARTITION_MAX, ProduceError,
     ProduceResult, RequiredAcks, Shared, Token,
@@ -110,6 +111,10 @@ pub(super) struct Group {
     pub(super) reads: Option<Box<Reads>>,
     /// Acknowledgements that wait for more than a quorum.
     pub(super) held: Option<Box<Held>>,
+    /// Up to where the group has had its ticks.
+    pub(super) ticked: Tick,
+    /// Whether the group is in the list of those that get each tick.
+    pub(super) is_restless: bool,
     led: Option<Leadership>,
     life: Life,
 }
@@ -134,6 +139,8 @@ impl Group {
             lag_marks: LagMarks::default(),
             reads: None,
             held: None,
+            ticked: Tick::default(),
+            is_restless: false,
             led: None,
             life,
         }
@@ -141,14 +148,15 @@ impl Group {
 
     /// A new group with an empty log.
     pub(super) fn create(
-        config: &CoreConfig,
+        shared: &Shared,
         id: GroupId,
         meta: GroupMeta,
     ) -> Result<Group, CoreError> {
-        let raft = RaftGroup::new(raft_config(config, id), RecoveredLog::created(meta))
+        let config = raft_config(&shared.config, id);
+        let raft = RaftGroup::new(config, RecoveredLog::created(meta))
             .map_err(|source| CoreError::Group { group: id, source })?;
         let machine = Machine::restore(id, raft.meta(), &[], 0)?;
-        Ok(Group::new(id, raft, machine, Life::Creating))
+        Ok(Group { ticked: shared.ticks.now, ..Group::new(id, raft, machine, Life::Creating) })
     }
 
     /// A group as the log has it.
@@ -224,19 +232,6 @@ impl Group {
             self.observe_leadership(shared);
             self.pump(shared);
         }
-    }
-
-    pub(super) fn tick(&mut self, shared: &mut Shared) {
-        if !self.is_live() {
-            return;
-        }
-        if self.raft.tick() {
-            self.observe_leadership(shared);
-            self.pump(shared);
-        }
-        self.campaign_early(shared);
-        self.tick_reads(shared);
-        self.tick_lag_marks(shared.config.lag_ticks_max);
     }
 
     /// To be called after everything that may change who leads, before anything is proposed.

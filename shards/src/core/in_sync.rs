@@ -25,7 +25,7 @@ pub(super) struct LagMarks {
     next: RaftIndex,
     /// At the last mark.
     last: RaftIndex,
-    ticks: u32,
+    ticks: u64,
 }
 
 impl ShardCore {
@@ -85,11 +85,11 @@ impl Group {
         self.voters_in_sync().count() < self.raft.meta().voters.len()
     }
 
-    /// A tick has passed. A voter may lack for so many ticks what is committed.
-    pub(super) fn tick_lag_marks(&mut self, lag_ticks_max: u32) {
+    /// So many ticks have passed. A voter may lack for `lag_ticks_max` of them what is committed.
+    pub(super) fn tick_lag_marks(&mut self, passed: u64, lag_ticks_max: u32) {
         let marks = &mut self.lag_marks;
-        marks.ticks += 1;
-        if marks.ticks >= lag_ticks_max.div_ceil(2) {
+        marks.ticks += passed;
+        if marks.ticks >= u64::from(lag_ticks_max.div_ceil(2)) {
             let last = self.raft.commit_index();
             *marks = LagMarks { before: marks.next, next: marks.last, last, ticks: 0 };
         }

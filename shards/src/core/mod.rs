@@ -24,6 +24,7 @@
 //! | [`reconcile`] | how a group gets the members that the catalog wants |
 //! | `read_index` | who waits for a quorum before they read |
 //! | [`producers`] | sequence numbers of idempotent producers |
+//! | `ticks` | when a group gets its ticks |
 //! | `transfer` | leadership that goes to a replica which is named |
 //! | `waiters` | fetches that wait for data |
 //!
@@ -66,6 +67,7 @@ mod read_index;
 pub mod reconcile;
 mod refusal;
 mod segments;
+mod ticks;
 mod transfer;
 mod waiters;
 
@@ -85,6 +87,7 @@ use self::figures::Counted;
 use self::fill::Fills;
 use self::group::Group;
 use self::peers::Awaited;
+use self::ticks::Ticks;
 use self::waiters::Waiters;
 use crate::catalog::{Catalog, CommandId, CommandOutcome};
 
@@ -209,6 +212,7 @@ pub struct Effects {
 struct Shared {
     config: CoreConfig,
     now_ms: i64,
+    ticks: Ticks,
     tail: TailCache,
     waiters: Waiters,
     effects: Effects,
@@ -261,6 +265,7 @@ impl ShardCore {
             shared: Shared {
                 config,
                 now_ms,
+                ticks: Ticks::default(),
                 tail,
                 waiters: Waiters::default(),
                 effects: Effects::default(),
@@ -302,7 +307,7 @@ impl ShardCore {
     pub fn start(&mut self) {
         for group in self.groups.values_mut() {
             group.campaign_if_alone(&mut self.shared);
-            group.campaign_in_turn();
+            group.campaign_in_turn(&mut self.shared);
         }
     }
 
@@ -316,7 +321,7 @@ impl ShardCore {
             return Err(CoreError::DuplicateGroup { group: id });
         }
         let record = WalRecord::GroupCreated { group: id, meta: meta.clone() };
-        let mut group = Group::create(&self.shared.config, id, meta)?;
+        let mut group = Group::create(&self.shared, id, meta)?;
         self.shared.stage(Unit::created(id), record);
         group.campaign_if_alone(&mut self.shared);
         group.campaign_as_preferred(&mut self.shared);
@@ -349,9 +354,7 @@ impl ShardCore {
     /// Time has passed; `now_ms` is the wall clock.
     pub fn tick(&mut self, now_ms: i64) {
         self.shared.now_ms = now_ms;
-        for group in self.groups.values_mut() {
-            group.tick(&mut self.shared);
-        }
+        self.tick_groups();
         self.tick_fills();
         self.expire_awaited();
         self.expire_producers();

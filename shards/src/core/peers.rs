@@ -8,7 +8,7 @@ use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::LogEntry;
 use chronik_replication::{
     ConfChangeV2, EntryFetch, Members, MessageType, PeerMessage, PeerProgress, ProposeError,
-    ReplicationState, SnapshotInstall,
+    ReplicationState, Role, SnapshotInstall,
 };
 
 use super::group::{Group, Machine};
@@ -17,6 +17,9 @@ use crate::catalog::CommandId;
 
 /// Ticks between the candidacies of two replicas that lost the same leader, and between two tries of one.
 const CAMPAIGN_STAGGER_TICKS: u32 = 2;
+/// Ticks that the first of the candidates gives its voters: 0.4 s. The next one gives them twice that, so that two
+/// who split the votes do not meet again.
+const CANDIDATE_TICKS: u32 = 8;
 /// Tries of a replica that lost its leader; after them elections come by timeout.
 const CAMPAIGN_TRIES_LOST: u32 = 20;
 /// Tries of the preferred leader of a new group, whose other replicas are being made.
@@ -40,8 +43,20 @@ pub struct GroupFetch {
 pub(super) struct EarlyCampaign {
     /// The leader that was lost, or nobody.
     lost: ReplicaId,
+    /// How many stand before this one.
+    rank: u32,
     ticks_left: u32,
     tries_left: u32,
+    /// The last term in which votes were waited for.
+    voted_in: Term,
+}
+
+impl EarlyCampaign {
+    fn new(lost: ReplicaId, rank: usize, tries_left: u32) -> EarlyCampaign {
+        let rank = u32::try_from(rank).unwrap_or(u32::MAX);
+        let ticks_left = rank.saturating_mul(CAMPAIGN_STAGGER_TICKS);
+        EarlyCampaign { lost, rank, ticks_left, tries_left, voted_in: Term(0) }
+    }
 }
 
 /// Somebody who waits for a command that another node proposed.
@@ -147,6 +162,7 @@ impl ShardCore {
         let found = self.groups.get_mut(&group).filter(|group| group.is_live());
         let target = found.ok_or(ProposeError::NotLeader { leader: None })?;
         target.raft.propose_conf_change(change)?;
+        target.give_each_tick(&mut self.shared);
         self.after_proposal(group);
         Ok(())
     }
@@ -244,24 +260,20 @@ impl Group {
     pub(super) fn campaign_as_preferred(&mut self, shared: &mut Shared) {
         let meta = self.raft.meta();
         if meta.voters.first() == Some(&self.raft.replica()) && meta.voters.len() > 1 {
-            let tries_left = CAMPAIGN_TRIES_NEW;
-            self.early = Some(EarlyCampaign { lost: ReplicaId::NONE, ticks_left: 0, tries_left });
+            self.early = Some(EarlyCampaign::new(ReplicaId::NONE, 0, CAMPAIGN_TRIES_NEW));
+            self.give_each_tick(shared);
             self.campaign_early(shared);
         }
     }
 
     /// After a start, in a group of several: looks for a leader soon, one replica after the other. Where there is one
     /// already, its followers refuse this.
-    pub(super) fn campaign_in_turn(&mut self) {
+    pub(super) fn campaign_in_turn(&mut self, shared: &mut Shared) {
         let meta = self.raft.meta();
         let rank = meta.voters.iter().position(|voter| *voter == self.raft.replica());
         if let Some(rank) = rank.filter(|_| meta.voters.len() > 1) {
-            let rank = u32::try_from(rank).unwrap_or(u32::MAX);
-            self.early = Some(EarlyCampaign {
-                lost: ReplicaId::NONE,
-                ticks_left: rank.saturating_mul(CAMPAIGN_STAGGER_TICKS),
-                tries_left: CAMPAIGN_TRIES_LOST,
-            });
+            self.early = Some(EarlyCampaign::new(ReplicaId::NONE, rank, CAMPAIGN_TRIES_LOST));
+            self.give_each_tick(shared);
         }
     }
 
@@ -274,17 +286,15 @@ impl Group {
             }
             return;
         }
+        // Ticks that come late would count as time without a leader.
+        self.tick(shared);
         let Some(lost) = self.raft.leader().filter(|leader| is_lost(*leader)) else { return };
         self.raft.expire_leader_lease();
         let mut left: Vec<ReplicaId> = voters.into_iter().filter(|peer| !is_lost(*peer)).collect();
         left.sort_unstable();
         let Some(rank) = left.iter().position(|peer| *peer == self.raft.replica()) else { return };
-        let rank = u32::try_from(rank).unwrap_or(u32::MAX);
-        self.early = Some(EarlyCampaign {
-            lost,
-            ticks_left: rank.saturating_mul(CAMPAIGN_STAGGER_TICKS),
-            tries_left: CAMPAIGN_TRIES_LOST,
-        });
+        self.early = Some(EarlyCampaign::new(lost, rank, CAMPAIGN_TRIES_LOST));
+        self.give_each_tick(shared);
         self.campaign_early(shared);
     }
 
@@ -362,6 +372,13 @@ impl Group {
         }
         if early.ticks_left > 0 {
             early.ticks_left -= 1;
+            return;
+        }
+        let term = self.raft.term();
+        if self.raft.role() == Role::Candidate && early.voted_in != term {
+            // Another try would break off this election, whose votes are on their way; pre-votes it only asks for again.
+            early.voted_in = term;
+            early.ticks_left = CANDIDATE_TICKS.saturating_mul(early.rank.saturating_add(1));
             return;
         }
         early.ticks_left = CAMPAIGN_STAGGER_TICKS;

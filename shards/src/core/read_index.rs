@@ -118,6 +118,7 @@ impl Group {
         }
         shared.reads_waiting += 1;
         self.reads.get_or_insert_default().next.push(waiting);
+        self.give_each_tick(shared);
         self.pump(shared);
         true
     }

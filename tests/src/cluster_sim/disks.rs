@@ -120,10 +120,11 @@ impl Run {
         let bytes_max = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX);
         let read = block_on(node.wal.read_entries(group, fetch.from, fetch.up_to, bytes_max));
         let is_armed = self.hosts[host].shards[shard].is_armed;
-        let is_there = node.core.borrow().partition(group).is_some();
+        let first_needed = node.core.borrow().first_index_needed(group);
         let entries = match read {
             Ok(entries) => entries,
-            Err(_) if is_armed || !is_there => Vec::new(),
+            // What was asked for may have been cut since: the follower gets a snapshot.
+            Err(_) if is_armed || first_needed.is_none_or(|first| fetch.from < first) => Vec::new(),
             Err(error) => {
                 let seat = self.seat(host, shard);
                 return Err(Violation { what: format!("{seat} {group}: {fetch:?}: {error:?}") });

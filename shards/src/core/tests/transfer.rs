@@ -18,6 +18,23 @@ fn given_a_replica_in_sync_when_it_is_handed_the_group_then_it_leads() {
 }
 
 #[test]
+fn given_links_that_take_longer_than_a_try_when_a_leader_is_lost_then_the_next_is_elected_before_the_timeout()
+ {
+    let mut trio = Trio::led();
+    trio.lose_first();
+    // 150 ms for each way; an election by timeout comes after 60 ticks.
+    let elected = (1..50).find(|tick| {
+        trio.cores[1].tick(0);
+        trio.cores[2].tick(0);
+        if tick % 3 == 0 {
+            trio.step();
+        }
+        trio.is_ready(1) || trio.is_ready(2)
+    });
+    assert!(elected.is_some(), "early tries break each other off");
+}
+
+#[test]
 fn given_who_cannot_lead_when_it_is_to_be_handed_the_group_then_it_is_refused() {
     let mut trio = Trio::led();
     assert_eq!(trio.cores[1].transfer(GROUP, THIRD), Err(TransferRefused::NotLeader));
