@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use aligned_vec::{AVec, ConstAlign};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rustix::fs::OFlags;
 
 use crate::disk::{DISK_ALIGN, DirEntry, Disk, DiskFile};
@@ -20,6 +20,8 @@ use crate::disk_std::{
 
 /// The largest single read: writes of the log that wait behind one in the device's queue wait long enough.
 const READ_BYTES_MAX: usize = 128 << 10;
+
+const _: () = assert!(READ_BYTES_MAX.is_multiple_of(DISK_ALIGN));
 
 /// Memory that the kernel may hand to the device.
 pub type AlignedBuf = AVec<u8, ConstAlign<DISK_ALIGN>>;
@@ -107,27 +109,15 @@ impl DiskFile for DirectFile {
     async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
         assert_aligned(position, len);
         check_within(position, len, self.len, io::ErrorKind::UnexpectedEof)?;
-        if len <= READ_BYTES_MAX {
-            return self.read_part(position, len).map(Bytes::from_owner);
+        let mut buf = self.alloc(len);
+        for (part, at) in buf.chunks_mut(READ_BYTES_MAX).zip((position..).step_by(READ_BYTES_MAX)) {
+            self.file.read_exact_at(part, at)?;
         }
-        let mut whole = BytesMut::with_capacity(len);
-        while whole.len() < len {
-            let part = (len - whole.len()).min(READ_BYTES_MAX);
-            whole.extend_from_slice(&self.read_part(position + whole.len() as u64, part)?);
-        }
-        Ok(whole.freeze())
+        Ok(Bytes::from_owner(buf))
     }
 
     fn len(&self) -> u64 {
         self.len
-    }
-}
-
-impl DirectFile {
-    fn read_part(&self, position: u64, len: usize) -> io::Result<AlignedBuf> {
-        let mut buf = self.alloc(len);
-        self.file.read_exact_at(&mut buf, position)?;
-        Ok(buf)
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::SegmentError;
 use super::format::{
@@ -20,11 +20,13 @@ use crate::disk::{Disk, DiskFile};
 use crate::ids::Offset;
 use crate::limits::DISK_IO_BYTES_MAX;
 
-/// What one read of the disk asks for.
+/// What one read of the disk asks for at least, and at most where more is wanted: writes of the log wait behind it.
 const WINDOW_BYTES: u64 = 128 << 10;
+const WINDOW_BYTES_MAX: u64 = 512 << 10;
 
 const _: () = assert!(WINDOW_BYTES.is_multiple_of(SECTOR_BYTES));
-const _: () = assert!(WINDOW_BYTES <= DISK_IO_BYTES_MAX as u64);
+const _: () = assert!(WINDOW_BYTES <= WINDOW_BYTES_MAX);
+const _: () = assert!(WINDOW_BYTES_MAX <= DISK_IO_BYTES_MAX as u64);
 
 /// A batch as it is stored, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +50,19 @@ pub struct SegmentReader<D: Disk> {
     index: Vec<IndexEntry>,
 }
 
-/// A place in the batches, and what was read ahead of it.
+/// A place in the batches, and what was read ahead of it: `ahead` lies there, `then` follows.
 struct Cursor {
     position: u64,
-    ahead: BytesMut,
+    ahead: Bytes,
+    then: Bytes,
+    /// What is read at once.
+    window_bytes: u64,
+}
+
+impl Cursor {
+    fn new(position: u64, window_bytes: u64) -> Cursor {
+        Cursor { position, ahead: Bytes::new(), then: Bytes::new(), window_bytes }
+    }
 }
 
 impl<D: Disk> SegmentReader<D> {
@@ -125,7 +136,8 @@ impl<D: Disk> SegmentReader<D> {
     ) -> Result<Vec<SegmentBatch>, SegmentError> {
         let mut batches = Vec::new();
         let mut bytes = 0;
-        let mut cursor = self.cursor_at(from);
+        let window_bytes = (bytes_max as u64).clamp(WINDOW_BYTES, WINDOW_BYTES_MAX);
+        let mut cursor = Cursor::new(self.position_of(from), window_bytes);
         while let Some(header) = self.header(&mut cursor).await? {
             if header.base_offset >= up_to {
                 break;
@@ -158,7 +170,7 @@ impl<D: Disk> SegmentReader<D> {
                 continue;
             }
             let end = self.index.get(at + 1).map_or(self.data_end(), |next| next.position);
-            let mut cursor = Cursor { position: entry.position, ahead: BytesMut::new() };
+            let mut cursor = Cursor::new(entry.position, WINDOW_BYTES);
             while cursor.position < end
                 && let Some(header) = self.header(&mut cursor).await?
             {
@@ -178,7 +190,7 @@ impl<D: Disk> SegmentReader<D> {
     /// # Errors
     /// The first thing that is wrong.
     pub async fn verify(&self) -> Result<(), SegmentError> {
-        let mut cursor = Cursor { position: SECTOR_BYTES, ahead: BytesMut::new() };
+        let mut cursor = Cursor::new(SECTOR_BYTES, WINDOW_BYTES);
         let mut crc = crc32fast::Hasher::new();
         let (mut batches, mut expected) = (0_u64, self.summary.plan.base_offset);
         while let Some(header) = self.header(&mut cursor).await? {
@@ -212,9 +224,8 @@ impl<D: Disk> SegmentReader<D> {
         self.index.partition_point(|entry| entry.base_offset <= offset).saturating_sub(1)
     }
 
-    fn cursor_at(&self, offset: Offset) -> Cursor {
-        let position = self.index.get(self.entry_of(offset)).map_or(SECTOR_BYTES, |e| e.position);
-        Cursor { position, ahead: BytesMut::new() }
+    fn position_of(&self, offset: Offset) -> u64 {
+        self.index.get(self.entry_of(offset)).map_or(SECTOR_BYTES, |entry| entry.position)
     }
 
     /// The header of the batch at the cursor; `None` at the end.
@@ -242,17 +253,15 @@ impl<D: Disk> SegmentReader<D> {
 
     fn skip(&self, cursor: &mut Cursor, size: usize) {
         cursor.position += size as u64;
-        if size < cursor.ahead.len() {
-            drop(cursor.ahead.split_to(size));
-        } else {
-            cursor.ahead.clear();
-        }
+        let beyond = size.saturating_sub(cursor.ahead.len());
+        cursor.ahead.advance(size.min(cursor.ahead.len()));
+        cursor.then.advance(beyond.min(cursor.then.len()));
     }
 
     /// Takes the batch at the cursor, whole and checked.
     async fn batch(&self, cursor: &mut Cursor, size: usize) -> Result<SegmentBatch, SegmentError> {
         self.fill(cursor, size).await?;
-        let bytes = cursor.ahead.split_to(size).freeze();
+        let bytes = cursor.ahead.split_to(size);
         let parsed = RecordBatch::parse_stored(bytes.clone())
             .map_err(|_| self.damaged(cursor.position, SegmentFault::Batch))?;
         cursor.position += size as u64;
@@ -264,16 +273,28 @@ impl<D: Disk> SegmentReader<D> {
         })
     }
 
-    /// Reads on until so many bytes are at the cursor.
+    /// Reads on until so many bytes are at the cursor. Copied is only what lies across two windows.
     async fn fill(&self, cursor: &mut Cursor, bytes: usize) -> Result<(), SegmentError> {
         while cursor.ahead.len() < bytes {
-            let at = cursor.position + cursor.ahead.len() as u64;
-            let len = WINDOW_BYTES.min(self.data_end().saturating_sub(at));
-            if len == 0 {
-                return Err(self.damaged(cursor.position, SegmentFault::Batch));
+            let missing = bytes - cursor.ahead.len();
+            if cursor.then.is_empty() {
+                let at = cursor.position + cursor.ahead.len() as u64;
+                let len = cursor.window_bytes.max(missing as u64);
+                let len = len.min(self.data_end().saturating_sub(at));
+                if len == 0 {
+                    return Err(self.damaged(cursor.position, SegmentFault::Batch));
+                }
+                cursor.then = read(&self.file, &self.path, at, len).await?;
             }
-            let window = read(&self.file, &self.path, at, len).await?;
-            cursor.ahead.extend_from_slice(&window);
+            let then = &mut cursor.then;
+            if cursor.ahead.is_empty() {
+                cursor.ahead = std::mem::take(then);
+                continue;
+            }
+            let mut joined = BytesMut::with_capacity(bytes);
+            joined.extend_from_slice(&cursor.ahead);
+            joined.extend_from_slice(&then.split_to(missing.min(then.len())));
+            cursor.ahead = joined.freeze();
         }
         Ok(())
     }
@@ -296,15 +317,19 @@ async fn read<F: DiskFile>(
 ) -> Result<Bytes, SegmentError> {
     let begin = position - position % SECTOR_BYTES;
     let end = (position + len).next_multiple_of(SECTOR_BYTES);
-    let mut whole = BytesMut::new();
+    let mut parts = Vec::with_capacity(1);
     let mut at = begin;
     while at < end {
         let part = (end - at).min(DISK_IO_BYTES_MAX as u64);
         let bytes = file.read_at(at, usize::try_from(part).unwrap_or(DISK_IO_BYTES_MAX)).await;
-        whole.extend_from_slice(&bytes.map_err(SegmentError::io(path))?);
+        parts.push(bytes.map_err(SegmentError::io(path))?);
         at += part;
     }
+    let whole = match parts.len() {
+        1 => parts.remove(0),
+        _ => Bytes::from(parts.concat()),
+    };
     let skip = usize::try_from(position - begin).unwrap_or(usize::MAX);
     let len = usize::try_from(len).unwrap_or(usize::MAX);
-    Ok(whole.freeze().slice(skip..skip.saturating_add(len)))
+    Ok(whole.slice(skip..skip.saturating_add(len)))
 }

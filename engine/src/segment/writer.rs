@@ -37,20 +37,37 @@ pub struct SegmentWriter<D: Disk> {
 }
 
 /// A file that is written from its beginning to its end, in whole buffers.
-#[derive(Debug)]
-struct Out<F> {
+struct Out<F: DiskFile> {
     file: F,
-    buffer: Vec<u8>,
+    /// What is written next, of [`BUFFER_BYTES`], as far as it is filled.
+    buffer: Option<F::Buf>,
+    filled: usize,
     position: u64,
 }
 
+impl<F: DiskFile> std::fmt::Debug for Out<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Out { filled, position, .. } = self;
+        f.debug_struct("Out")
+            .field("filled", filled)
+            .field("position", position)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<F: DiskFile> Out<F> {
+    fn new(file: F) -> Out<F> {
+        Out { file, buffer: None, filled: 0, position: 0 }
+    }
+
     async fn push(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BUFFER_BYTES - self.buffer.len()));
-            self.buffer.extend_from_slice(now);
+            let (now, later) = bytes.split_at(bytes.len().min(BUFFER_BYTES - self.filled));
+            let buffer = self.buffer.get_or_insert_with(|| self.file.alloc(BUFFER_BYTES));
+            buffer.as_mut()[self.filled..self.filled + now.len()].copy_from_slice(now);
+            self.filled += now.len();
             bytes = later;
-            if self.buffer.len() == BUFFER_BYTES {
+            if self.filled == BUFFER_BYTES {
                 self.flush().await?;
             }
         }
@@ -59,19 +76,24 @@ impl<F: DiskFile> Out<F> {
 
     /// Fills up the sector, so that what comes next begins with one.
     async fn pad(&mut self) -> std::io::Result<()> {
-        self.buffer.resize(self.buffer.len().next_multiple_of(DISK_ALIGN), 0);
+        let missing = self.filled.next_multiple_of(DISK_ALIGN) - self.filled;
+        self.push(&[0; DISK_ALIGN][..missing]).await?;
         self.flush().await
     }
 
     async fn flush(&mut self) -> std::io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let mut part = self.file.alloc(self.buffer.len());
-        part.as_mut().copy_from_slice(&self.buffer);
+        let Some(buffer) = self.buffer.take() else { return Ok(()) };
+        let filled = std::mem::take(&mut self.filled);
+        let part = match filled {
+            BUFFER_BYTES => buffer,
+            _ => {
+                let mut part = self.file.alloc(filled);
+                part.as_mut().copy_from_slice(&buffer.as_ref()[..filled]);
+                part
+            }
+        };
         self.file.write_at(part, self.position).await?;
-        self.position += self.buffer.len() as u64;
-        self.buffer.clear();
+        self.position += filled as u64;
         Ok(())
     }
 }
@@ -95,7 +117,7 @@ impl<D: Disk> SegmentWriter<D> {
             made = disk.create(&temporary, plan.file_bytes()).await;
         }
         let file = made.map_err(SegmentError::io(path))?;
-        let mut out = Out { file, buffer: Vec::with_capacity(BUFFER_BYTES), position: 0 };
+        let mut out = Out::new(file);
         out.push(&plan.encode()).await.map_err(SegmentError::io(path))?;
         out.pad().await.map_err(SegmentError::io(path))?;
         Ok(SegmentWriter {

@@ -7,7 +7,7 @@ use chronik_engine::ids::{GroupId, ReplicaId};
 
 use super::link::Link;
 use crate::ready::PeerMessage;
-use crate::wire::{Call, CallRefused, LeaderNotice, Reply, Seat};
+use crate::wire::{Call, CallRefused, LeaderNotice, Seat};
 
 /// Hears what comes over the links of a shard. Nothing here may block. All of it is called by the tasks of the links,
 /// never from within a call of [`super::Peers`], so a handler may be asked while its owner is borrowed by nobody.
@@ -69,7 +69,12 @@ impl Replier {
     }
 
     /// It is done; this came of it.
-    pub fn answer(mut self, body: Bytes) {
+    pub fn answer(self, body: Bytes) {
+        self.answer_parts(&[body]);
+    }
+
+    /// The same, with a body in parts that are sent one after the other; the large ones are not copied.
+    pub fn answer_parts(mut self, body: &[Bytes]) {
         self.send(Ok(body));
     }
 
@@ -78,10 +83,10 @@ impl Replier {
         self.send(Err(refused));
     }
 
-    fn send(&mut self, result: Result<Bytes, CallRefused>) {
+    fn send(&mut self, result: Result<&[Bytes], CallRefused>) {
         self.is_answered = true;
         if let Some(link) = self.link.upgrade() {
-            link.reply(Reply { id: self.id, result });
+            link.reply(self.id, result);
         }
     }
 }

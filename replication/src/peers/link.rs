@@ -161,11 +161,11 @@ impl Link {
     }
 
     /// Answers a call of the peer. If there is no room for that the peer waits in vain.
-    pub(super) fn reply(&self, reply: Reply) {
+    pub(super) fn reply(&self, id: u64, result: Result<&[Bytes], CallRefused>) {
         self.unanswered.set(self.unanswered.get().saturating_sub(1));
-        let frame = reply.to_frame().or_else(|error| {
-            let refused = CallRefused::Invalid { text: format!("the answer: {error}") };
-            Reply { id: reply.id, result: Err(refused) }.to_frame()
+        let frame = Reply::frame(id, result).or_else(|error| {
+            let text = format!("the answer: {error}");
+            Reply::frame(id, Err(CallRefused::Invalid { text }))
         });
         if let Ok(frame) = frame
             && !self.send_urgent(frame)

@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, WireError};
 
-/// Reserved at once for a body, more than most have.
-const RESERVE_BYTES: usize = 2 << 20;
+/// Reserved at once for a body, more than most have: 2 MiB of batches with what stands around them are not moved again.
+const RESERVE_BYTES: usize = (2 << 20) + (4 << 10);
 
 /// A frame that is whole.
 #[derive(Debug, Clone)]

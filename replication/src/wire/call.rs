@@ -90,22 +90,26 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// As a frame. Refused if the body is too large for one.
-    pub fn to_frame(&self) -> Result<Frame, WireError> {
-        let empty = Bytes::new();
-        let (status, leader, body, text) = match &self.result {
-            Ok(body) => (STATUS_OK, None, body, ""),
-            Err(CallRefused::NotLeader { leader }) => (STATUS_NOT_LEADER, *leader, &empty, ""),
-            Err(CallRefused::Overloaded) => (STATUS_OVERLOADED, None, &empty, ""),
-            Err(CallRefused::Invalid { text }) => (STATUS_INVALID, None, &empty, cut(text)),
+    /// The frame of an answer, whose body comes in parts, or of a refusal. Refused if the body is too large for one.
+    pub fn frame(id: u64, result: Result<&[Bytes], CallRefused>) -> Result<Frame, WireError> {
+        let no_text = String::new();
+        let (status, leader, body, text) = match result {
+            Ok(body) => (STATUS_OK, None, body, no_text),
+            Err(CallRefused::NotLeader { leader }) => (STATUS_NOT_LEADER, leader, &[][..], no_text),
+            Err(CallRefused::Overloaded) => (STATUS_OVERLOADED, None, &[][..], no_text),
+            Err(CallRefused::Invalid { text }) => (STATUS_INVALID, None, &[][..], text),
         };
-        check_body(FrameKind::Reply, body.len())?;
-        let bytes = HEAD_BYTES + put_bytes(body) + text.len();
+        let text = cut(&text);
+        let body_bytes = body.iter().fold(0_usize, |bytes, part| bytes.saturating_add(part.len()));
+        check_body(FrameKind::Reply, body_bytes)?;
+        let bytes = HEAD_BYTES + body.iter().map(put_bytes).sum::<usize>() + text.len();
         let mut frame = FrameWriter::new(FrameKind::Reply, bytes);
-        frame.put(&self.id.to_le_bytes());
+        frame.put(&id.to_le_bytes());
         frame.put(&[status, u8::from(leader.is_some()), 0, 0]);
         frame.put(&leader.unwrap_or_default().0.to_le_bytes());
-        frame.put_bytes(body);
+        for part in body {
+            frame.put_bytes(part);
+        }
         frame.put(text.as_bytes());
         Ok(frame.finish())
     }

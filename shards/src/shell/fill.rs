@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use chronik_engine::batch::patch_header;
+use bytes::Bytes;
+use chronik_engine::batch::PatchedBatch;
 use chronik_engine::disk_direct::DirectDisk;
 use chronik_engine::ids::{GroupId, Offset};
 use chronik_replication::peers::{CallError, Replier};
@@ -28,10 +28,10 @@ use futures_lite::future::block_on;
 
 mod wire;
 
-use self::wire::{Answer, Request};
+use self::wire::{Answer, Found, Request};
 use super::shard::Shard;
 use super::tiering::segment_bytes_max;
-use crate::core::{FetchError, FillAnswer, FillAsk, FillChunk, FillStep, FillWrite, NamedSegment};
+use crate::core::{FetchError, FillAnswer, FillAsk, FillStep, FillWrite, NamedSegment};
 
 /// A call that asks for records of a partition.
 pub(super) const CALL_RECORDS: u8 = 10;
@@ -70,10 +70,8 @@ struct Ahead {
     id: u64,
     group: GroupId,
     from: Offset,
-    found: Task<Found>,
+    found: Task<Result<Found, FetchError>>,
 }
-
-type Found = Result<Answer, FetchError>;
 
 /// Asking and writing.
 impl Shard {
@@ -227,22 +225,22 @@ impl Shard {
             Some(found) => found.await,
             None => Rc::clone(self).find_records(request).await,
         };
-        let answer = match found {
-            Ok(answer) => answer,
+        let found = match found {
+            Ok(found) => found,
             Err(FetchError::NotLeader) => {
                 return reply.refuse(CallRefused::NotLeader { leader: None });
             }
             Err(_) => return reply.refuse(CallRefused::Overloaded),
         };
-        if let Answer::Records(chunk) = &answer
-            && chunk.end_offset < up_to
+        if let Found::Records { end_offset, .. } = &found
+            && *end_offset < up_to
         {
-            self.read_ahead(Request { from: chunk.end_offset, ..request });
+            self.read_ahead(Request { from: *end_offset, ..request });
         }
         let Some(links) = self.links() else { return };
         for _ in 0..QUEUE_LOOKS_MAX {
             if links.peers().queue_bytes(to) <= QUEUED_BYTES_MAX {
-                return reply.answer(answer.encode());
+                return reply.answer_parts(&found.into_body());
             }
             sleep(QUEUE_PAUSE).await;
         }
@@ -273,7 +271,7 @@ impl Shard {
     }
 
     /// The batches from the one on that holds the first offset wanted, at least one.
-    async fn find_records(self: Rc<Self>, request: Request) -> Found {
+    async fn find_records(self: Rc<Self>, request: Request) -> Result<Found, FetchError> {
         let Request { group, from, .. } = request;
         let bytes_max = usize::try_from(request.bytes_max).unwrap_or(usize::MAX);
         let bytes_max = bytes_max.min(ANSWER_BYTES_MAX);
@@ -282,41 +280,39 @@ impl Shard {
             Err(FetchError::OffsetOutOfRange { log_start_offset, .. })
                 if from < log_start_offset =>
             {
-                return Ok(Answer::LogStart(log_start_offset));
+                return Ok(Found::LogStart(log_start_offset));
             }
             plan => plan?,
         };
-        let mut bytes = BytesMut::new();
+        let mut parts = Vec::new();
         let mut end_offset = from;
         for cached in plan.batches {
-            let at = bytes.len();
-            bytes.extend_from_slice(&cached.bytes);
-            patch_header(&mut bytes[at..], cached.base_offset, cached.epoch);
+            let patched = PatchedBatch::new(&cached.bytes, cached.base_offset, cached.epoch);
+            parts.extend([patched.header, patched.rest]);
             end_offset = cached.end_offset();
         }
         if let Some(range) = plan.disk {
             let stored = self.read_stored(group, range, bytes_max).await;
             let view = self.core.borrow().partition(group).ok_or(FetchError::UnknownPartition)?;
             if from < view.log_start_offset {
-                return Ok(Answer::LogStart(view.log_start_offset)); // it went while it was read
+                return Ok(Found::LogStart(view.log_start_offset)); // it went while it was read
             }
             let stored = stored?;
-            bytes.reserve(stored.iter().map(|batch| batch.bytes.len()).sum());
             for batch in stored {
-                bytes.extend_from_slice(&batch.bytes);
+                parts.push(batch.bytes);
                 end_offset = batch.end_offset;
             }
         }
         // Up to the high watermark there is always a batch, whatever compaction has taken.
-        if bytes.is_empty() || end_offset <= from {
+        if parts.is_empty() || end_offset <= from {
             return Err(FetchError::NotLeader);
         }
-        Ok(Answer::Records(FillChunk { end_offset, bytes: bytes.freeze() }))
+        Ok(Found::Records { end_offset, parts })
     }
 }
 
 impl FillTraffic {
-    fn take_ahead(&self, group: GroupId, from: Offset) -> Option<Task<Found>> {
+    fn take_ahead(&self, group: GroupId, from: Offset) -> Option<Task<Result<Found, FetchError>>> {
         let mut ahead = self.ahead.borrow_mut();
         let at = ahead.iter().position(|ahead| ahead.group == group && ahead.from == from)?;
         ahead.remove(at).map(|ahead| ahead.found)

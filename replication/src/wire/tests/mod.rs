@@ -44,7 +44,7 @@ fn again(kind: FrameKind, body: &Bytes) -> Result<Option<Frame>, WireError> {
         FrameKind::Raft => encode_raft(&decode_raft(body)?)?,
         FrameKind::Notices => encode_notices(&decode_notices(body)?)?,
         FrameKind::Call => Call::decode(body)?.to_frame()?,
-        FrameKind::Reply => Reply::decode(body)?.to_frame()?,
+        FrameKind::Reply => framed(&Reply::decode(body)?)?,
         FrameKind::Ping | FrameKind::Pong | FrameKind::Discovery | FrameKind::DiscoveryReply => {
             return Ok(None);
         }
@@ -92,8 +92,12 @@ fn notices() -> Vec<LeaderNotice> {
     vec![notice(7, 3, 0x0102_0304_0506_0708, 2), notice(0, 1, 9, 1)]
 }
 
+fn framed(reply: &Reply) -> Result<Frame, WireError> {
+    Reply::frame(reply.id, reply.result.as_ref().map(std::slice::from_ref).map_err(Clone::clone))
+}
+
 fn reply(result: Result<Bytes, CallRefused>) -> Frame {
-    Reply { id: 5, result }.to_frame().unwrap()
+    framed(&Reply { id: 5, result }).unwrap()
 }
 
 /// A frame of each kind, and one for each outcome of a call.

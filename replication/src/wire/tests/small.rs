@@ -71,9 +71,19 @@ fn given_a_large_body_of_a_call_when_sent_and_read_then_it_is_shared_each_time()
     assert_eq!(read.body.as_ptr(), body[16..].as_ptr());
 
     let reply = Reply { id: 1, result: Ok(payload.clone()) };
-    let frame = reply.to_frame().unwrap();
+    let frame = framed(&reply).unwrap();
     assert!(frame.parts().iter().any(|part| part.as_ptr() == payload.as_ptr()));
     assert_eq!(Reply::decode(&body_of(&frame, FrameKind::Reply)).unwrap(), reply);
+}
+
+#[test]
+fn given_an_answer_in_parts_when_sent_then_they_are_one_body_and_the_large_ones_are_shared() {
+    let large = Bytes::from(vec![7; 1 << 10]);
+    let parts = [Bytes::from_static(b"head"), large.clone(), Bytes::from_static(b"end")];
+    let frame = Reply::frame(1, Ok(&parts)).unwrap();
+    assert!(frame.parts().iter().any(|part| part.as_ptr() == large.as_ptr()));
+    let read = Reply::decode(&body_of(&frame, FrameKind::Reply)).unwrap();
+    assert_eq!(read.result.unwrap(), parts.concat());
 }
 
 #[test]
@@ -89,7 +99,7 @@ fn given_a_body_that_fits_into_no_frame_when_encoded_then_it_is_refused() {
     let call = Call { id: 1, kind: 0, body: body.clone() };
     assert!(matches!(call.to_frame(), Err(WireError::BodyTooLarge { .. })));
     let reply = Reply { id: 1, result: Ok(body.slice(1..)) };
-    assert_eq!(reply.to_frame().unwrap().bytes(), 32 + FRAME_BODY_BYTES_MAX as usize);
+    assert_eq!(framed(&reply).unwrap().bytes(), 32 + FRAME_BODY_BYTES_MAX as usize);
 }
 
 #[test]
@@ -228,7 +238,7 @@ proptest! {
             _ => Err(CallRefused::Invalid { text }),
         };
         let reply = Reply { id, result };
-        let frame = reply.to_frame().unwrap();
+        let frame = framed(&reply).unwrap();
         prop_assert_eq!(Reply::decode(&body_of(&frame, FrameKind::Reply)).unwrap(), reply);
     }
 }

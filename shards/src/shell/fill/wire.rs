@@ -7,7 +7,8 @@
 //!
 //! in little-endian; the offset is where the batches end, or where the log starts if what is asked for lies before.
 //!
-//! - I1: whatever bytes come in, decoding ends in a value or in none; the batches of an answer are not copied.
+//! - I1: whatever bytes come in, decoding ends in a value or in none.
+//! - I2: the batches of an answer are not copied, neither where it is made nor where it is read.
 
 use bytes::{Bytes, BytesMut};
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
@@ -30,7 +31,7 @@ pub(super) struct Request {
     pub(super) up_to: Offset,
 }
 
-/// What comes of it.
+/// What comes of it, where it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     Records(FillChunk),
@@ -68,26 +69,37 @@ impl Request {
     }
 }
 
-impl Answer {
-    /// As a body. The batches have the room for the header before them.
-    pub(super) fn encode(self) -> Bytes {
+/// What comes of it, where it is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Whole batches, in parts that lie one after the other.
+    Records {
+        end_offset: Offset,
+        parts: Vec<Bytes>,
+    },
+    LogStart(Offset),
+}
+
+impl Found {
+    /// As the parts of a body.
+    pub(super) fn into_body(self) -> Vec<Bytes> {
         let header = |kind, offset: Offset| {
             let mut header = [0; ANSWER_HEADER_BYTES];
             (header[0], header[1]) = (VERSION, kind);
             header[8..].copy_from_slice(&offset.0.to_le_bytes());
-            header
+            Bytes::copy_from_slice(&header)
         };
         match self {
-            Answer::LogStart(offset) => Bytes::copy_from_slice(&header(KIND_LOG_START, offset)),
-            Answer::Records(FillChunk { end_offset, bytes }) => {
-                let mut body = BytesMut::with_capacity(ANSWER_HEADER_BYTES + bytes.len());
-                body.extend_from_slice(&header(KIND_RECORDS, end_offset));
-                body.extend_from_slice(&bytes);
-                body.freeze()
+            Found::LogStart(offset) => vec![header(KIND_LOG_START, offset)],
+            Found::Records { end_offset, mut parts } => {
+                parts.insert(0, header(KIND_RECORDS, end_offset));
+                parts
             }
         }
     }
+}
 
+impl Answer {
     pub(super) fn decode(body: &Bytes) -> Option<Answer> {
         let header = body.first_chunk::<ANSWER_HEADER_BYTES>()?;
         let [version, kind, r0, r1, r2, r3, r4, r5, offset @ ..] = *header;
@@ -136,13 +148,23 @@ mod tests {
 
     #[test]
     fn given_an_answer_when_encoded_then_the_bytes_are_those_of_version_one() {
-        let chunk = FillChunk { end_offset: Offset(9), bytes: Bytes::from_static(b"batches") };
+        let end_offset = Offset(9);
+        let chunk = FillChunk { end_offset, bytes: Bytes::from_static(b"batches") };
+        let parts = vec![Bytes::from_static(b"batch"), Bytes::from_static(b"es")];
         let cases = [
-            (Answer::Records(chunk), &b"\x01\x01\0\0\0\0\0\0\x09\0\0\0\0\0\0\0batches"[..]),
-            (Answer::LogStart(Offset(9)), &b"\x01\x02\0\0\0\0\0\0\x09\0\0\0\0\0\0\0"[..]),
+            (
+                Found::Records { end_offset, parts },
+                &b"\x01\x01\0\0\0\0\0\0\x09\0\0\0\0\0\0\0batches"[..],
+                Answer::Records(chunk),
+            ),
+            (
+                Found::LogStart(end_offset),
+                b"\x01\x02\0\0\0\0\0\0\x09\0\0\0\0\0\0\0",
+                Answer::LogStart(end_offset),
+            ),
         ];
-        for (answer, golden) in cases {
-            assert_eq!(answer.clone().encode(), golden);
+        for (found, golden, answer) in cases {
+            assert_eq!(found.into_body().concat(), golden);
             assert_eq!(Answer::decode(&Bytes::from_static(golden)), Some(answer));
         }
         for wrong in [&b""[..], b"\x01\x01\0\0\0\0\0\0\x09\0\0\0\0\0\0\0", b"\x02\x02\0\0\0\0\0\0"]
