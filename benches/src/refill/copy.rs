@@ -43,6 +43,11 @@ impl Source {
 
     /// Its length.
     #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
+    #[must_use]
     pub fn bytes(&self) -> u64 {
         self.chunks * CHUNK_BYTES as u64
     }
@@ -52,6 +57,7 @@ impl Source {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening")?;
         let sending = TcpStream::connect(listener.local_addr()?).context("connecting")?;
         let (receiving, _) = listener.accept().context("accepting")?;
+        settle_disk(self.dir())?;
         let clock = Clock::start();
         let copied = std::thread::scope(|scope| {
             let sender = scope.spawn(move || self.send(sending));
@@ -84,6 +90,14 @@ impl Source {
         }
         rustix::fs::fdatasync(&file).context("syncing the copy")
     }
+}
+
+/// Lets the file system finish what it still does for files that were written or removed: freeing their blocks takes the disk
+/// for seconds, where that is told to the device.
+pub fn settle_disk(dir: &Path) -> Result<()> {
+    let opened = std::fs::File::open(dir).with_context(|| format!("opening {}", dir.display()))?;
+    rustix::fs::syncfs(&opened)
+        .with_context(|| format!("syncing the file system of {}", dir.display()))
 }
 
 fn write_chunk(file: &std::os::fd::OwnedFd, chunk: &mut Chunk, at: u64) -> Result<()> {

@@ -136,12 +136,12 @@ impl<D: Disk> SegmentReader<D> {
     ) -> Result<Vec<SegmentBatch>, SegmentError> {
         let mut batches = Vec::new();
         let mut bytes = 0;
-        let window_bytes = (bytes_max as u64).clamp(WINDOW_BYTES, WINDOW_BYTES_MAX);
-        let mut cursor = Cursor::new(self.position_of(from), window_bytes);
-        while let Some(header) = self.header(&mut cursor).await? {
-            if header.base_offset >= up_to {
-                break;
-            }
+        let mut cursor = Cursor::new(self.position_of(from), WINDOW_BYTES);
+        loop {
+            let wanted = bytes_max.saturating_sub(bytes) as u64;
+            cursor.window_bytes = wanted.clamp(WINDOW_BYTES, WINDOW_BYTES_MAX);
+            let header = self.header(&mut cursor).await?;
+            let Some(header) = header.filter(|header| header.base_offset < up_to) else { break };
             let size = self.size(&cursor, &header)?;
             if end_offset(&header) <= from {
                 self.skip(&mut cursor, size);

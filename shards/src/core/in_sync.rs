@@ -38,9 +38,13 @@ impl ShardCore {
 
     /// The groups led from here that have a voter which is not in sync, with those that are.
     pub fn under_replicated(&self) -> impl Iterator<Item = (GroupId, Vec<ReplicaId>)> {
-        let led = self.groups.values().filter(|group| group.is_live() && group.is_ready());
-        let short = led.filter(|group| group.is_under_replicated());
-        short.map(|group| (group.id, group.voters_in_sync().collect()))
+        self.groups.values().filter_map(|group| Some((group.id, group.short_of_voters()?)))
+    }
+
+    /// The same of one group.
+    #[must_use]
+    pub fn short_of_voters(&self, group: GroupId) -> Option<Vec<ReplicaId>> {
+        self.groups.get(&group).and_then(Group::short_of_voters)
     }
 
     /// Refuses a batch that is to be acknowledged by all where fewer than `wanted` voters are in sync, or all of them if
@@ -79,6 +83,12 @@ impl Group {
     /// A replica that is lost holds nothing, whatever is answered in its place.
     fn holders(&self, index: RaftIndex) -> impl Iterator<Item = ReplicaId> {
         self.raft.voters_that_hold(index).filter(|replica| !self.lost.contains(replica))
+    }
+
+    /// The voters in sync, if it is led from here and one is not.
+    fn short_of_voters(&self) -> Option<Vec<ReplicaId>> {
+        let is_short = self.is_live() && self.is_ready() && self.is_under_replicated();
+        is_short.then(|| self.voters_in_sync().collect())
     }
 
     pub(super) fn is_under_replicated(&self) -> bool {

@@ -34,7 +34,7 @@ pub mod status;
 pub mod transfer;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -65,10 +65,11 @@ pub struct ClusterLinks {
     peers: Peers<Handler>,
     /// The Raft port, as long as the shard lives.
     _port: Option<Acceptor>,
-    /// Where the replicas live that this shard's groups talk to (I2).
-    seats: RefCell<BTreeMap<ReplicaId, Seat>>,
+    /// Where the replicas live that this shard's groups talk to (I2). Their ids are random: a tree of them is a walk through
+    /// memory for each message.
+    seats: RefCell<HashMap<ReplicaId, Seat>>,
     /// The catalog's replicas, which no catalog names.
-    meta_seats: RefCell<BTreeMap<ReplicaId, Seat>>,
+    meta_seats: RefCell<HashMap<ReplicaId, Seat>>,
     /// Messages that were lost for certain, to be told to Raft at the next tick.
     lost: RefCell<BTreeSet<(GroupId, ReplicaId)>>,
     /// Partitions of which the catalog is being told that they are settled.
@@ -300,7 +301,7 @@ impl Shard {
     pub(super) fn learn_seats(&self, catalog: &Catalog) {
         let Some(links) = self.links() else { return };
         let node = self.node.config.node_id;
-        let mut seats = BTreeMap::new();
+        let mut seats = HashMap::new();
         for partition in catalog.topics().flat_map(|topic| &topic.partitions) {
             if partition.placement_on(node).is_none_or(|placement| placement.shard != self.id) {
                 continue;

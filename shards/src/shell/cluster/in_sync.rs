@@ -20,6 +20,7 @@ use futures_util::future::join_all;
 
 use super::META_SHARD;
 use crate::catalog::{Partition, Placement, Topic};
+use crate::core::ShardCore;
 use crate::shell::shard::Shard;
 
 /// A call that tells which of a shard's groups lack replicas in sync.
@@ -30,6 +31,9 @@ const VERSION: u8 = 1;
 const TOLD_BYTES_MAX: usize = 16 << 20;
 /// Ticks between two looks at the groups of a shard: 1 s of 50 ms ticks.
 const LOOK_TICKS: u32 = 20;
+/// Ticks between two looks at those that lacked a replica, if they are no more than so many: somebody waits for them.
+const SHORT_LOOK_TICKS: u32 = 2;
+const SHORT_LOOK_MAX: usize = 256;
 /// For a node to take note.
 const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -152,12 +156,22 @@ impl Shard {
     pub(in crate::shell) fn tell_in_sync(self: &Rc<Self>) {
         let Some(links) = self.links() else { return };
         let in_sync = links.in_sync();
-        in_sync.ticks.set(in_sync.ticks.get() + 1);
-        if in_sync.ticks.get() < LOOK_TICKS {
+        let ticks = in_sync.ticks.get().wrapping_add(1);
+        in_sync.ticks.set(ticks);
+        let lacking = in_sync.own.borrow().len();
+        let is_soon = (1..=SHORT_LOOK_MAX).contains(&lacking);
+        if ticks.is_multiple_of(LOOK_TICKS) {
+            in_sync.look(self.with_core(|core| core.under_replicated().collect()));
+        } else if is_soon && ticks.is_multiple_of(SHORT_LOOK_TICKS) {
+            let known: Vec<GroupId> = in_sync.own.borrow().keys().copied().collect();
+            let short = |core: &ShardCore| {
+                let still = |group| Some((group, core.short_of_voters(group)?));
+                known.into_iter().filter_map(still).collect()
+            };
+            in_sync.look(self.with_core(short));
+        } else {
             return;
         }
-        in_sync.ticks.set(0);
-        in_sync.look(self.with_core(|core| core.under_replicated().collect()));
         let generation = in_sync.generation.get();
         let nodes = links.peers().up_seats().into_iter().filter(|seat| seat.shard == META_SHARD);
         let unheard: Vec<Seat> = nodes
