@@ -186,6 +186,45 @@ fn given_a_crash_at_any_operation_when_opened_again_then_the_segment_is_whole_or
     assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
 }
 
+/// What a read of so many bytes is to give: the first batch that ends after `from`, and those behind it that fit.
+fn wanted(known: &[Known], from: i64, up_to: i64, bytes_max: usize) -> Vec<&Known> {
+    let mut bytes = 0;
+    known
+        .iter()
+        .filter(|batch| batch.end > from && batch.base < up_to)
+        .enumerate()
+        .take_while(|(at, batch)| {
+            bytes += batch.bytes.len();
+            *at == 0 || bytes <= bytes_max
+        })
+        .map(|(_, batch)| batch)
+        .collect()
+}
+
+#[test]
+fn given_batches_larger_than_what_is_read_at_once_when_read_then_they_are_whole_wherever_they_lie()
+{
+    const MIB: usize = 1 << 20;
+    let sizes =
+        [100, 300_000, 300_000, 700_000, 10, 3 * MIB, 0, 40_000, 524_288, 524_200, 1, 2 * MIB, 5];
+    let shape: Vec<_> = sizes.iter().map(|bytes| (0, 1, *bytes, 7)).collect();
+    let disk = SimDisk::new(1);
+    let known = batches(&shape);
+    block_on(write(&disk, &known)).unwrap();
+    let reader = block_on(SegmentReader::open(&disk, &path())).unwrap();
+    block_on(reader.verify()).unwrap();
+    for from in known.iter().map(|batch| batch.base) {
+        for bytes_max in [1, 128 << 10, 600_000, MIB, 1_234_567, 10 * MIB] {
+            let found = block_on(reader.read_batches(Offset(from), Offset(i64::MAX), bytes_max));
+            let found = found.unwrap();
+            let wanted = wanted(&known, from, i64::MAX, bytes_max);
+            assert_eq!(found.len(), wanted.len(), "{bytes_max} bytes from {from}");
+            let same = found.iter().zip(&wanted).all(|(found, wanted)| found.bytes == wanted.bytes);
+            assert!(same, "{bytes_max} bytes from {from}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -208,17 +247,7 @@ proptest! {
         for from in 0..end + 2 {
             let up_to = Offset(end - from % 5);
             let found = block_on(reader.read_batches(Offset(from), up_to, bytes_max)).unwrap();
-            let mut bytes = 0;
-            let wanted: Vec<&Known> = known
-                .iter()
-                .filter(|batch| batch.end > from && batch.base < up_to.0)
-                .enumerate()
-                .take_while(|(at, batch)| {
-                    bytes += batch.bytes.len();
-                    *at == 0 || bytes <= bytes_max
-                })
-                .map(|(_, batch)| batch)
-                .collect();
+            let wanted = wanted(&known, from, up_to.0, bytes_max);
             let same = found.len() == wanted.len()
                 && found.iter().zip(&wanted).all(|(found, wanted)| found.bytes == wanted.bytes);
             prop_assert!(same, "from {from}: {} for {}", found.len(), wanted.len());

@@ -41,12 +41,13 @@ impl Source {
         Ok(Source { path, copy: dir.join("copy.target"), chunks })
     }
 
-    /// Its length.
+    /// Where it lies.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("."))
     }
 
+    /// Its length.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.chunks * CHUNK_BYTES as u64

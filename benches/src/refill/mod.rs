@@ -47,8 +47,6 @@ const BESIDE_BYTES: u32 = 1_024;
 const CALM: Duration = Duration::from_secs(2);
 /// How long it may be without a leader.
 const LEADER_DEADLINE: Duration = Duration::from_secs(60);
-/// How long the node is away at least.
-const AWAY_MIN: Duration = Duration::from_secs(6);
 /// Disk besides the logs: files made ahead, ballast.
 const SPARE_DISK_BYTES: u64 = 3 << 30;
 
@@ -206,7 +204,6 @@ impl Bench<'_> {
         let copy_ns = self.source.copy_ns()?;
         let calm = board.map(|board| watch_calm(board, pools)).transpose()?;
         self.cluster.broker(GOING)?.kill()?;
-        let gone = Clock::start();
         let bytes = match self.args.behind {
             true => self.fill(progress)?,
             false => {
@@ -219,9 +216,6 @@ impl Bench<'_> {
             // What its going cost is another measurement.
             board.turn_over()?;
         }
-        // Who comes back with another disk is taken in once the old one was silent for five seconds; nobody changes a disk
-        // faster.
-        std::thread::sleep(AWAY_MIN.saturating_sub(Duration::from_nanos(gone.now_ns())));
         say("the node comes back");
         let usage = Usage::begin();
         let (up_ns, refill_ns) = self.come_back_ns()?;

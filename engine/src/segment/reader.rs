@@ -138,6 +138,9 @@ impl<D: Disk> SegmentReader<D> {
         let mut bytes = 0;
         let mut cursor = Cursor::new(self.position_of(from), WINDOW_BYTES);
         loop {
+            if !batches.is_empty() && bytes + HEADER_BYTES > bytes_max {
+                break;
+            }
             let wanted = bytes_max.saturating_sub(bytes) as u64;
             cursor.window_bytes = wanted.clamp(WINDOW_BYTES, WINDOW_BYTES_MAX);
             let header = self.header(&mut cursor).await?;
@@ -275,27 +278,38 @@ impl<D: Disk> SegmentReader<D> {
 
     /// Reads on until so many bytes are at the cursor. Copied is only what lies across two windows.
     async fn fill(&self, cursor: &mut Cursor, bytes: usize) -> Result<(), SegmentError> {
-        while cursor.ahead.len() < bytes {
-            let missing = bytes - cursor.ahead.len();
-            if cursor.then.is_empty() {
-                let at = cursor.position + cursor.ahead.len() as u64;
-                let len = cursor.window_bytes.max(missing as u64);
-                let len = len.min(self.data_end().saturating_sub(at));
-                if len == 0 {
-                    return Err(self.damaged(cursor.position, SegmentFault::Batch));
-                }
-                cursor.then = read(&self.file, &self.path, at, len).await?;
-            }
-            let then = &mut cursor.then;
-            if cursor.ahead.is_empty() {
-                cursor.ahead = std::mem::take(then);
-                continue;
-            }
-            let mut joined = BytesMut::with_capacity(bytes);
-            joined.extend_from_slice(&cursor.ahead);
-            joined.extend_from_slice(&then.split_to(missing.min(then.len())));
-            cursor.ahead = joined.freeze();
+        if cursor.ahead.len() >= bytes {
+            return Ok(());
         }
+        if cursor.ahead.is_empty() {
+            self.look_ahead(cursor, 0).await?;
+            cursor.ahead = std::mem::take(&mut cursor.then);
+            if cursor.ahead.len() >= bytes {
+                return Ok(());
+            }
+        }
+        let mut joined = BytesMut::with_capacity(bytes);
+        joined.extend_from_slice(&cursor.ahead);
+        while joined.len() < bytes {
+            self.look_ahead(cursor, joined.len() as u64).await?;
+            let missing = bytes - joined.len();
+            joined.extend_from_slice(&cursor.then.split_to(missing.min(cursor.then.len())));
+        }
+        cursor.ahead = joined.freeze();
+        Ok(())
+    }
+
+    /// Reads what follows so many bytes from the cursor on, unless something of it is there.
+    async fn look_ahead(&self, cursor: &mut Cursor, after: u64) -> Result<(), SegmentError> {
+        if !cursor.then.is_empty() {
+            return Ok(());
+        }
+        let at = cursor.position + after;
+        let len = cursor.window_bytes.min(self.data_end().saturating_sub(at));
+        if len == 0 {
+            return Err(self.damaged(cursor.position, SegmentFault::Batch));
+        }
+        cursor.then = read(&self.file, &self.path, at, len).await?;
         Ok(())
     }
 

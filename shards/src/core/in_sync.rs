@@ -5,7 +5,7 @@
 //! its node was heard last. And it holds what was committed a while ago: who hangs, though its node answers, falls behind
 //! that. Three marks on the commit index, moved at intervals of half that time, tell how long ago that is; nothing is
 //! noted for each replica. So who hangs is found out after the time that is set, and before one and a half times that has
-//! passed, as in Kafka.
+//! passed, as in Kafka; a turn of ticks later on a shard with many groups.
 //!
 //! - I1: the leader is in sync with itself; learners are not asked.
 //! - I2: what is committed is decided by Raft's quorum alone. That too few replicas are in sync refuses batches before they
@@ -26,6 +26,11 @@ pub(super) struct LagMarks {
     /// At the last mark.
     last: RaftIndex,
     ticks: u64,
+}
+
+/// Ticks between two marks.
+pub(super) fn lag_interval(lag_ticks_max: u32) -> u64 {
+    u64::from(lag_ticks_max.div_ceil(2)).max(1)
 }
 
 impl ShardCore {
@@ -99,9 +104,10 @@ impl Group {
     pub(super) fn tick_lag_marks(&mut self, passed: u64, lag_ticks_max: u32) {
         let marks = &mut self.lag_marks;
         marks.ticks += passed;
-        if marks.ticks >= u64::from(lag_ticks_max.div_ceil(2)) {
-            let last = self.raft.commit_index();
-            *marks = LagMarks { before: marks.next, next: marks.last, last, ticks: 0 };
+        let interval = lag_interval(lag_ticks_max);
+        if marks.ticks >= interval {
+            let (last, ticks) = (self.raft.commit_index(), marks.ticks - interval);
+            *marks = LagMarks { before: marks.next, next: marks.last, last, ticks };
         }
     }
 }

@@ -86,7 +86,7 @@ use self::commit::Unit;
 use self::figures::Counted;
 use self::fill::Fills;
 use self::group::Group;
-use self::peers::Awaited;
+use self::peers::{Awaited, EarlySign};
 use self::ticks::Ticks;
 use self::waiters::Waiters;
 use crate::catalog::{Catalog, CommandId, CommandOutcome};
@@ -242,6 +242,8 @@ pub struct ShardCore {
     /// Groups with proposals that Raft has not handed out, each once.
     dirty: VecDeque<GroupId>,
     fills: Fills,
+    /// What leaders of groups have said that are not here.
+    early_signs: BTreeMap<GroupId, EarlySign>,
     /// Groups that may have lost their only other replica.
     lost_count: usize,
     is_storage_full: bool,
@@ -284,6 +286,7 @@ impl ShardCore {
             groups: BTreeMap::new(),
             dirty: VecDeque::new(),
             fills: Fills::default(),
+            early_signs: BTreeMap::new(),
             lost_count: 0,
             is_storage_full: false,
             is_stopped: false,
@@ -326,6 +329,7 @@ impl ShardCore {
         group.campaign_if_alone(&mut self.shared);
         group.campaign_as_preferred(&mut self.shared);
         self.groups.insert(id, group);
+        self.hear_early_sign(id);
         Ok(())
     }
 
@@ -357,6 +361,7 @@ impl ShardCore {
         self.tick_groups();
         self.tick_fills();
         self.expire_awaited();
+        self.forget_early_signs();
         self.expire_producers();
     }
 

@@ -1,14 +1,15 @@
 //! What a shard's groups say to their replicas on other nodes and hear from them, and what becomes of groups whose
 //! leader's node is gone.
 //!
-//! - I1: a message for a group that is not here is dropped: its sender tries again, or learns of the deletion.
+//! - I1: a message for a group that is not here is dropped: its sender tries again, or learns of the deletion. Of a leader
+//!   is remembered that it spoke, so that a replica which is made a moment later answers at once.
 //! - I2: who campaigns early does so by pre-votes only, which a voter grants only where it has lost the leader, too.
 
 use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::LogEntry;
 use chronik_replication::{
-    ConfChangeV2, EntryFetch, Members, MessageType, PeerMessage, PeerProgress, ProposeError,
-    ReplicationState, Role, SnapshotInstall,
+    ConfChangeV2, EntryFetch, Members, Message, MessageType, PeerMessage, PeerProgress,
+    ProposeError, ReplicationState, Role, SnapshotInstall,
 };
 
 use super::group::{Group, Machine};
@@ -26,6 +27,9 @@ const CAMPAIGN_TRIES_LOST: u32 = 20;
 const CAMPAIGN_TRIES_NEW: u32 = 100;
 /// Commands proposed on other nodes whose fate is waited for here.
 const AWAITED_COMMANDS_MAX: usize = 4096;
+/// Groups that are not here and of whose leaders is remembered what they said; and for how many ticks at most: 10 s.
+const EARLY_SIGNS_MAX: usize = 16_384;
+const EARLY_SIGN_TICKS: u64 = 200;
 /// After this a command that another node took counts as lost.
 const AWAITED_MS_MAX: i64 = 120_000;
 
@@ -47,16 +51,32 @@ pub(super) struct EarlyCampaign {
     rank: u32,
     ticks_left: u32,
     tries_left: u32,
-    /// The last term in which votes were waited for.
-    voted_in: Term,
+    /// The term of a candidacy whose votes are waited for.
+    awaits_votes_in: Option<Term>,
 }
 
 impl EarlyCampaign {
     fn new(lost: ReplicaId, rank: usize, tries_left: u32) -> EarlyCampaign {
         let rank = u32::try_from(rank).unwrap_or(u32::MAX);
         let ticks_left = rank.saturating_mul(CAMPAIGN_STAGGER_TICKS);
-        EarlyCampaign { lost, rank, ticks_left, tries_left, voted_in: Term(0) }
+        EarlyCampaign { lost, rank, ticks_left, tries_left, awaits_votes_in: None }
     }
+
+    /// How long votes are waited for. Two of one rank, which may have been told of a loss at different times, differ by what
+    /// each try takes of their ids.
+    fn vote_ticks(&self, replica: ReplicaId) -> u32 {
+        let apart = (replica.0 >> (self.tries_left % 32)) % u64::from(CANDIDATE_TICKS);
+        let turns = CANDIDATE_TICKS.saturating_mul(self.rank.saturating_add(1));
+        turns.saturating_add(u32::try_from(apart).unwrap_or(0))
+    }
+}
+
+/// The last that a leader said to a replica which is not here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EarlySign {
+    from: u64,
+    to: u64,
+    term: u64,
 }
 
 /// Somebody who waits for a command that another node proposed.
@@ -74,12 +94,14 @@ impl ShardCore {
             let Some(message) = self.park_snapshot(id, message) else { continue };
             let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else {
                 self.shared.messages_refused += 1;
+                self.note_early_sign(id, &message);
                 continue;
             };
             let is_of_leader = message.get_msg_type() == MessageType::MsgHeartbeat
                 || message.get_msg_type() == MessageType::MsgAppend;
             let from = ReplicaId(message.from);
             let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+            group.tick(&mut self.shared);
             if let Err(error) = group.raft.step(message) {
                 self.shared.messages_refused += 1;
                 if is_snapshot {
@@ -101,6 +123,34 @@ impl ShardCore {
             if let Some(group) = self.groups.get_mut(&id) {
                 group.pump(&mut self.shared);
             }
+        }
+    }
+
+    /// A leader speaks to a replica that is not here: the catalog may name it in a moment, and a leader that hears nothing
+    /// from a peer waits for its next heartbeat.
+    fn note_early_sign(&mut self, group: GroupId, message: &Message) {
+        let is_of_leader =
+            matches!(message.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend);
+        if is_of_leader && self.early_signs.len() < EARLY_SIGNS_MAX {
+            let Message { from, to, term, .. } = *message;
+            self.early_signs.insert(group, EarlySign { from, to, term });
+        }
+    }
+
+    /// Lets a replica that was made just now answer the leader that has spoken to it before.
+    pub(super) fn hear_early_sign(&mut self, group: GroupId) {
+        let Some(EarlySign { from, to, term }) = self.early_signs.remove(&group) else { return };
+        if self.replica(group) == Some(ReplicaId(to)) {
+            let mut message = Message { from, to, term, ..Message::default() };
+            message.set_msg_type(MessageType::MsgHeartbeat);
+            self.step([PeerMessage { group, message }]);
+        }
+    }
+
+    /// To be called at each tick: what was not heard by now is of a group that went.
+    pub(super) fn forget_early_signs(&mut self) {
+        if self.shared.ticks.now.is_multiple_of(EARLY_SIGN_TICKS) {
+            self.early_signs.clear();
         }
     }
 
@@ -286,7 +336,6 @@ impl Group {
             }
             return;
         }
-        // Ticks that come late would count as time without a leader.
         self.tick(shared);
         let Some(lost) = self.raft.leader().filter(|leader| is_lost(*leader)) else { return };
         self.raft.expire_leader_lease();
@@ -370,15 +419,19 @@ impl Group {
             self.early = None;
             return;
         }
+        // Another try would break off an election whose votes are on their way; pre-votes it only asks for again.
+        let voting_in = (self.raft.role() == Role::Candidate).then(|| self.raft.term());
+        if early.awaits_votes_in.is_some() && early.awaits_votes_in != voting_in {
+            early.awaits_votes_in = None;
+            early.ticks_left = early.ticks_left.min(CAMPAIGN_STAGGER_TICKS);
+        }
         if early.ticks_left > 0 {
             early.ticks_left -= 1;
             return;
         }
-        let term = self.raft.term();
-        if self.raft.role() == Role::Candidate && early.voted_in != term {
-            // Another try would break off this election, whose votes are on their way; pre-votes it only asks for again.
-            early.voted_in = term;
-            early.ticks_left = CANDIDATE_TICKS.saturating_mul(early.rank.saturating_add(1));
+        if voting_in.is_some() && early.awaits_votes_in != voting_in {
+            early.awaits_votes_in = voting_in;
+            early.ticks_left = early.vote_ticks(self.raft.replica());
             return;
         }
         early.ticks_left = CAMPAIGN_STAGGER_TICKS;

@@ -4,12 +4,14 @@
 //! - I1: a group has had as many ticks as its shard when its turn is over, and its turn comes within [`TURN_TICKS`] or a few
 //!   more where groups are made meanwhile.
 //! - I2: a restless group gets each tick when it comes.
+//! - I3: whoever speaks to a group finds it with all its ticks: those that come late would count as silence of a leader.
 
 use std::ops::Bound;
 
 use chronik_engine::ids::GroupId;
 
 use super::group::Group;
+use super::in_sync::lag_interval;
 use super::{ShardCore, Shared};
 
 /// Ticks within which every group has its turn. Far fewer than an election timeout has.
@@ -22,6 +24,10 @@ pub(super) struct Tick(u64);
 impl Tick {
     fn next(self) -> Tick {
         Tick(self.0 + 1)
+    }
+
+    pub(super) fn is_multiple_of(self, ticks: u64) -> bool {
+        self.0.is_multiple_of(ticks)
     }
 
     pub(super) fn since(self, earlier: Tick) -> u64 {
@@ -82,7 +88,10 @@ impl Group {
         self.campaign_early(shared);
         self.tick_reads(shared);
         self.tick_lag_marks(missed, shared.config.lag_ticks_max);
-        if self.early.is_some() || self.reads.is_some() || self.raft.is_unsettled() {
+        let is_marked_often =
+            self.raft.is_leader() && lag_interval(shared.config.lag_ticks_max) < TURN_TICKS as u64;
+        let waits = self.early.is_some() || self.reads.is_some() || self.raft.is_unsettled();
+        if waits || is_marked_often {
             self.give_each_tick(shared);
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! - I1: each step of the core is answered once, whatever becomes of a call.
 //! - I2: memory is bounded: of answers by [`SERVED_MAX`] and [`ANSWER_BYTES_MAX`] or one batch, of what is read ahead by
-//!   [`AHEAD_MAX`] of those. An answer waits while much else waits for the same peer: Raft goes first.
+//!   [`AHEAD_MAX`] of those, each up to eight times as large where its batches were read each by itself. An answer waits while much else waits for the same peer: Raft goes first.
 //! - I3: a file is written only when no older one of its partition is about to be removed: it might have its name.
 
 use std::cell::{Cell, RefCell};
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chronik_engine::batch::PatchedBatch;
 use chronik_engine::disk_direct::DirectDisk;
 use chronik_engine::ids::{GroupId, Offset};
@@ -40,6 +40,9 @@ pub(super) const CALL_RECORDS: u8 = 10;
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest answer, but for a single batch.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// The smallest batch that is sent as it lies in memory: with what it was read with, at most 512 KiB, it keeps eight times
+/// its size.
+const SHARED_BYTES_MIN: usize = 64 << 10;
 /// Calls that are answered at a time.
 const SERVED_MAX: usize = 8;
 /// Answers that are read ahead, and how long one is kept.
@@ -284,11 +287,12 @@ impl Shard {
             }
             plan => plan?,
         };
-        let mut parts = Vec::new();
+        let mut parts = Parts::default();
         let mut end_offset = from;
         for cached in plan.batches {
             let patched = PatchedBatch::new(&cached.bytes, cached.base_offset, cached.epoch);
-            parts.extend([patched.header, patched.rest]);
+            parts.copy(&patched.header);
+            parts.copy(&patched.rest); // it keeps all of a request
             end_offset = cached.end_offset();
         }
         if let Some(range) = plan.disk {
@@ -304,6 +308,7 @@ impl Shard {
             }
         }
         // Up to the high watermark there is always a batch, whatever compaction has taken.
+        let parts = parts.finish();
         if parts.is_empty() || end_offset <= from {
             return Err(FetchError::NotLeader);
         }
@@ -316,6 +321,39 @@ impl FillTraffic {
         let mut ahead = self.ahead.borrow_mut();
         let at = ahead.iter().position(|ahead| ahead.group == group && ahead.from == from)?;
         ahead.remove(at).map(|ahead| ahead.found)
+    }
+}
+
+/// Batches of an answer: large ones as they lie in memory, the others copied together, since a slice keeps all that was read
+/// with it.
+#[derive(Debug, Default)]
+struct Parts {
+    done: Vec<Bytes>,
+    copied: BytesMut,
+}
+
+impl Parts {
+    fn push(&mut self, batch: Bytes) {
+        if batch.len() < SHARED_BYTES_MIN {
+            return self.copy(&batch);
+        }
+        self.end_copies();
+        self.done.push(batch);
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        self.copied.extend_from_slice(bytes);
+    }
+
+    fn end_copies(&mut self) {
+        if !self.copied.is_empty() {
+            self.done.push(self.copied.split().freeze());
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.end_copies();
+        self.done
     }
 }
 

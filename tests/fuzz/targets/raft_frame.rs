@@ -47,7 +47,11 @@ fn again(kind: FrameKind, body: &Bytes) -> Option<Frame> {
         FrameKind::Raft => encode_raft(&decode_raft(body).ok()?).expect("it was sent"),
         FrameKind::Notices => encode_notices(&decode_notices(body).ok()?).expect("it was sent"),
         FrameKind::Call => Call::decode(body).ok()?.to_frame().expect("it was sent"),
-        FrameKind::Reply => Reply::decode(body).ok()?.to_frame().expect("it was sent"),
+        FrameKind::Reply => {
+            let Reply { id, result } = Reply::decode(body).ok()?;
+            let result = result.as_ref().map(std::slice::from_ref).map_err(Clone::clone);
+            Reply::frame(id, result).expect("it was sent")
+        }
         FrameKind::Ping | FrameKind::Pong | FrameKind::Discovery | FrameKind::DiscoveryReply => {
             return None;
         }
@@ -125,7 +129,7 @@ fn whole() -> &'static [(FrameKind, Vec<u8>)] {
             encode_raft(&messages()).expect("sound"),
             encode_raft(&messages()[1..]).expect("sound"),
             encode_notices(&[notice; 3]).expect("sound"),
-            Reply { id: 1, result: Err(refused) }.to_frame().expect("sound"),
+            Reply::frame(1, Err(refused)).expect("sound"),
         ];
         let kinds = [FrameKind::Raft, FrameKind::Raft, FrameKind::Notices, FrameKind::Reply];
         let body = |frame: Frame| frame.parts().concat().split_off(FRAME_HEADER_BYTES);

@@ -31,6 +31,40 @@ fn given_a_follower_behind_the_cut_when_it_comes_back_then_it_copies_first_and_t
     nodes.check_same(GROUP);
 }
 
+fn second_learns() -> ConfChangeV2 {
+    let mut change = ConfChangeV2::default();
+    let mut single = ConfChangeSingle { node_id: 2, ..ConfChangeSingle::default() };
+    single.change_type = ConfChangeType::AddLearnerNode;
+    change.set_changes(vec![single].into());
+    change
+}
+
+#[test]
+fn given_a_leader_that_spoke_to_a_replica_too_early_when_it_is_made_then_it_answers_without_a_tick()
+{
+    let mut nodes = Nodes::new(2);
+    nodes.core(1).create_group(GROUP, member(GROUP, 1, &[1], &[]));
+    nodes.settle();
+    nodes.produce(1, GROUP, 5);
+    nodes.core(1).propose_members(GROUP, &second_learns()).unwrap();
+    nodes.settle();
+    nodes.core(2).create_group(GROUP, member(GROUP, 2, &[1], &[2]));
+    nodes.settle();
+    assert_eq!(nodes.asked(2).up_to, Offset(5));
+}
+
+#[test]
+fn given_a_leader_that_spoke_to_another_replica_when_one_is_made_then_it_says_nothing() {
+    let mut nodes = Nodes::new(2);
+    nodes.core(1).create_group(GROUP, member(GROUP, 1, &[1], &[]));
+    nodes.settle();
+    nodes.core(1).propose_members(GROUP, &second_learns()).unwrap();
+    nodes.settle();
+    nodes.core(2).create_group(GROUP, member(GROUP, 9, &[1], &[9]));
+    assert!(nodes.core(2).take_effects().messages.is_empty());
+    assert_eq!(nodes.core(2).partition(GROUP).unwrap().high_watermark, Offset(0));
+}
+
 #[test]
 fn given_a_blank_learner_when_it_is_added_then_it_copies_the_records_though_the_log_has_them_all() {
     let mut nodes = Nodes::new(2);
@@ -40,11 +74,7 @@ fn given_a_blank_learner_when_it_is_added_then_it_copies_the_records_though_the_
         nodes.produce(1, GROUP, 5);
     }
     nodes.core(2).create_group(GROUP, member(GROUP, 2, &[1], &[2]));
-    let mut change = ConfChangeV2::default();
-    let mut single = ConfChangeSingle { node_id: 2, ..ConfChangeSingle::default() };
-    single.change_type = ConfChangeType::AddLearnerNode;
-    change.set_changes(vec![single].into());
-    nodes.core(1).propose_members(GROUP, &change).unwrap();
+    nodes.core(1).propose_members(GROUP, &second_learns()).unwrap();
     nodes.tick(25);
     let ask = nodes.asked(2);
     assert_eq!((ask.from, ask.up_to), (Offset(0), Offset(15)));

@@ -33,10 +33,10 @@ pub(super) enum NotReplaced {
     Heard { node: NodeId, incarnation: Incarnation },
     #[error(
         "node {node} of the cluster has data directory {incarnation}, which is not heard now. If that one is gone for \
-         good, let this node wait: it takes the place once nothing was heard of the other for {seconds} s \
-         (cluster.replace_after_ms of the nodes that run). If not, stop this node and give it a node_id of its own"
+         good, let this node wait: it takes the place once nothing was heard of the other for {seconds} s ({rule}). If not, \
+         stop this node and give it a node_id of its own"
     )]
-    TooSoon { node: NodeId, incarnation: Incarnation, seconds: u64 },
+    TooSoon { node: NodeId, incarnation: Incarnation, seconds: u64, rule: &'static str },
     #[error("nobody knows who leads the cluster's catalog")]
     NoLeader,
 }
@@ -101,10 +101,13 @@ impl Shard {
         }
         let wait = Duration::from_millis(self.node.config.cluster.replace_after_ms);
         let is_same_address = known.raft_addr == newcomer.raft_addr;
-        let wait = if is_same_address { wait.min(SAME_ADDRESS_WAIT) } else { wait };
+        let (wait, rule) = match is_same_address && wait > SAME_ADDRESS_WAIT {
+            true => (SAME_ADDRESS_WAIT, "it has the same Raft address"),
+            false => (wait, "cluster.replace_after_ms of the nodes that run"),
+        };
         match replacing.has_waited(node, newcomer.incarnation, self.clock.now_ns(), wait) {
             true => Ok(()),
-            false => Err(NotReplaced::TooSoon { node, incarnation, seconds: wait.as_secs() }),
+            false => Err(NotReplaced::TooSoon { node, incarnation, seconds: wait.as_secs(), rule }),
         }
     }
 }
