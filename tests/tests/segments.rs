@@ -27,7 +27,11 @@ const FOR_EVER: [(&str, &str); 2] =
     [("retention.ms", "-1"), ("message.timestamp.after.max.ms", "9223372036854775807")];
 
 fn start() -> Broker {
-    let settings = Settings { shards: 1, wal_file_bytes: MIB, ..Settings::new() };
+    start_with_shards(1)
+}
+
+fn start_with_shards(shards: u16) -> Broker {
+    let settings = Settings { shards, wal_file_bytes: MIB, ..Settings::new() };
     Broker::start(settings.with_top("wal.indexing_interval = 1")).unwrap()
 }
 
@@ -84,9 +88,14 @@ fn read_all(
     assert_eq!(next, offsets.end);
 }
 
-/// The names and lengths of the files in one of the shard's directories.
+/// The names and lengths of the files in one of the first shard's directories.
 fn files(broker: &Broker, dir: &str) -> Vec<(String, u64)> {
-    let files = std::fs::read_dir(broker.data_dir().join("shards/000").join(dir)).unwrap();
+    files_of(broker, 0, dir)
+}
+
+fn files_of(broker: &Broker, shard: u16, dir: &str) -> Vec<(String, u64)> {
+    let shard_dir = broker.data_dir().join(format!("shards/{shard:03}"));
+    let files = std::fs::read_dir(shard_dir.join(dir)).unwrap();
     // A file may be taken back while it is looked at.
     let named = |file: std::fs::DirEntry| {
         Some((file.file_name().into_string().ok()?, file.metadata().ok()?.len()))
@@ -103,6 +112,23 @@ fn wait_for_segments(broker: &Broker) {
     wait_for("the log's files are given back", DEADLINE, done).unwrap_or_else(|error| {
         panic!("{error}: {:?} {:?}", files(broker, "wal"), files(broker, "segments"))
     });
+}
+
+#[test]
+fn given_several_shards_when_their_logs_are_full_then_each_writes_segments() {
+    const SHARDS: u16 = 3;
+    let broker = start_with_shards(SHARDS);
+    let mut connection = connect(&broker);
+    for _ in 0..2 * SHARDS {
+        let topic = fresh_name("spread");
+        connection.create_topic(&topic, &FOR_EVER).unwrap();
+        produce(&mut connection, &topic, 0..30, 100_000);
+    }
+    for shard in 0..SHARDS {
+        let has_segments = || (!files_of(&broker, shard, "segments").is_empty()).then_some(());
+        wait_for("segments of each shard", DEADLINE, has_segments)
+            .unwrap_or_else(|error| panic!("shard {shard}: {error}"));
+    }
 }
 
 #[test]

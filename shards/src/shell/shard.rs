@@ -128,6 +128,8 @@ pub struct Shard {
     order: Cell<Option<Order>>,
     ordered: Notify,
     pub(super) catalog_seen: Notify,
+    /// The core serves from now on; for the loop that writes segments.
+    pub(super) serving_begun: Notify,
     pub(super) first_pending_ns: Cell<Option<u64>>,
     /// When the last block became durable, and whether a mark has covered it since.
     pub(super) last_block_ns: Cell<u64>,
@@ -239,6 +241,7 @@ impl Shard {
             order: Cell::new(None),
             ordered: Notify::default(),
             catalog_seen: Notify::default(),
+            serving_begun: Notify::default(),
             first_pending_ns: Cell::new(None),
             last_block_ns: Cell::new(0),
             mark_due: Cell::new(false),
@@ -280,12 +283,13 @@ impl Shard {
         self.reconcile_due.notify();
     }
 
-    /// Waits until the catalog of this core names this node and its disk: the core may serve from then on.
+    /// Waits until the catalog of this core names this node and its disk: the core may serve from then on. For one task.
     pub(super) async fn catalog_arrived(&self) {
         while !self.is_in_catalog(&self.catalog()) {
             self.catalog_seen.notified().await;
         }
         self.serving.set(true);
+        self.serving_begun.notify();
     }
 
     /// Publishes the catalog as it is, changed or not: a start begins with it.

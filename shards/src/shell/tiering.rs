@@ -33,7 +33,7 @@ const PACE_MAX: u64 = 512 << 20;
 ///
 /// `strangers` are segments that were found there and belong to no partition of this shard.
 pub async fn tiering_loop(shard: Rc<Shard>, strangers: Vec<NamedSegment>) {
-    shard.catalog_arrived().await;
+    shard.serving_begun.notified().await;
     shard.judge_strangers(strangers);
     if !shard.node.config.wal.indexing_enabled {
         return;
