@@ -1,7 +1,7 @@
 //! Reading a segment: by offset, by timestamp, and all of it to see whether it is whole.
 //!
 //! All of it is cancel-safe, and any number of reads may run side by side. In memory are the index and, while a read
-//! runs, its batches and a window of the file.
+//! runs, its batches and two windows of the file.
 //!
 //! - I1: what is read is bounded by what was asked for and one batch: lengths in the file are checked against its size
 //!   before memory is reserved.

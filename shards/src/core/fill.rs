@@ -114,8 +114,8 @@ impl ShardCore {
         };
         let Some(head) = group.head_without_records(&message) else { return Some(message) };
         let leader = ReplicaId(message.from);
-        // The replica lives on under its leader while it copies.
         group.tick(&mut self.shared);
+        // The replica lives on under its leader while it copies.
         let heard = group.raft.hear_leader(&message);
         group.observe_leadership(&mut self.shared);
         group.pump(&mut self.shared);

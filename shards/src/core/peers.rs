@@ -97,8 +97,7 @@ impl ShardCore {
                 self.note_early_sign(id, &message);
                 continue;
             };
-            let is_of_leader = message.get_msg_type() == MessageType::MsgHeartbeat
-                || message.get_msg_type() == MessageType::MsgAppend;
+            let is_of_leader = is_of_leader(&message);
             let from = ReplicaId(message.from);
             let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
             group.tick(&mut self.shared);
@@ -129,9 +128,7 @@ impl ShardCore {
     /// A leader speaks to a replica that is not here: the catalog may name it in a moment, and a leader that hears nothing
     /// from a peer waits for its next heartbeat.
     fn note_early_sign(&mut self, group: GroupId, message: &Message) {
-        let is_of_leader =
-            matches!(message.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend);
-        if is_of_leader && self.early_signs.len() < EARLY_SIGNS_MAX {
+        if is_of_leader(message) && self.early_signs.len() < EARLY_SIGNS_MAX {
             let Message { from, to, term, .. } = *message;
             self.early_signs.insert(group, EarlySign { from, to, term });
         }
@@ -294,6 +291,10 @@ impl ShardCore {
     pub(super) fn abort_awaited(&mut self) {
         self.shared.give_up_awaited(ProduceError::ShuttingDown);
     }
+}
+
+fn is_of_leader(message: &Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend)
 }
 
 impl Shared {

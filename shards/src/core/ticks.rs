@@ -55,9 +55,8 @@ impl ShardCore {
                 group.tick(&mut self.shared);
             }
         }
-        let count = self.groups.len().div_ceil(TURN_TICKS);
         let begin = self.shared.ticks.cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut left = count;
+        let mut left = self.groups.len().div_ceil(TURN_TICKS);
         for from in [begin, Bound::Unbounded] {
             for (id, group) in self.groups.range_mut((from, Bound::Unbounded)).take(left) {
                 group.tick(&mut self.shared);

@@ -6,7 +6,8 @@
 //!
 //! - I1: each step of the core is answered once, whatever becomes of a call.
 //! - I2: memory is bounded: of answers by [`SERVED_MAX`] and [`ANSWER_BYTES_MAX`] or one batch, of what is read ahead by
-//!   [`AHEAD_MAX`] of those, each up to eight times as large where its batches were read each by itself. An answer waits while much else waits for the same peer: Raft goes first.
+//!   [`AHEAD_MAX`] of those, each up to eight times as large where its batches were read each by itself. An answer waits
+//!   while much else waits for the same peer: Raft goes first.
 //! - I3: a file is written only when no older one of its partition is about to be removed: it might have its name.
 
 use std::cell::{Cell, RefCell};
@@ -15,7 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use chronik_engine::batch::PatchedBatch;
+use chronik_engine::batch::patch_header;
 use chronik_engine::disk_direct::DirectDisk;
 use chronik_engine::ids::{GroupId, Offset};
 use chronik_replication::peers::{CallError, Replier};
@@ -290,9 +291,8 @@ impl Shard {
         let mut parts = Parts::default();
         let mut end_offset = from;
         for cached in plan.batches {
-            let patched = PatchedBatch::new(&cached.bytes, cached.base_offset, cached.epoch);
-            parts.copy(&patched.header);
-            parts.copy(&patched.rest); // it keeps all of a request
+            // A slice of it would keep all of a request.
+            patch_header(parts.copy(&cached.bytes), cached.base_offset, cached.epoch);
             end_offset = cached.end_offset();
         }
         if let Some(range) = plan.disk {
@@ -335,14 +335,18 @@ struct Parts {
 impl Parts {
     fn push(&mut self, batch: Bytes) {
         if batch.len() < SHARED_BYTES_MIN {
-            return self.copy(&batch);
+            self.copy(&batch);
+        } else {
+            self.end_copies();
+            self.done.push(batch);
         }
-        self.end_copies();
-        self.done.push(batch);
     }
 
-    fn copy(&mut self, bytes: &[u8]) {
-        self.copied.extend_from_slice(bytes);
+    /// Adds a copy of a batch, and gives it to be patched.
+    fn copy(&mut self, batch: &[u8]) -> &mut [u8] {
+        let at = self.copied.len();
+        self.copied.extend_from_slice(batch);
+        &mut self.copied[at..]
     }
 
     fn end_copies(&mut self) {

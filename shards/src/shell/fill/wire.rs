@@ -8,7 +8,7 @@
 //! in little-endian; the offset is where the batches end, or where the log starts if what is asked for lies before.
 //!
 //! - I1: whatever bytes come in, decoding ends in a value or in none.
-//! - I2: the batches of an answer are not copied, neither where it is made nor where it is read.
+//! - I2: the batches of an answer are not copied here, neither where it is made nor where it is read.
 
 use bytes::{Bytes, BytesMut};
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
