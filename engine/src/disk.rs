@@ -38,7 +38,8 @@ pub trait Disk: Clone + 'static {
     type File: DiskFile;
 
     /// Makes a new file of `len` bytes whose space is reserved (`fallocate`). Fails with `AlreadyExists` where there is
-    /// one and with `StorageFull` where there is no room. The name is durable only after [`Disk::sync_dir`].
+    /// one, and with an error that [`is_full`] knows where there is no room. The name is durable only after
+    /// [`Disk::sync_dir`].
     fn create(&self, path: &Path, len: u64) -> impl Future<Output = io::Result<Self::File>>;
 
     /// Opens an existing file for reading and writing.
@@ -58,6 +59,15 @@ pub trait Disk: Clone + 'static {
 
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// Bytes that the file system of a directory has left for a program without privileges. A quota may leave less.
+    fn available(&self, dir: &Path) -> impl Future<Output = io::Result<u64>>;
+}
+
+/// Whether there is no room: on the file system, or in the quota of whoever asked for it.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// An open file.

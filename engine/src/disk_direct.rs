@@ -15,7 +15,8 @@ use rustix::fs::OFlags;
 
 use crate::disk::{DISK_ALIGN, DirEntry, Disk, DiskFile};
 use crate::disk_std::{
-    StdDisk, assert_aligned, assert_transfer, check_within, create_unsynced, list, sync_dir,
+    StdDisk, assert_aligned, assert_transfer, available, check_within, create_unsynced, list,
+    sync_dir,
 };
 
 /// The largest single read: writes of the log that wait behind one in the device's queue wait long enough.
@@ -60,6 +61,10 @@ impl Disk for DirectDisk {
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         sync_dir(dir)
+    }
+
+    async fn available(&self, dir: &Path) -> io::Result<u64> {
+        available(dir)
     }
 }
 

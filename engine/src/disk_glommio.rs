@@ -131,6 +131,11 @@ impl Disk for GlommioDisk {
         let dir = dir.to_path_buf();
         blocking(move || disk_std::sync_dir(&dir)).await
     }
+
+    async fn available(&self, dir: &Path) -> io::Result<u64> {
+        let dir = dir.to_path_buf();
+        blocking(move || disk_std::available(&dir)).await
+    }
 }
 
 /// An open file of a [`GlommioDisk`]. Closed in the background when it is dropped.

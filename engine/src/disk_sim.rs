@@ -220,6 +220,12 @@ impl Disk for SimDisk {
         self.pause().await;
         self.world.borrow_mut().sync_dir_finish(generation, covered)
     }
+
+    async fn available(&self, _dir: &Path) -> io::Result<u64> {
+        let available = self.world.borrow().available()?;
+        self.pause().await; // it may be less by the time that it is told
+        Ok(available)
+    }
 }
 
 /// An open file of a [`SimDisk`].

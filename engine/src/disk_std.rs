@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use crate::disk::{DISK_ALIGN, DirEntry, Disk, DiskFile};
 use crate::limits::DISK_IO_BYTES_MAX;
@@ -51,6 +51,10 @@ impl Disk for StdDisk {
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         sync_dir(dir)
+    }
+
+    async fn available(&self, dir: &Path) -> io::Result<u64> {
+        available(dir)
     }
 }
 
@@ -170,6 +174,12 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// `statvfs`: what is reserved for the superuser does not count.
+pub(crate) fn available(dir: &Path) -> io::Result<u64> {
+    let stat = statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Makes the directory and those above it, and their names durable: a log in a directory that a power cut takes away
 /// is gone, however well its files were synced.
 pub(crate) fn create_dir_all_durable(dir: &Path) -> io::Result<()> {
@@ -217,6 +227,7 @@ mod tests {
             disk.sync_dir(&dir).await.unwrap();
             let file = disk.open(&dir.join("g")).await.unwrap();
             assert_eq!(file.len(), 8192);
+            assert!(disk.available(&dir).await.unwrap() > 8192);
             let content = file.read_at(0, 8192).await.unwrap();
             assert_eq!((content[4095], content[4096], content[8191]), (0, 3, 3));
             let eof = file.read_at(4096, 8192).await.unwrap_err();

@@ -16,6 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use chronik_engine::disk::is_full;
 use chronik_engine::ids::NodeId;
 use rustix::fs::{FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
@@ -450,7 +451,7 @@ pub fn lock_directory(path: &Path) -> Result<File, IdentityError> {
     match write_pid(&mut file) {
         Ok(()) => Ok(file),
         // A full disk still lets the broker start and clean up: the lock holds without the process id in it.
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(file),
+        Err(error) if is_full(&error) => Ok(file),
         Err(source) => Err(IdentityError::File { path: file_path, source }),
     }
 }

@@ -60,6 +60,8 @@ pub enum Fault {
     SyncError,
     /// A create reports `StorageFull`.
     CreateNoSpace,
+    /// A create reports `QuotaExceeded`.
+    CreateNoQuota,
     /// A rename, a removal or the sync of a directory reports an I/O error; nothing happened.
     NameError,
 }
@@ -101,7 +103,7 @@ impl Fault {
             Fault::ReadError => kind == OpKind::Read,
             Fault::WriteError | Fault::WriteShort | Fault::WriteNoSpace => kind == OpKind::Write,
             Fault::SyncError => kind == OpKind::Sync,
-            Fault::CreateNoSpace => kind == OpKind::Create,
+            Fault::CreateNoSpace | Fault::CreateNoQuota => kind == OpKind::Create,
             Fault::NameError => {
                 matches!(kind, OpKind::Rename | OpKind::Remove | OpKind::DirSync)
             }
@@ -398,6 +400,12 @@ impl World {
         self.names.values().map(len).sum()
     }
 
+    pub(super) fn available(&self) -> io::Result<u64> {
+        self.check_alive(self.generation)?;
+        let left = |capacity: u64| capacity.saturating_sub(self.bytes_used());
+        Ok(self.capacity.map_or(u64::MAX, left))
+    }
+
     fn change_name(&mut self, op: NameOp) -> io::Result<()> {
         op.apply(&mut self.names);
         self.names_pending.push(op);
@@ -414,6 +422,9 @@ impl World {
             return Err(error_not_found(path));
         }
         let full = self.capacity.is_some_and(|capacity| self.bytes_used() + len > capacity);
+        if fault == Some(Fault::CreateNoQuota) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         if full || fault.is_some() {
             return Err(io::ErrorKind::StorageFull.into());
         }

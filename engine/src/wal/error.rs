@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::block::{BlockFault, FORMAT_VERSION, PlanError};
+use crate::disk::is_full;
 use crate::ids::{FileSeq, GroupId, Offset, RaftIndex};
 
 /// What was asked of the disk when it failed.
@@ -202,6 +203,14 @@ impl WalError {
     pub(super) fn io(op: IoOp, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> WalError {
         let path = path.into();
         move |source| WalError::Io { op, path, source }
+    }
+
+    /// Why a file of so many bytes could not be made.
+    pub(super) fn create(path: PathBuf, bytes: u64, source: io::Error) -> WalError {
+        if is_full(&source) {
+            return WalError::StorageFull { path, bytes, source };
+        }
+        WalError::Io { op: IoOp::Create, path, source }
     }
 }
 

@@ -99,8 +99,13 @@ pub struct WalOptions {
     pub file_bytes: u64,
     /// The size of the very first file, which is zeroed before the shard starts.
     pub first_file_bytes: u64,
-    /// Space kept back so that Raft's own state can be written on a full disk; 0 keeps none.
+    /// Space kept back so that Raft's own state can be written on a full disk; 0 keeps none. It becomes a file of the log
+    /// as it is, so it may be larger than the others.
     pub ballast_bytes: u64,
+    /// What a new file leaves free on its file system, for those who copy what is in the log to where it takes less, or
+    /// goes sooner: a log that fills the disk to its end leaves them no room to begin, and so no way to make any.
+    /// 0 leaves nothing.
+    pub left_free_bytes: u64,
     /// Memory for windows of files that were read, shared by all readers.
     pub read_cache_bytes: usize,
     /// Memory for footers of sealed files.
@@ -117,6 +122,7 @@ impl WalOptions {
             file_bytes: limits::WAL_FILE_BYTES_DEFAULT,
             first_file_bytes: limits::WAL_FIRST_FILE_BYTES_DEFAULT,
             ballast_bytes: 64 << 20,
+            left_free_bytes: 0,
             read_cache_bytes: 16 << 20,
             footer_cache_bytes: 16 << 20,
         }

@@ -62,10 +62,12 @@ impl<D: Disk> Wal<D> {
     /// Makes a file a spare, or removes it. A reader that still holds it must not see it change, so such a file is
     /// removed: what was opened stays as it is.
     async fn give_back(&self, sealed: Sealed<D::File>) -> Result<(), WalError> {
+        // Where too little is free its space is worth more.
+        let leaves_enough = self.leaves_enough(0).await;
         let held = sealed.file.as_ref().is_some_and(|file| Rc::strong_count(file) > 1);
         let number = {
             let mut spares = self.spares.borrow_mut();
-            let wanted = spares.spare.is_none() && !spares.busy && !held;
+            let wanted = leaves_enough && spares.spare.is_none() && !spares.busy && !held;
             wanted.then(|| {
                 spares.next_number += 1;
                 spares.next_number - 1

@@ -7,7 +7,6 @@
 //! - I2: what recovery returns is durable, and a later block shows it to be.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -403,12 +402,8 @@ async fn make_first_file<D: Disk>(
         disk.remove(&path).await.map_err(WalError::io(IoOp::Remove, path.clone()))?;
     }
     let len = options.first_file_bytes;
-    let file = disk.create(&path, len).await.map_err(|source| match source.kind() {
-        io::ErrorKind::StorageFull => {
-            WalError::StorageFull { path: path.clone(), bytes: len, source }
-        }
-        _ => WalError::Io { op: IoOp::Create, path: path.clone(), source },
-    })?;
+    let created = disk.create(&path, len).await;
+    let file = created.map_err(|source| WalError::create(path.clone(), len, source))?;
     write_zeros(&file, 0, len).await.map_err(WalError::io(IoOp::Write, path.clone()))?;
     file.sync_data().await.map_err(WalError::io(IoOp::Sync, path.clone()))?;
     disk.sync_dir(&options.dir).await.map_err(WalError::io(IoOp::SyncDir, options.dir.clone()))?;

@@ -8,7 +8,12 @@
 //! and a log that has just begun with a small file has little time.
 //!
 //! It never touches a file that has blocks of the log in use.
+//!
+//! - I1: a file is kept only if [`super::WalOptions::left_free_bytes`] are free beside it, whoever else makes files at the
+//!   same time. Two exceptions: the very first file, and the ballast once it is used up, which takes nothing more.
+//! - I2: the ballast's space is never free between its two lives: whoever waits for room would have it.
 
+use std::io;
 use std::path::PathBuf;
 
 use super::Wal;
@@ -163,14 +168,35 @@ impl<D: Disk> Wal<D> {
         (self.spare_bytes()..=self.options.file_bytes).contains(&len)
     }
 
-    pub(super) async fn create(&self, path: PathBuf, len: u64) -> Result<D::File, WalError> {
-        match self.disk.create(&path, len).await {
-            Ok(file) => Ok(file),
-            Err(source) if source.kind() == std::io::ErrorKind::StorageFull => {
-                Err(WalError::StorageFull { path, bytes: len, source })
-            }
-            Err(source) => Err(WalError::Io { op: IoOp::Create, path, source }),
+    /// Makes a file if enough is left free beside it (I1). It is looked for before, as making a file and removing it
+    /// again is dear, and after, as other logs on the same disk may have done the same meanwhile.
+    async fn create(&self, path: PathBuf, len: u64) -> Result<D::File, WalError> {
+        let too_little = |path| {
+            let why = "what is left is kept free for segments";
+            WalError::create(path, len, io::Error::new(io::ErrorKind::StorageFull, why))
+        };
+        if !self.leaves_enough(len).await {
+            return Err(too_little(path));
         }
+        let created = self.disk.create(&path, len).await;
+        let file = created.map_err(|source| WalError::create(path.clone(), len, source))?;
+        if !self.leaves_enough(0).await {
+            drop(file);
+            let removed = self.disk.remove(&path).await;
+            removed.map_err(WalError::io(IoOp::Remove, path.clone()))?;
+            return Err(too_little(path));
+        }
+        Ok(file)
+    }
+
+    /// Whether enough is left free where `bytes` more are taken. What a file system does not tell shows when it is full.
+    pub(super) async fn leaves_enough(&self, bytes: u64) -> bool {
+        let left = self.options.left_free_bytes;
+        if left == 0 {
+            return true;
+        }
+        let available = self.disk.available(&self.options.dir).await.unwrap_or(u64::MAX);
+        available >= left.saturating_add(bytes)
     }
 
     /// A file for the next roll, under its final and durable name.
@@ -220,13 +246,11 @@ impl<D: Disk> Wal<D> {
             spares.storage_full = true;
             spares.has_ballast
         };
-        let len = self.options.ballast_bytes.min(self.options.file_bytes);
-        if !essential || !has_ballast || len < needed {
+        if !essential || !has_ballast || self.options.ballast_bytes < needed {
             return Err(error);
         }
         tracing::warn!(path = %path.display(), "the disk is full: the ballast is used up for Raft's own state");
-        self.remove_ballast().await?;
-        self.create(path, len).await
+        self.take_ballast(path).await
     }
 
     pub(super) async fn make_ballast(&self) -> Result<(), WalError> {
@@ -237,11 +261,15 @@ impl<D: Disk> Wal<D> {
         Ok(())
     }
 
-    async fn remove_ballast(&self) -> Result<(), WalError> {
-        let path = self.options.dir.join(BALLAST_NAME);
-        self.disk.remove(&path).await.map_err(WalError::io(IoOp::Remove, path))?;
+    /// Makes the ballast a file of the log (I2). After a failure nobody knows which name it has.
+    async fn take_ballast(&self, path: PathBuf) -> Result<D::File, WalError> {
+        let ballast = self.options.dir.join(BALLAST_NAME);
+        let poison = |_: &WalError| self.poisoned.set(true);
+        let renamed = self.disk.rename(&ballast, &path).await;
+        renamed.map_err(WalError::io(IoOp::Rename, path.clone())).inspect_err(poison)?;
         self.spares.borrow_mut().has_ballast = false;
-        self.sync_dir().await
+        let opened = self.disk.open(&path).await;
+        opened.map_err(WalError::io(IoOp::Open, path)).inspect_err(poison)
     }
 
     pub(super) async fn sync_dir(&self) -> Result<(), WalError> {

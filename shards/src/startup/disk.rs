@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use chronik_engine::disk::is_full;
+
 use super::StartupError;
 
 const ALIGNMENT: usize = 4096;
@@ -35,7 +37,7 @@ pub fn check_data_dir(path: &Path) -> Result<(), StartupError> {
     match outcome {
         Ok(()) => Ok(()),
         // A full disk is not a reason to stay down: reads go on, and space may come back.
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+        Err(error) if is_full(&error) => {
             tracing::warn!("data directory {}: the disk is full", path.display());
             Ok(())
         }

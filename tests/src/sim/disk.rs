@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use chronik_engine::disk::{DirEntry, Disk, DiskFile};
+use chronik_engine::disk::{self, DirEntry, Disk, DiskFile};
 use chronik_engine::disk_sim::{CrashEnding, CrashMode, NameEnding, SimDisk, SimFile};
 use chronik_engine::segment::SegmentError;
 use chronik_engine::wal::{ReadError, WalError};
@@ -62,6 +62,10 @@ impl Disk for HookedDisk {
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.inner.sync_dir(dir).await
+    }
+
+    async fn available(&self, dir: &Path) -> io::Result<u64> {
+        self.inner.available(dir).await
     }
 }
 
@@ -148,7 +152,7 @@ pub fn segment_io_failed(error: &SegmentError) -> bool {
 /// Whether there was no room for a segment.
 #[must_use]
 pub fn is_segment_full(error: &SegmentError) -> bool {
-    matches!(error, SegmentError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    matches!(error, SegmentError::Io { source, .. } if disk::is_full(source))
 }
 
 /// Whether there was no room for segments.
