@@ -9,6 +9,7 @@ pub mod compaction;
 pub mod fatal;
 pub mod fill;
 pub mod groups;
+mod leadership;
 pub mod mesh;
 pub mod notify;
 pub mod publisher;

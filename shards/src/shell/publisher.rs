@@ -110,17 +110,20 @@ where
 
 /// Makes the groups that the catalog places on this shard and waits until they are led. A group of several nodes is not
 /// waited for long: whether it can have a leader is not in this node's hands; and a replica that comes to a group which is
-/// there is not waited for at all. False if one could not be made, because this shard has another replica of the group.
+/// there is not waited for at all, nor a group that clients are shown already: it would hold up every change while it has no
+/// leader. False if one could not be made, because this shard has another replica of the group.
 async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) -> bool {
     shard.learn_seats(&catalog);
     if !shard.is_in_catalog(&catalog) {
         return true; // what is placed here is placed on another disk
     }
+    // At a start nothing is shown yet, so all that was there before is waited for once.
+    let shown = shard.catalog();
     let mut unready: Vec<GroupId> = Vec::new();
     let mut are_made = true;
     shard.change_core(|core| {
         for (group, meta) in catalog.placed_on(shard.node.config.node_id, shard.id) {
-            let is_initial = meta.learners.is_empty();
+            let is_new = meta.learners.is_empty() && !shown.has_given_out(group);
             match core.replica(group) {
                 Some(replica) if replica == meta.replica => {}
                 Some(_) => {
@@ -139,7 +142,7 @@ async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) -> bool {
                     Err(error) => unreachable!("the catalog's placements are coherent: {error}"),
                 },
             }
-            if is_initial && core.partition(group).is_some_and(|view| !view.is_settled) {
+            if is_new && core.partition(group).is_some_and(|view| !view.is_settled) {
                 unready.push(group);
             }
         }

@@ -28,6 +28,7 @@ use super::clock::Clock;
 use super::cluster::{ClusterLinks, ClusterPlace};
 use super::fill::FillTraffic;
 use super::groups::Coordinators;
+use super::leadership::LeadershipWaits;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
 use super::replies::{ReplyTable, ReplyTo, WaiterIds, WaiterTable};
@@ -148,7 +149,7 @@ pub struct Shard {
     pub(super) reads: RefCell<ReplyTable<Result<(), FetchError>>>,
     waiters: RefCell<WaiterTable>,
     waiter_ids: RefCell<WaiterIds>,
-    leadership_waits: RefCell<Vec<LeadershipWait>>,
+    leadership_waits: RefCell<LeadershipWaits>,
     catalog: RefCell<Arc<Catalog>>,
     catalog_waits: RefCell<Vec<(u64, oneshot::Sender<()>)>>,
     catalog_generation_published: Cell<u64>,
@@ -169,12 +170,6 @@ impl std::fmt::Debug for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shard").field("id", &self.id).finish_non_exhaustive()
     }
-}
-
-/// Somebody who waits until all of these groups are led.
-struct LeadershipWait {
-    groups: Vec<GroupId>,
-    done: oneshot::Sender<()>,
 }
 
 #[expect(
@@ -450,8 +445,7 @@ impl Shard {
 
     /// Resolves once each of `groups` has a leader: this replica, ready to serve, or another. Cancel-safe.
     pub(super) fn all_led(&self, groups: Vec<GroupId>) -> oneshot::Receiver<()> {
-        let (done, led) = oneshot::channel();
-        self.leadership_waits.borrow_mut().push(LeadershipWait { groups, done });
+        let led = self.leadership_waits.borrow_mut().add(groups);
         self.check_leadership();
         led
     }
@@ -462,13 +456,8 @@ impl Shard {
             return;
         }
         let core = self.core.borrow();
-        for wait in waits.iter_mut() {
-            // A group that is gone is not waited for.
-            wait.groups.retain(|group| core.partition(*group).is_some_and(|p| !p.is_settled));
-        }
-        for wait in waits.extract_if(.., |wait| wait.groups.is_empty()) {
-            _ = wait.done.send(());
-        }
+        // A group that is gone is not waited for.
+        waits.check(|group| core.partition(group).is_some_and(|view| !view.is_settled));
     }
 
     /// Where the figures of this core's connections are read.
