@@ -2,9 +2,9 @@
 //!
 //! A choice is a function of the catalog alone, ties go to the lowest node and shard, so that all nodes choose the same.
 //! Brokers that are cordoned get nothing. A partition's replicas are spread over racks first, then over brokers by what
-//! they have.
+//! they have, and of those the first, which is to lead, by what they are first in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId};
@@ -74,28 +74,39 @@ impl Catalog {
     /// Gives each partition a group and places for its replicas. All was checked before.
     pub(super) fn place_all(&mut self, added: &[NewPartition], avoid: &[NodeId]) -> Vec<Partition> {
         let mut placed = Vec::with_capacity(added.len());
+        let mut firsts = self.preferred_leaders();
         for new in added {
             let group = GroupId(self.next_group);
             self.next_group += 1;
             let replicas = if new.nodes.is_empty() {
-                self.place_by_load(group, &new.replicas, avoid)
+                let mut replicas = self.place_by_load(&new.replicas, avoid);
+                lead_first(&mut replicas, &firsts, avoid);
+                replicas
             } else {
                 let pairs = new.nodes.iter().zip(&new.replicas);
                 pairs.map(|(node, replica)| self.place(*node, *replica)).collect()
             };
             assert!(replicas.len() == new.replicas.len(), "a replica of {group} has no place");
+            if let Some(first) = replicas.first() {
+                *firsts.entry(first.node).or_default() += 1;
+            }
             placed.push(Partition::new(group, replicas));
         }
         placed
     }
 
+    /// How many partitions each node is the preferred leader of.
+    fn preferred_leaders(&self) -> BTreeMap<NodeId, u64> {
+        let mut firsts = BTreeMap::new();
+        let partitions = self.topics().flat_map(|topic| &topic.partitions);
+        for first in partitions.filter_map(|partition| partition.replicas.first()) {
+            *firsts.entry(first.node).or_default() += 1;
+        }
+        firsts
+    }
+
     /// Nodes to be avoided get something only if there are not enough others.
-    fn place_by_load(
-        &mut self,
-        group: GroupId,
-        new: &[ReplicaId],
-        avoid: &[NodeId],
-    ) -> Vec<Placement> {
+    fn place_by_load(&mut self, new: &[ReplicaId], avoid: &[NodeId]) -> Vec<Placement> {
         let others = self.open_brokers().filter(|broker| !avoid.contains(&broker.node)).count();
         let avoid = if others >= new.len() { avoid } else { &[] };
         let mut replicas: Vec<Placement> = Vec::with_capacity(new.len());
@@ -103,10 +114,6 @@ impl Catalog {
             let Some(node) = self.best_node(&replicas, avoid) else { break };
             replicas.push(self.place(node, *replica));
         }
-        // The first one leads where it can: leaders go round, however the replicas were found.
-        let turn = group.0 % u64::try_from(replicas.len().max(1)).unwrap_or(1);
-        replicas.sort_unstable_by_key(|placement| placement.node);
-        replicas.rotate_left(usize::try_from(turn).unwrap_or(0));
         replicas
     }
 
@@ -157,4 +164,17 @@ impl Catalog {
             self.count(placement);
         }
     }
+}
+
+/// Puts the replica first, which leads where it can, whose node is first in the fewest partitions: a rule that looks at the
+/// partition alone keeps step with the choice of the nodes, and leaves some of them without any to lead. The others follow
+/// by their nodes, round from there.
+fn lead_first(replicas: &mut [Placement], firsts: &BTreeMap<NodeId, u64>, avoid: &[NodeId]) {
+    replicas.sort_unstable_by_key(|placement| placement.node);
+    let count = |node: NodeId| firsts.get(&node).copied().unwrap_or(0);
+    let first = (0..replicas.len()).min_by_key(|at| {
+        let node = replicas[*at].node;
+        (avoid.contains(&node), count(node), node)
+    });
+    replicas.rotate_left(first.unwrap_or(0));
 }

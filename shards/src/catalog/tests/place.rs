@@ -125,3 +125,39 @@ fn given_nodes_by_hand_when_a_topic_is_created_then_they_have_it_in_that_order()
     let refused = create_one(&mut catalog, few_ids).unwrap_err();
     assert_eq!(refused, CatalogError::InvalidReplicaAssignment(few));
 }
+
+#[test]
+fn given_any_number_of_nodes_and_replicas_when_partitions_are_placed_then_nodes_are_first_in_as_many()
+ {
+    for nodes in 1..=12_u32 {
+        for replicas in 1..=u64::from(nodes.min(3)) {
+            for topics in [1_u64, 60] {
+                let racks: Vec<(u32, Option<&str>)> =
+                    (1..=nodes).map(|node| (node, None)).collect();
+                let mut catalog = brokers(&racks);
+                let mut firsts: BTreeMap<u32, u64> = (1..=nodes).map(|node| (node, 0)).collect();
+                for id in 1..=topics {
+                    let topic = replicated(&format!("t{id}"), id.into(), 60 / topics, replicas);
+                    let topic = create_one(&mut catalog, topic).unwrap();
+                    for partition in &topic.partitions {
+                        *firsts.get_mut(&nodes_of(partition)[0]).unwrap() += 1;
+                    }
+                }
+                let (most, fewest) = (firsts.values().max(), firsts.values().min());
+                let apart = most.unwrap() - fewest.unwrap();
+                assert!(apart <= 2, "{nodes} nodes, {replicas} replicas: {firsts:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn given_a_node_that_is_down_and_cannot_be_avoided_when_replicas_are_placed_then_it_is_first_nowhere()
+ {
+    let mut catalog = brokers(&[(1, None), (2, None), (3, None)]);
+    let topic = create_avoiding(&mut catalog, replicated("t", 1, 12, 3), &[3]);
+    let firsts: Vec<u32> =
+        topic.partitions.iter().map(|partition| nodes_of(partition)[0]).collect();
+    assert_eq!(firsts.iter().filter(|node| **node == 1).count(), 6);
+    assert!(!firsts.contains(&3), "{firsts:?}");
+}
