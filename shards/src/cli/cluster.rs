@@ -112,7 +112,7 @@ impl Cluster {
         let nodes = self.status()?;
         let open = nodes.iter().filter(|node| node.up && !node.cordoned);
         let open = open.map(|node| broker_id(node.id)).collect();
-        Ok(Layout { partitions: mover.partitions()?, open })
+        Ok(Layout { partitions: mover.partitions()?, open, racks: mover.racks()? })
     }
 
     fn add(&self, args: &AddArgs) -> Result<Report, Failure> {

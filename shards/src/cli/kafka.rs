@@ -263,6 +263,16 @@ impl Kafka {
         Ok(answer.brokers.iter().map(|broker| broker.node_id.0).collect())
     }
 
+    /// Where the brokers stand that say so.
+    pub(super) fn racks(&mut self) -> Result<BTreeMap<i32, String>, KafkaError> {
+        let answer = self.metadata(Some(&[]))?;
+        let racks = answer.brokers.iter().filter_map(|broker| {
+            let rack = broker.rack.as_ref().filter(|rack| !rack.is_empty())?;
+            Some((broker.node_id.0, rack.to_string()))
+        });
+        Ok(racks.collect())
+    }
+
     /// The broker that coordinates a group.
     pub(super) fn coordinator(&mut self, group: &str) -> Result<i32, KafkaError> {
         let request =

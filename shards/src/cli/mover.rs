@@ -65,6 +65,11 @@ impl Mover {
         Ok(partitions)
     }
 
+    /// Where the nodes stand that say so.
+    pub(super) fn racks(&mut self) -> Result<BTreeMap<i32, String>, KafkaError> {
+        self.kafka.racks()
+    }
+
     /// The partitions that move.
     pub(super) fn under_way(&mut self) -> Result<UnderWay, KafkaError> {
         let request = ListPartitionReassignmentsRequest::default()

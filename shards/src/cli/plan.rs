@@ -5,6 +5,7 @@
 //!
 //! - I1: a partition never has two replicas on one node, and never fewer than before unless that is asked for.
 //! - I2: only nodes that are open, up and not cordoned, are given a replica.
+//! - I3: a partition is in fewer racks afterwards only where no open node could have kept it in as many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,23 @@ pub(super) type At = (String, i32);
 pub(super) struct Layout {
     pub(super) partitions: BTreeMap<At, Vec<i32>>,
     pub(super) open: BTreeSet<i32>,
+    /// Where the nodes stand that say so.
+    pub(super) racks: BTreeMap<i32, String>,
+}
+
+impl Layout {
+    /// How many others of these nodes stand in the rack of `node`; where it is not known where one stands, it stands alone.
+    fn beside(&self, node: i32, replicas: &[i32]) -> usize {
+        let Some(rack) = self.racks.get(&node) else { return 0 };
+        let is_there = |other: &&i32| **other != node && self.racks.get(*other) == Some(rack);
+        replicas.iter().filter(is_there).count()
+    }
+
+    /// How many racks these nodes stand in.
+    fn racks_of(&self, replicas: &[i32]) -> usize {
+        let racks = replicas.iter().map(|node| self.racks.get(node).ok_or(*node));
+        racks.collect::<BTreeSet<_>>().len()
+    }
 }
 
 /// Another place for a partition.
@@ -75,7 +93,8 @@ fn by_topic(layout: &Layout) -> BTreeMap<(&str, i32), i64> {
     counts
 }
 
-/// Takes every replica off `node`. Where there is no other node for one, it goes if there may be `fewer`.
+/// Takes every replica off `node`, each to the rack with the fewest of its partition, and there to the node with the fewest of
+/// all. Where there is no other node for one, it goes if there may be `fewer`.
 ///
 /// # Errors
 /// A partition that no node is left for.
@@ -86,9 +105,10 @@ pub(super) fn evacuate(layout: &Layout, node: i32, fewer: bool) -> Result<Vec<Mo
         let Some(place) = from.iter().position(|replica| *replica == node) else { continue };
         let others = layout.open.iter().filter(|other| **other != node && !from.contains(other));
         let is_first = place == 0;
+        let left: Vec<i32> = from.iter().copied().filter(|replica| *replica != node).collect();
         let next = others.min_by_key(|other| {
             let led = if is_first { loads.led_by(**other) } else { 0 };
-            (loads.replicas_on(**other), led, **other)
+            (layout.beside(**other, &left), loads.replicas_on(**other), led, **other)
         });
         let mut to = from.clone();
         match next {
@@ -109,8 +129,8 @@ pub(super) fn evacuate(layout: &Layout, node: i32, fewer: bool) -> Result<Vec<Mo
     Ok(moves)
 }
 
-/// Gives all open nodes the same number of replicas, with at most `moves_max` of them moved, and then of partitions that
-/// they are to lead. Replicas on other nodes stay.
+/// Gives all open nodes the same number of replicas, as far as the racks of each partition allow, with at most `moves_max` of
+/// them moved, and then of partitions that they are to lead. Replicas on other nodes stay.
 pub(super) fn spread(layout: &Layout, moves_max: usize) -> Vec<Move> {
     let mut new = layout.clone();
     for _ in 0..moves_max {
@@ -127,27 +147,36 @@ pub(super) fn spread(layout: &Layout, moves_max: usize) -> Vec<Move> {
     changed.collect()
 }
 
-/// One replica from the fullest node to the emptiest, of the topic that is spread worst between the two.
+/// One replica from a node to one that has fewer, of the two that are the furthest apart and have a partition for it.
 fn next_move(layout: &Layout) -> Option<(At, i32, i32)> {
     let loads = Loads::of(layout);
-    let load = |node: &&i32| loads.replicas_on(**node);
-    let full = *layout.open.iter().max_by_key(|node| (load(node), **node))?;
-    let empty = *layout.open.iter().min_by_key(|node| (load(node), **node))?;
-    if loads.replicas_on(full) - loads.replicas_on(empty) <= 1 {
-        return None;
-    }
+    let pairs =
+        layout.open.iter().flat_map(|full| layout.open.iter().map(move |empty| (*full, *empty)));
+    let apart = |(full, empty): &(i32, i32)| loads.replicas_on(*full) - loads.replicas_on(*empty);
+    let mut pairs: Vec<(i32, i32)> = pairs.filter(|pair| apart(pair) > 1).collect();
+    pairs.sort_by_key(|pair| (-apart(pair), *pair));
     let counts = by_topic(layout);
-    let of_topic = |topic: &str, node| counts.get(&(topic, node)).copied().unwrap_or(0);
-    let movable = layout
-        .partitions
-        .iter()
-        .filter(|(_, replicas)| replicas.contains(&full) && !replicas.contains(&empty));
-    let (at, _) = movable.max_by_key(|((topic, _), replicas)| {
-        let skew = of_topic(topic, full) - of_topic(topic, empty);
-        // A follower's move is felt less than a leader's.
-        (skew, replicas.first() != Some(&full))
-    })?;
-    Some((at.clone(), full, empty))
+    pairs.into_iter().find_map(|(full, empty)| {
+        let of_topic = |topic: &str, node| counts.get(&(topic, node)).copied().unwrap_or(0);
+        let movable = layout.partitions.iter().filter(|(_, replicas)| {
+            replicas.contains(&full)
+                && !replicas.contains(&empty)
+                && keeps_racks(layout, replicas, full, empty)
+        });
+        let (at, _) = movable.max_by_key(|((topic, _), replicas)| {
+            let skew = of_topic(topic, full) - of_topic(topic, empty);
+            // A follower's move is felt less than a leader's.
+            (skew, replicas.first() != Some(&full))
+        })?;
+        Some((at.clone(), full, empty))
+    })
+}
+
+/// Whether a partition stands in as many racks as before when `to` takes the place of `from` (I3).
+fn keeps_racks(layout: &Layout, replicas: &[i32], from: i32, to: i32) -> bool {
+    let moved: Vec<i32> =
+        replicas.iter().map(|node| if *node == from { to } else { *node }).collect();
+    layout.racks_of(&moved) >= layout.racks_of(replicas)
 }
 
 /// Puts other replicas first where a node is first in more partitions than others. No record moves for that.
@@ -187,7 +216,17 @@ mod tests {
         Layout {
             partitions: partitions.iter().map(partition).collect(),
             open: open.iter().copied().collect(),
+            racks: BTreeMap::new(),
         }
+    }
+
+    fn with_racks(mut layout: Layout, racks: &[(i32, &str)]) -> Layout {
+        layout.racks = racks.iter().map(|(node, rack)| (*node, (*rack).to_owned())).collect();
+        layout
+    }
+
+    fn fewest_racks(layout: &Layout) -> usize {
+        layout.partitions.values().map(|replicas| layout.racks_of(replicas)).min().unwrap()
     }
 
     fn after(layout: &Layout, moves: &[Move]) -> Layout {
@@ -268,5 +307,49 @@ mod tests {
         let on_three = after.partitions.values().filter(|replicas| replicas.contains(&3)).count();
         assert_eq!(on_three, 2, "what it has is moved by a removal only");
         assert!(after.partitions.values().all(|replicas| replicas[0] != 3));
+    }
+
+    const TWO_RACKS: [(i32, &str); 4] = [(1, "a"), (2, "a"), (3, "b"), (4, "b")];
+
+    #[test]
+    fn given_racks_when_a_node_is_evacuated_then_each_partition_stays_in_both_though_one_is_fuller()
+    {
+        let partitions: Vec<(&str, i32, &[i32])> =
+            vec![("a", 0, &[1, 4]), ("a", 1, &[1, 4]), ("a", 2, &[4, 1]), ("a", 3, &[1, 3])];
+        let before = with_racks(layout(&[1, 2, 3], &partitions), &TWO_RACKS);
+        let moves = evacuate(&before, 4, false).unwrap();
+        assert_eq!(moves.len(), 3);
+        let after = after(&before, &moves);
+        assert_eq!(
+            fewest_racks(&after),
+            2,
+            "node 2 has nothing, and is in the rack of node 1: {after:?}"
+        );
+        let alone = with_racks(layout(&[1, 2], &partitions[..1]), &TWO_RACKS);
+        assert_eq!(evacuate(&alone, 4, false).unwrap()[0].to, [1, 2], "there is no other rack");
+    }
+
+    #[test]
+    fn given_racks_when_spread_then_no_partition_leaves_one_for_an_emptier_node() {
+        let partitions: Vec<(&str, i32, &[i32])> = (0..12).map(|n| ("a", n, &[1, 3][..])).collect();
+        let before = with_racks(layout(&[1, 2, 3, 4], &partitions), &TWO_RACKS);
+        let after_all = after(&before, &spread(&before, 100));
+        assert_eq!(counts(&after_all), (vec![6; 4], vec![3; 4]));
+        assert_eq!(fewest_racks(&after_all), 2);
+        // Nodes 2 and 3 could share what node 3 has, but only within one rack.
+        let before = with_racks(layout(&[2, 3], &partitions), &TWO_RACKS);
+        let moves = spread(&before, 100);
+        assert_eq!(fewest_racks(&after(&before, &moves)), 2, "{moves:?}");
+    }
+
+    #[test]
+    fn given_the_fullest_and_the_emptiest_bound_by_racks_when_spread_then_others_are_evened_out() {
+        let node_for = |number| if number < 9 { &[1, 3][..] } else { &[1, 4] };
+        let partitions: Vec<(&str, i32, &[i32])> =
+            (0..12).map(|number| ("a", number, node_for(number))).collect();
+        let before = with_racks(layout(&[1, 3, 4], &partitions), &TWO_RACKS);
+        let after = after(&before, &spread(&before, 100));
+        assert_eq!(counts(&after).0, [12, 6, 6], "node 1 is the only one of its rack");
+        assert_eq!(fewest_racks(&after), 2);
     }
 }
