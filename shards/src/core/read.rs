@@ -110,10 +110,10 @@ impl ShardCore {
 
     /// As [`ShardCore::plan_read`], also from a replica that follows (KIP-392). Whoever follows shows what is committed as
     /// far as it has applied it, whoever leads by now: that never changes. What lies beyond may be there or not, which it
-    /// cannot tell.
+    /// cannot tell; and where nobody says how far that goes, for want of a leader, the client should look elsewhere.
     ///
     /// # Errors
-    /// As [`ShardCore::plan_read`]; but a replica that follows is fine.
+    /// As [`ShardCore::plan_read`]; but a replica that follows a leader is fine.
     pub fn plan_replica_read(
         &mut self,
         group: GroupId,
@@ -130,6 +130,9 @@ impl ShardCore {
         if offset < log_start_offset {
             let end_offset = high_watermark;
             return Err(FetchError::OffsetOutOfRange { offset, log_start_offset, end_offset });
+        }
+        if offset >= high_watermark && replica.known_leader().is_none() {
+            return Err(FetchError::NotLeader);
         }
         let is_ahead = offset > high_watermark;
         let plan = ReadPlan { high_watermark, log_start_offset, is_ahead, ..ReadPlan::default() };

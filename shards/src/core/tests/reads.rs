@@ -218,6 +218,24 @@ fn given_a_replica_that_follows_when_consumers_read_there_then_they_see_what_it_
 }
 
 #[test]
+fn given_a_replica_that_knows_no_leader_when_consumers_read_there_then_they_get_what_there_is_and_go()
+ {
+    let mut trio = Trio::led();
+    trio.produced(0, batch(2), 1);
+    trio.tick();
+    trio.settle();
+    trio.cut(1);
+    trio.tell_lost(1, 0);
+    let mut read = |offset| {
+        let plan = trio.cores[1].plan_replica_read(GROUP, Offset(offset), 1 << 20, -1);
+        plan.map(|plan| plan.batches.len())
+    };
+    assert_eq!(read(0), Ok(1), "what is committed stays so");
+    assert_eq!(read(2), Err(FetchError::NotLeader), "nobody tells it of more");
+    assert_eq!(read(3), Err(FetchError::NotLeader));
+}
+
+#[test]
 fn given_a_leader_when_it_is_asked_where_consumers_may_read_then_it_names_who_shows_all() {
     let mut trio = Trio::led();
     trio.produced(0, batch(1), 1);
