@@ -136,7 +136,11 @@ impl ShardCore {
                 group.pump(&mut self.shared);
             }
         }
-        self.shared.take_units(bytes_max)
+        let block = self.shared.take_units(bytes_max);
+        if block.is_some() {
+            self.stall.block_taken();
+        }
+        block
     }
 
     /// Whether [`ShardCore::take_block`] would give anything.
@@ -147,6 +151,7 @@ impl ShardCore {
 
     /// The block is durable: what waited for that goes on.
     pub fn block_persisted(&mut self, block: PendingBlock) {
+        self.stall.block_ended();
         let PendingBlock { mut records, units } = block;
         for unit in &units {
             let Some(group) = self.groups.get_mut(&unit.group) else {

@@ -33,6 +33,8 @@ pub struct Figures {
     pub messages_refused: u64,
     /// What was sent to other replicas.
     pub sent: Sent,
+    /// Times that the disk hung since the start.
+    pub stalls: u64,
 }
 
 /// Messages sent to other replicas since the start, of some kinds.
@@ -136,6 +138,7 @@ impl ShardCore {
             elections_won: self.shared.elections_won,
             messages_refused: self.shared.messages_refused,
             sent: self.shared.counted.sent,
+            stalls: self.stall.count,
             ..Figures::default()
         };
         for group in self.groups.values().filter(|group| group.is_live()) {

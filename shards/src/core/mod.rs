@@ -24,6 +24,7 @@
 //! | [`reconcile`] | how a group gets the members that the catalog wants |
 //! | `read_index` | who waits for a quorum before they read |
 //! | [`producers`] | sequence numbers of idempotent producers |
+//! | `stall` | a disk that hangs, and leaderships that go elsewhere |
 //! | `ticks` | when a group gets its ticks |
 //! | `transfer` | leadership that goes to a replica which is named |
 //! | `waiters` | fetches that wait for data |
@@ -67,6 +68,7 @@ mod read_index;
 pub mod reconcile;
 mod refusal;
 mod segments;
+mod stall;
 mod ticks;
 mod transfer;
 mod waiters;
@@ -87,6 +89,7 @@ use self::figures::Counted;
 use self::fill::Fills;
 use self::group::Group;
 use self::peers::{Awaited, EarlySign};
+use self::stall::Stall;
 use self::ticks::Ticks;
 use self::waiters::Waiters;
 use crate::catalog::{Catalog, CommandId, CommandOutcome};
@@ -249,6 +252,7 @@ pub struct ShardCore {
     is_storage_full: bool,
     is_stopped: bool,
     expiry_cursor: GroupId,
+    stall: Stall,
 }
 
 impl ShardCore {
@@ -292,6 +296,7 @@ impl ShardCore {
             is_stopped: false,
             expiry_cursor: GroupId::META,
         };
+            stall: Stall::default(),
         for recovered in recovered {
             let id = recovered.checkpoint.group;
             let group = Group::recover(&core.shared.config, recovered, now_ms)?;
@@ -362,6 +367,7 @@ impl ShardCore {
         self.tick_fills();
         self.expire_awaited();
         self.forget_early_signs();
+        self.tick_stall();
         self.expire_producers();
     }
 

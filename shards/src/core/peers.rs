@@ -398,7 +398,7 @@ impl Group {
         shared.waiters.wake(self.id, high_watermark, &mut shared.effects.wakes);
     }
 
-    fn hand_over(&mut self, shared: &mut Shared) -> bool {
+    pub(super) fn hand_over(&mut self, shared: &mut Shared) -> bool {
         let voters = &self.raft.meta().voters;
         let in_reach = self.raft.progress().into_iter().filter(|peer| peer.recent_active);
         let heirs = in_reach.filter(|peer| voters.contains(&peer.replica));

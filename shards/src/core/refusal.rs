@@ -23,6 +23,7 @@ impl ShardCore {
     /// batches, and all others that wait to be written, are refused with [`ProduceError::StorageFull`]. Says of how many
     /// groups; if of none, there is nothing to do but to wait for room.
     pub fn refuse_batches(&mut self, block: PendingBlock) -> usize {
+        self.stall.block_ended();
         let (units, mut records) = self.shared.take_back(block);
         let refused = self.groups_with_batches(&units, &records);
         let mut rest = records.drain(..);

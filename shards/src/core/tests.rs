@@ -15,6 +15,7 @@ mod lost;
 mod nodes;
 mod reads;
 mod refusal;
+mod stall;
 mod ticks;
 mod transfer;
 mod trio;

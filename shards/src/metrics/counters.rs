@@ -92,6 +92,8 @@ counters! {
     wal_blocks: "chronik_wal_blocks_written_total" Counter Sum Shard;
     /// Syncs of the write-ahead log.
     wal_syncs: "chronik_wal_syncs_total" Counter Sum Shard;
+    /// Times that the disk left the write-ahead log without an answer for 2 s, and leaderships went to other nodes.
+    wal_stalls: "chronik_wal_stalls_total" Counter Sum Shard;
     /// Position in the active file of the write-ahead log, in bytes.
     wal_position_bytes: "chronik_wal_position_bytes" Gauge Sum Shard;
     /// Files of the write-ahead log.

@@ -165,10 +165,18 @@ async fn mark(shard: &Shard) {
 
 /// Gives the core its ticks, and the commit loop a reason to mark the log once it has gone idle.
 pub async fn tick_loop(shard: Rc<Shard>) {
+    let mut was_stalled = false;
     while !shard.stopping.get() {
         sleep(Duration::from_millis(TICK_MS)).await;
         let now_ms = shard.clock.wall_ms();
-        shard.change_core(|core| core.tick(now_ms));
+        let is_stalled = shard.change_core(|core| {
+            core.tick(now_ms);
+            core.is_stalled()
+        });
+        if is_stalled != was_stalled {
+            tell_stall(&shard, is_stalled);
+            was_stalled = is_stalled;
+        }
         shard.tick_groups();
         shard.tell_lost_messages();
         shard.tell_in_sync();
@@ -177,5 +185,19 @@ pub async fn tick_loop(shard: Rc<Shard>) {
             shard.want_mark.set(true);
             shard.work.notify();
         }
+    }
+}
+
+fn tell_stall(shard: &Shard, is_stalled: bool) {
+    let (id, dir) = (shard.id.0, shard.node.config.data_dir.display());
+    if !is_stalled {
+        tracing::info!(shard = id, "the disk of {dir} takes writes again");
+    } else if shard.links().is_some() {
+        tracing::error!(
+            shard = id,
+            "the disk of {dir} hangs: a write is not done after 2 s; other nodes lead what they can until it is"
+        );
+    } else {
+        tracing::error!(shard = id, "the disk of {dir} hangs: a write is not done after 2 s");
     }
 }

@@ -360,6 +360,7 @@ impl Shard {
         counters.under_replicated = figures.under_replicated;
         counters.offline = figures.offline;
         snapshot.snapshots = self.snapshot_samples(&core);
+        counters.wal_stalls = figures.stalls;
         drop(core);
         snapshot.peers = self.links().map(|links| links.peers().stats()).unwrap_or_default();
         snapshot

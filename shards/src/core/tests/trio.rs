@@ -1,6 +1,6 @@
 //! Three cores with a replica each of one group, and a network between them that a test may cut.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
@@ -16,6 +16,8 @@ pub(super) struct Trio {
     pub(super) wakes: Vec<(usize, WaiterId)>,
     network: Vec<PeerMessage>,
     cut: BTreeSet<usize>,
+    /// Those whose disk hangs, with the block that it has.
+    hung: BTreeMap<usize, Option<PendingBlock>>,
 }
 
 impl Trio {
@@ -36,6 +38,7 @@ impl Trio {
             wakes: Vec::new(),
             network: Vec::new(),
             cut: BTreeSet::new(),
+            hung: BTreeMap::new(),
         };
         let voters: Vec<ReplicaId> = (0..3).map(replica).collect();
         for at in 0..3 {
@@ -64,6 +67,17 @@ impl Trio {
         self.cut.remove(&at);
     }
 
+    /// Its disk takes one more block, and does not come back with it.
+    pub(super) fn hang(&mut self, at: usize) {
+        self.hung.insert(at, None);
+    }
+
+    pub(super) fn unhang(&mut self, at: usize) {
+        if let Some(block) = self.hung.remove(&at).flatten() {
+            self.cores[at].block_persisted(block);
+        }
+    }
+
     /// The links of `at` say that another is gone.
     pub(super) fn tell_lost(&mut self, at: usize, gone: usize) {
         self.cores[at].peers_lost(|_, lost| lost == replica(gone));
@@ -84,6 +98,13 @@ impl Trio {
     pub(super) fn step(&mut self) -> bool {
         let mut has_done = false;
         for at in 0..3 {
+            if let Some(held) = self.hung.get_mut(&at) {
+                if held.is_none() {
+                    *held = self.cores[at].take_block(BLOCK_BYTES);
+                }
+                self.take(at);
+                continue;
+            }
             while let Some(block) = self.cores[at].take_block(BLOCK_BYTES) {
                 self.cores[at].block_persisted(block);
                 has_done = true;
