@@ -56,8 +56,43 @@ pub struct Segments<D: Disk> {
     disk: D,
     dir: PathBuf,
     readers: RefCell<Readers<D>>,
-    /// Names of files that are to be removed.
-    gone: RefCell<Vec<String>>,
+    gone: RefCell<Gone>,
+}
+
+/// Names of files that are to be removed.
+#[derive(Debug, Default)]
+struct Gone {
+    /// Nobody has begun with them.
+    waiting: Vec<String>,
+    /// Somebody is at them.
+    under_way: Vec<String>,
+    /// They could not be removed.
+    failed: Vec<String>,
+}
+
+impl Gone {
+    fn take(&mut self, again: bool) -> Vec<String> {
+        if !self.under_way.is_empty() {
+            return Vec::new();
+        }
+        self.under_way = std::mem::take(&mut self.waiting);
+        if again {
+            self.under_way.append(&mut self.failed);
+        }
+        self.under_way.clone()
+    }
+
+    fn removed(&mut self, mut failed: Vec<String>) {
+        self.under_way.clear();
+        self.failed.append(&mut failed);
+    }
+
+    fn any(&self, mut is_one: impl FnMut(&str) -> bool) -> bool {
+        [&self.waiting, &self.under_way, &self.failed]
+            .into_iter()
+            .flatten()
+            .any(|name| is_one(name))
+    }
 }
 
 impl<D: Disk> std::fmt::Debug for Segments<D> {
@@ -208,10 +243,10 @@ impl<D: Disk> Segments<D> {
         found.into_iter().flat_map(named).collect()
     }
 
-    /// Whether files of a partition's segments are to be removed, which nobody has begun with.
+    /// Whether files of a partition's segments are to be removed, or are being removed at this moment.
     pub fn is_removing(&self, topic: TopicId, partition: u32) -> bool {
         let prefix = segment::name::prefix(topic.0, partition);
-        self.gone.borrow().iter().any(|name| name.starts_with(&prefix))
+        self.gone.borrow().any(|name| name.starts_with(&prefix))
     }
 
     /// Notes segments that nobody needs any more.
@@ -219,18 +254,19 @@ impl<D: Disk> Segments<D> {
         let mut readers = self.readers.borrow_mut();
         for named in gone {
             readers.forget(named);
-            self.gone.borrow_mut().push(named.file_name());
+            self.gone.borrow_mut().waiting.push(named.file_name());
         }
     }
 
-    /// The names of files that may be removed; those that could not be are to be given back.
-    pub fn take_gone(&self) -> Vec<String> {
-        self.gone.take()
+    /// The names of files that may be removed, none while others are being removed; those that could not be only if they
+    /// are to be tried `again`. How it ended is to be said by [`Segments::removed`].
+    pub fn take_gone(&self, again: bool) -> Vec<String> {
+        self.gone.borrow_mut().take(again)
     }
 
-    /// Takes back names of files that could not be removed.
-    pub fn give_back_gone(&self, mut names: Vec<String>) {
-        self.gone.borrow_mut().append(&mut names);
+    /// The files that were taken are removed but for these.
+    pub fn removed(&self, failed: Vec<String>) {
+        self.gone.borrow_mut().removed(failed);
     }
 
     async fn reader(
@@ -364,4 +400,32 @@ fn has_moved_on(
     named: NamedSegment,
 ) -> bool {
     core.borrow().segment_at(group, from) != Some(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn given_removals_under_way_when_more_is_to_go_then_it_waits_and_all_of_it_is_known() {
+        let mut gone = Gone { waiting: names(&["a", "b"]), ..Gone::default() };
+        assert_eq!(gone.take(true), ["a", "b"]);
+        gone.waiting.push("c".to_owned());
+        assert!(gone.take(true).is_empty(), "one after the other");
+        assert!(["a", "b", "c"].iter().all(|name| gone.any(|other| other == *name)));
+        assert!(!gone.any(|name| name == "d"), "it holds up no other");
+        gone.removed(names(&["b"]));
+        assert!(!gone.any(|name| name == "a"));
+        assert!(gone.any(|name| name == "b"), "it is there yet");
+        assert_eq!(gone.take(false), ["c"], "what failed is left alone for a while");
+        gone.removed(Vec::new());
+        assert!(gone.take(false).is_empty());
+        assert_eq!(gone.take(true), ["b"]);
+        gone.removed(Vec::new());
+        assert!(!gone.any(|_| true));
+    }
 }

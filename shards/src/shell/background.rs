@@ -20,8 +20,10 @@ const FILLERS_MAX: u16 = 4;
 /// The background threads of a node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Background {
-    /// Writes segments of full log files and removes files: what the log waits for.
+    /// Writes segments of full log files: what the log waits for.
     pub writer: Executor,
+    /// Removes files: short work that others wait for, and that must not wait for theirs.
+    pub remover: Executor,
     /// Write what is copied from leaders; the shards share them.
     fillers: Arc<[Executor]>,
     /// Compacts and merges: what may take long.
@@ -39,6 +41,7 @@ impl Background {
             .map(|number| Executor::start(&format!("chronik-fill-{number}"), jobs_max));
         Ok(Background {
             writer: Executor::start("chronik-tier", jobs_max)?,
+            remover: Executor::start("chronik-remove", jobs_max)?,
             fillers: fillers.collect::<std::io::Result<_>>()?,
             cleaner: Executor::start("chronik-clean", jobs_max)?,
         })
@@ -71,5 +74,25 @@ impl Shard {
             Ok(()) => result.await.ok(),
             Err(Busy) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn given_segments_that_are_written_slowly_when_files_are_to_go_then_they_do_not_wait_for_it() {
+        let background = Background::start(1).unwrap();
+        let (end_writing, is_to_end) = channel::<()>();
+        let write = move |_: &DirectDisk| drop(is_to_end.recv());
+        background.writer.submit(Box::new(write)).unwrap();
+        let (removed, is_removed) = channel();
+        let remove = move |_: &DirectDisk| removed.send(()).unwrap();
+        background.remover.submit(Box::new(remove)).unwrap();
+        is_removed.recv().unwrap();
+        end_writing.send(()).unwrap();
     }
 }

@@ -160,9 +160,7 @@ impl Shard {
     /// Writes what was copied as segments, on a thread for that.
     async fn write_fill(self: Rc<Self>, write: FillWrite) {
         let FillWrite { fill, group, tag, term, from, chunks } = write;
-        let is_removing =
-            || self.removals.get() > 0 || self.segments.is_removing(tag.topic, tag.partition);
-        while is_removing() && !self.stopping.get() {
+        while self.segments.is_removing(tag.topic, tag.partition) && !self.stopping.get() {
             sleep(GONE_PAUSE).await; // I3
         }
         let id = tag.segment_id(self.node.cluster_uuid, term);

@@ -1,5 +1,6 @@
 //! Segments as the shards see them: reads that fail are logged, and what nobody needs is removed.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::rc::Rc;
@@ -12,6 +13,34 @@ use futures_lite::future::block_on;
 use super::shard::Shard;
 use crate::core::{FetchError, NamedSegment, PartitionView};
 use crate::stored::{FoundBatch, StoredError};
+
+/// How long a file that could not be removed is left alone: twice as long each time.
+const PAUSE_NS_MIN: u64 = 1_000_000_000;
+const PAUSE_NS_MAX: u64 = 300_000_000_000;
+
+/// When files that could not be removed are tried again.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    pause_ns: Cell<u64>,
+    again_ns: Cell<u64>,
+}
+
+impl Removals {
+    fn tries_again(&self, now_ns: u64) -> bool {
+        now_ns >= self.again_ns.get()
+    }
+
+    /// `again` says whether what had failed before was among what was tried.
+    fn note(&self, again: bool, any_failed: bool, now_ns: u64) {
+        if any_failed {
+            let pause_ns = (2 * self.pause_ns.get()).clamp(PAUSE_NS_MIN, PAUSE_NS_MAX);
+            self.pause_ns.set(pause_ns);
+            self.again_ns.set(now_ns.saturating_add(pause_ns));
+        } else if again {
+            self.pause_ns.set(0);
+        }
+    }
+}
 
 impl Shard {
     /// Batches of a partition from disk; see [`crate::stored::Segments::read`]. Cancel-safe.
@@ -90,9 +119,11 @@ impl Shard {
         self.segments.note_gone(gone);
     }
 
-    /// Lets the files of segments that nobody needs be removed. What cannot be removed is tried again.
-    pub(super) fn remove_gone_segments(self: &Rc<Self>) {
-        let names = self.segments.take_gone();
+    /// Lets the files of segments that nobody needs be removed, unless that is being done. What cannot be removed is tried
+    /// again after a pause.
+    pub(super) fn remove_gone_segments(self: &Rc<Self>, removals: &Rc<Removals>) {
+        let again = removals.tries_again(self.clock.now_ns());
+        let names = self.segments.take_gone(again);
         if names.is_empty() {
             return;
         }
@@ -112,11 +143,12 @@ impl Shard {
             });
             failed
         };
-        self.removals.set(self.removals.get() + 1);
+        let removals = Rc::clone(removals);
         chronik_ring::spawn(async move {
-            let failed = shard.in_background(&shard.background.writer, remove).await;
-            shard.segments.give_back_gone(failed.unwrap_or(kept));
-            shard.removals.set(shard.removals.get() - 1);
+            let failed = shard.in_background(&shard.background.remover, remove).await;
+            let failed = failed.unwrap_or(kept);
+            removals.note(again, !failed.is_empty(), shard.clock.now_ns());
+            shard.segments.removed(failed);
         })
         .detach();
     }
@@ -128,5 +160,31 @@ impl Shard {
         }
         tracing::error!(shard = self.id.0, group = group.0, "records could not be read: {error}");
         FetchError::Storage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_files_that_cannot_be_removed_when_tried_then_less_and_less_often_until_all_are_gone() {
+        let removals = Removals::default();
+        let mut now_ns = 7;
+        let mut pauses_s = Vec::new();
+        for _ in 0..11 {
+            assert!(removals.tries_again(now_ns));
+            removals.note(true, true, now_ns);
+            let pause_ns = removals.pause_ns.get();
+            assert!(!removals.tries_again(now_ns + pause_ns - 1));
+            removals.note(false, false, now_ns);
+            assert!(!removals.tries_again(now_ns + pause_ns - 1), "others were removed");
+            now_ns += pause_ns;
+            pauses_s.push(pause_ns / 1_000_000_000);
+        }
+        assert_eq!(pauses_s, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        removals.note(true, false, now_ns);
+        removals.note(true, true, now_ns);
+        assert_eq!(removals.pause_ns.get(), PAUSE_NS_MIN);
     }
 }

@@ -156,8 +156,6 @@ pub struct Shard {
     mesh: Mesh,
     /// The ways to the other nodes.
     pub(super) links: OnceCell<ClusterLinks>,
-    /// Removals of files of segments that are under way.
-    pub(super) removals: Cell<usize>,
     /// Records that are copied from and to other nodes.
     pub(super) traffic: FillTraffic,
     /// The consumer groups that are coordinated here.
@@ -256,7 +254,6 @@ impl Shard {
             catalog_generation_published: Cell::new(0),
             mesh,
             links: OnceCell::new(),
-            removals: Cell::new(0),
             traffic: FillTraffic::default(),
             groups: RefCell::default(),
             net_stats: RefCell::default(),

@@ -11,6 +11,7 @@ use chronik_engine::wal::{SpareProgress, WalError};
 use chronik_ring::sleep;
 
 use super::fatal::{Reason, fatal};
+use super::segments::Removals;
 use super::shard::Shard;
 
 /// Zeroed in one step while commits come, in bytes: about what one of them takes.
@@ -36,6 +37,7 @@ const IDLE: Duration = Duration::from_millis(250);
 pub async fn upkeep_loop(shard: Rc<Shard>) {
     let mut growth = Growth::default();
     let mut tidied_ns = None;
+    let removals = Rc::new(Removals::default());
     while !shard.stopping.get() {
         let now_ns = shard.clock.now_ns();
         growth.measure(now_ns, shard.metrics.borrow().counters.wal_bytes);
@@ -44,7 +46,7 @@ pub async fn upkeep_loop(shard: Rc<Shard>) {
         if tidies {
             tidied_ns = Some(now_ns);
         }
-        let pause = match step(&shard, pace.step_bytes, tidies).await {
+        let pause = match step(&shard, pace.step_bytes, tidies.then_some(&removals)).await {
             Ok(SpareProgress::Working) => pace.pause,
             Ok(SpareProgress::Ready) => IDLE,
             Err(WalError::StorageFull { .. }) => IDLE,
@@ -55,13 +57,17 @@ pub async fn upkeep_loop(shard: Rc<Shard>) {
     }
 }
 
-async fn step(shard: &Rc<Shard>, step_bytes: u64, tidies: bool) -> Result<SpareProgress, WalError> {
-    if tidies {
+async fn step(
+    shard: &Rc<Shard>,
+    step_bytes: u64,
+    tidies: Option<&Rc<Removals>>,
+) -> Result<SpareProgress, WalError> {
+    if let Some(removals) = tidies {
         shard.wal.finish_sealed().await?;
         cut_logs(shard);
         let needed = |group| shard.with_core(|core| core.first_index_needed(group));
         shard.wal.reclaim(|| shard.held_file.get(), needed).await?;
-        shard.remove_gone_segments();
+        shard.remove_gone_segments(removals);
     }
     shard.wal.prepare_spare_step(step_bytes).await
 }

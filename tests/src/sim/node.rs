@@ -301,13 +301,15 @@ impl Node {
     }
 
     async fn remove_gone(&self) -> Result<(), WriteError> {
-        let names = self.segments.take_gone();
-        self.begin_turn().await;
+        let names = self.segments.take_gone(false);
+        if names.is_empty() {
+            return Ok(());
+        }
         for name in names {
             // What stays is left over at the next start.
             drop(self.disk.remove(&self.segments.dir().join(name)).await);
         }
-        self.end_turn();
+        self.segments.removed(Vec::new());
         Ok(())
     }
 
