@@ -13,6 +13,7 @@ use chronik_replication::{
 };
 
 use super::group::{Group, Machine};
+use super::ticks::Tick;
 use super::{ProduceError, ShardCore, Shared, Token};
 use crate::catalog::CommandId;
 
@@ -30,8 +31,8 @@ const AWAITED_COMMANDS_MAX: usize = 4096;
 /// Groups that are not here and of whose leaders is remembered what they said; and for how many ticks at most: 10 s.
 const EARLY_SIGNS_MAX: usize = 16_384;
 const EARLY_SIGN_TICKS: u64 = 200;
-/// After this a command that another node took counts as lost.
-const AWAITED_MS_MAX: i64 = 120_000;
+/// After so many ticks a command that another node took counts as lost: 120 s. Not by the wall clock, which may be set back.
+const AWAITED_TICKS_MAX: u64 = 2_400;
 
 /// Entries that followers of a group need and that are not in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +84,7 @@ pub(super) struct EarlySign {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Awaited {
     pub(super) token: Token,
-    expires_ms: i64,
+    since: Tick,
 }
 
 impl ShardCore {
@@ -264,8 +265,8 @@ impl ShardCore {
         if self.shared.awaited.len() >= AWAITED_COMMANDS_MAX {
             return Err(ProduceError::Overloaded);
         }
-        let expires_ms = self.shared.now_ms.saturating_add(AWAITED_MS_MAX);
-        self.shared.awaited.insert(id, Awaited { token, expires_ms });
+        let since = self.shared.ticks.now;
+        self.shared.awaited.insert(id, Awaited { token, since });
         Ok(())
     }
 
@@ -277,10 +278,9 @@ impl ShardCore {
     }
 
     pub(super) fn expire_awaited(&mut self) {
-        let now_ms = self.shared.now_ms;
-        let Shared { awaited, effects, .. } = &mut self.shared;
+        let Shared { awaited, effects, ticks, .. } = &mut self.shared;
         awaited.retain(|_, awaited| {
-            let waits = awaited.expires_ms >= now_ms;
+            let waits = ticks.now.since(awaited.since) <= AWAITED_TICKS_MAX;
             if !waits {
                 effects.replies.push((awaited.token, Err(ProduceError::NotLeader)));
             }

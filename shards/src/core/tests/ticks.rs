@@ -56,3 +56,35 @@ fn given_a_group_made_later_when_its_turn_comes_then_what_passed_before_does_not
     bench.core.create_group(late, alone(200));
     assert_eq!(bench.ticks_missed()[&late], 0);
 }
+
+#[test]
+fn given_a_clock_that_is_set_back_when_a_command_of_another_node_is_lost_then_nobody_waits_longer()
+{
+    let mut bench = Bench::new();
+    bench.core.tick(1_000_000_000);
+    let id = crate::catalog::CommandId(uuid::Uuid::from_u128(7));
+    bench.core.await_command(id, Token(1)).unwrap();
+    let mut ticks = 0;
+    let replies = loop {
+        bench.core.tick(5);
+        ticks += 1;
+        let replies = bench.replies();
+        if !replies.is_empty() || ticks > 10_000 {
+            break replies;
+        }
+    };
+    assert_eq!(replies, [(Token(1), Err(ProduceError::NotLeader))], "after {ticks} ticks");
+    assert!((2_400..2_402).contains(&ticks), "{ticks}");
+}
+
+#[test]
+fn given_a_clock_that_is_set_ahead_when_a_command_of_another_node_is_on_its_way_then_it_is_waited_for()
+ {
+    let mut bench = Bench::new();
+    let id = crate::catalog::CommandId(uuid::Uuid::from_u128(7));
+    bench.core.await_command(id, Token(1)).unwrap();
+    for _ in 0..2_400 {
+        bench.core.tick(1_000_000_000);
+        assert_eq!(bench.replies(), []);
+    }
+}
