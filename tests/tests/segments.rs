@@ -280,6 +280,7 @@ fn given_a_short_segment_ms_when_little_is_written_then_it_is_compacted_all_the_
     let settings = Settings { shards: 1, ..Settings::new() };
     let settings = settings
         .with_top("wal.indexing_interval = 1")
+        .with_top("wal.roll_ms_min = 1000")
         .with_top("kafka.log_cleaner_backoff_ms = 100");
     let broker = Broker::start(settings).unwrap();
     let mut connection = connect(&broker);

@@ -138,6 +138,9 @@ settings! {
         /// A log file is sealed this long after its first record although it is not full; a topic's segment.ms may make
         /// it shorter.
         roll_ms: u64 [1000, 30 * DAY_MS] = 1_800_000;
+        /// The least that a topic's segment.ms may come to: sealing a log file costs every partition of its shard a
+        /// checkpoint.
+        roll_ms_min: u64 [1000, 30 * DAY_MS] = 60_000;
         /// Whether what full log files hold is written as segments, one or more per partition, so that the files can go.
         /// Without it a log file stays as long as one partition keeps a record of it.
         indexing_enabled: bool = true;

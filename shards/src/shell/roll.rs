@@ -3,6 +3,7 @@
 //! `segment.ms`.
 //!
 //! - I1: the log goes on in a file that is ready for it: a roll by time costs no producer a wait and takes no ballast.
+//! - I2: topics make it no more frequent than `wal.roll_ms_min` says: a roll concerns all partitions of the core.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use chronik_engine::ids::FileSeq;
 use chronik_ring::sleep;
 
 use super::shard::Shard;
+use crate::config::WalConfig;
 
-/// How often the age of the active file is looked at, and the least that `segment.ms` may come to.
+/// How often the age of the active file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Asks for rolls until the shard stops.
@@ -32,15 +34,20 @@ pub async fn roll_loop(shard: Rc<Shard>) {
 
 /// How long records may stay in the active file.
 fn limit_ms(shard: &Shard) -> u64 {
-    let of_file = shard.node.config.wal.roll_ms;
+    let WalConfig { roll_ms, roll_ms_min, .. } = shard.node.config.wal;
     let catalog = shard.catalog();
     let shorter = catalog.topics().filter_map(|topic| {
         let segment_ms = topic.settings.segment_ms.unsigned_abs();
-        let is_held = segment_ms < of_file
+        let is_held = segment_ms < roll_ms
             && topic.partitions.iter().any(|p| shard.wal.active_holds_records_of(p.group));
         is_held.then_some(segment_ms)
     });
-    shorter.min().unwrap_or(of_file)
+    shortest(roll_ms, roll_ms_min, shorter.min())
+}
+
+/// The limit of the file, or that of a topic, which whoever may configure topics chooses (I2).
+fn shortest(roll_ms: u64, roll_ms_min: u64, segment_ms: Option<u64>) -> u64 {
+    segment_ms.map_or(roll_ms, |segment_ms| segment_ms.max(roll_ms_min).min(roll_ms))
 }
 
 /// Since when the active file holds records.
@@ -66,6 +73,17 @@ impl Age {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn given_a_topic_that_asks_for_very_short_files_when_asked_then_the_core_rolls_no_more_often_than_set()
+     {
+        assert_eq!(shortest(1_800_000, 60_000, None), 1_800_000);
+        assert_eq!(shortest(1_800_000, 60_000, Some(90_000)), 90_000);
+        for segment_ms in [0, 1, 59_999] {
+            assert_eq!(shortest(1_800_000, 60_000, Some(segment_ms)), 60_000);
+        }
+        assert_eq!(shortest(30_000, 60_000, Some(1)), 30_000, "what is set for the file holds");
+    }
 
     #[test]
     fn given_files_when_their_age_is_asked_for_then_it_counts_from_the_first_record_seen() {
