@@ -41,6 +41,12 @@ impl SmallDisk {
         Ok(made.then(|| SmallDisk { mounted_at, _scratch: scratch }))
     }
 
+    /// Bytes that are free on it.
+    pub fn available(&self) -> Result<u64> {
+        let stat = rustix::fs::statvfs(&self.mounted_at)?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+
     /// Where its files are.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -215,6 +215,64 @@ fn given_a_full_disk_when_a_topic_is_deleted_then_it_is_done_at_once_and_makes_t
     assert_eq!(broker.terminate().unwrap().code(), Some(0));
 }
 
+/// Long enough for the log to fill the disk before the first segment is written.
+const INTERVAL_S: u64 = 15;
+const WAL_FILE_BYTES: u64 = 1 << 20;
+/// Free beside whole files of the log when the disk is full, if the log takes all it can get: too little for segments.
+const REST_BYTES: u64 = 64 << 10;
+/// A little more than a sector, so that segments take much less than the log.
+const SMALL_VALUE_BYTES: usize = 4_200;
+
+#[test]
+fn given_a_disk_that_the_log_fills_before_segments_are_written_when_they_are_then_produce_returns_by_itself()
+ {
+    let Some(disk) = SmallDisk::make().unwrap() else {
+        say_skipped(small_disk::NEEDED);
+        return;
+    };
+    let settings = Settings {
+        shards: 1,
+        wal_file_bytes: WAL_FILE_BYTES,
+        ballast_bytes: 1 << 20,
+        data_dir: Some(disk.path().join("data")),
+        ..Settings::new()
+    };
+    let settings = settings.with_top(&format!("wal.indexing_interval = {INTERVAL_S}"));
+    let mut broker = Broker::start(settings).unwrap();
+    let topic = fresh_name("ahead");
+    let mut connection = connect(&broker);
+    connection.ensure_topic(&topic).unwrap();
+    wait_for("the next file is there", DEADLINE, || {
+        let names = std::fs::read_dir(disk.path().join("data/shards/000/wal")).ok()?;
+        let mut names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.any(|name| name.starts_with("spare-")).then_some(())
+    })
+    .unwrap();
+    let filler_bytes = (disk.available().unwrap() - REST_BYTES) % WAL_FILE_BYTES;
+    std::fs::write(disk.path().join("filler"), vec![1; usize::try_from(filler_bytes).unwrap()])
+        .unwrap();
+
+    let mut stored = 0;
+    let mut small = |connection: &mut RawConnection| {
+        let mut value = format!("{stored:08}").into_bytes();
+        value.resize(SMALL_VALUE_BYTES, b'x');
+        let batch = BatchBuilder::of_value(value).build();
+        let code = connection.produce(&topic, 0, batch).unwrap().error_code;
+        stored += usize::from(code == 0);
+        code
+    };
+    while small(&mut connection) == 0 {}
+    println!("full, {} bytes are free", disk.available().unwrap());
+    wait_for("segments make room", DEADLINE, || (small(&mut connection) == 0).then_some(()))
+        .unwrap();
+    assert_eq!(broker.terminate().unwrap().code(), Some(0));
+    broker.start_again().unwrap();
+    let logs = read_topic(&broker.bootstrap(), &topic, 1, DEADLINE).unwrap();
+    let number = |value: &[u8]| std::str::from_utf8(&value[..8]).unwrap().parse::<usize>().unwrap();
+    let numbers: Vec<usize> = logs[0].records.iter().map(|record| number(&record.value)).collect();
+    assert_eq!(numbers, (0..stored).collect::<Vec<_>>());
+}
+
 /// Produces until several in a row are refused at once, with an error that means storage.
 fn fill(connection: &mut RawConnection, topic: &str, told: &mut Told) {
     let mut refused_in_a_row = 0;

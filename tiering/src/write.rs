@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use chronik_engine::disk::Disk;
 use chronik_engine::ids::{GroupId, Offset, RaftIndex};
 use chronik_engine::log_index::Extent;
+use chronik_engine::segment::format::{INDEX_ENTRY_BYTES, INDEX_INTERVAL_BYTES, SECTOR_BYTES};
 use chronik_engine::segment::{Segment, SegmentError, SegmentId};
 use chronik_engine::wal::{ReadError, SealedFile, SealedName};
 use thiserror::Error;
@@ -21,6 +22,9 @@ use crate::pace::Pace;
 
 /// What is gathered before it is written.
 pub const GATHERED_BYTES_MAX: u64 = 64 << 20;
+
+/// What a segment has beside its batches and the entries of its index: header, footer, and two sectors filled up.
+const SECTORS_MORE: u64 = 4;
 
 /// A sealed file, and what of it is to be written.
 #[derive(Debug)]
@@ -61,6 +65,14 @@ pub enum WriteError {
     /// A segment could not be written.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// There is no room for all of them. Nothing was written: a part would take the room that others need to end.
+    #[error("segments of {needed} bytes are to be written where {available} are free")]
+    NoRoom {
+        /// What they take.
+        needed: u64,
+        /// What the disk has.
+        available: u64,
+    },
 }
 
 /// Writes what the job names and tells `done` of each segment. Not cancel-safe.
@@ -74,6 +86,12 @@ pub async fn write_segments<D: Disk>(
     done: &mut impl FnMut(&WritePart, Segment),
 ) -> Result<(), WriteError> {
     let file = SealedFile::open(disk, job.shard_uuid, &job.wal_file).await?;
+    let needed = job.parts.iter().map(|part| bytes_needed(&file, part)).sum();
+    // What a file system does not tell shows when it is full.
+    let available = disk.available(&job.segments_dir).await.unwrap_or(u64::MAX);
+    if available < needed {
+        return Err(WriteError::NoRoom { needed, available });
+    }
     let mut from = 0;
     while from < job.parts.len() {
         let to = set_end(&file, &job.parts, from);
@@ -81,6 +99,16 @@ pub async fn write_segments<D: Disk>(
         from = to;
     }
     Ok(())
+}
+
+/// What the segments of a part take at most.
+fn bytes_needed<D: Disk>(file: &SealedFile<D>, part: &WritePart) -> u64 {
+    let extents = file.extents(part.group, part.from, part.last);
+    let payload: u64 = extents.map(|extent| u64::from(extent.payload_bytes)).sum();
+    // None is written before the next batch would make it too large, so two that follow one another hold more than that.
+    let segments = 2 * payload.div_ceil(part.segment_bytes_max.clamp(1, GATHERED_BYTES_MAX));
+    let index_bytes = payload / INDEX_INTERVAL_BYTES * INDEX_ENTRY_BYTES as u64;
+    payload + index_bytes + segments * SECTORS_MORE * SECTOR_BYTES
 }
 
 /// The end of the set that begins at `from`: as many parts as fit into memory together, at least one.

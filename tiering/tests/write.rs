@@ -205,6 +205,32 @@ fn given_damage_in_the_log_when_written_then_it_is_an_error_and_what_was_told_be
 }
 
 #[test]
+fn given_too_little_room_when_written_then_nothing_is_and_what_was_asked_for_is_enough() {
+    for seed in 0..8 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut log = Log::new();
+        log.fill(&mut rng, 60);
+        let used = |log: &Log| -> u64 {
+            let len = |path: PathBuf| log.disk.read_raw(&path).unwrap().len() as u64;
+            log.disk.files().into_iter().map(len).sum()
+        };
+        let parts = || [1, 2, 3].map(|group| log.part(GroupId(group), Offset(0), false)).to_vec();
+        let before = used(&log);
+        log.disk.set_capacity(Some(before));
+        let (written, result) = log.write(parts());
+        let Err(WriteError::NoRoom { needed, available: 0 }) = result else { panic!("{result:?}") };
+        assert!(written.is_empty());
+        log.disk.set_capacity(Some(before + needed - 1));
+        assert!(matches!(log.write(parts()).1, Err(WriteError::NoRoom { .. })));
+        assert_eq!(used(&log), before, "seed {seed}: nothing was written");
+        log.disk.set_capacity(Some(before + needed));
+        log.write(parts()).1.unwrap();
+        let taken = used(&log) - before;
+        assert!(needed < 2 * taken, "seed {seed}: {needed} bytes asked for, {taken} taken");
+    }
+}
+
+#[test]
 fn given_small_segments_when_merged_then_one_stands_for_all_with_the_same_batches() {
     let mut log = Log::new();
     log.fill(&mut StdRng::seed_from_u64(4), 60);

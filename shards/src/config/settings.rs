@@ -133,7 +133,7 @@ settings! {
     wal: WalConfig {
         /// The size of a log file.
         file_bytes: u64 [MIB, 16 * GIB] = 256 * MIB;
-        /// Space kept aside on the disk, given back when it is full so that the broker can still clean up.
+        /// Space kept aside on the disk for when it is full, so that the broker can still clean up.
         ballast_bytes: u64 [0, 16 * GIB] = 64 * MIB;
         /// A log file is sealed this long after its first record although it is not full; a topic's segment.ms may make
         /// it shorter.
@@ -142,7 +142,8 @@ settings! {
         /// checkpoint.
         roll_ms_min: u64 [1000, 30 * DAY_MS] = 60_000;
         /// Whether what full log files hold is written as segments, one or more per partition, so that the files can go.
-        /// Without it a log file stays as long as one partition keeps a record of it.
+        /// Without it a log file stays as long as one partition keeps a record of it. The log leaves room on the disk for
+        /// the segments of a file: 5/4 of wal.file_bytes, or of wal.ballast_bytes if that is more.
         indexing_enabled: bool = true;
         /// How often it is looked for log files that are full, in seconds.
         indexing_interval: u64 [1, 86_400] = 30;

@@ -33,7 +33,7 @@ use super::retention::retention_loop;
 use super::roll::roll_loop;
 use super::serve::Listeners;
 use super::shard::{NodeInfo, Order, Shard, ShardParts, random_seed};
-use super::tiering::tiering_loop;
+use super::tiering::{room_for_segments, tiering_loop};
 use super::upkeep::upkeep_loop;
 use crate::catalog::{CommandOutcome, Incarnation};
 use crate::core::{CoreConfig, CoreError, ShardCore};
@@ -391,6 +391,7 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     let options = WalOptions {
         file_bytes: node.config.wal.file_bytes,
         ballast_bytes: node.config.wal.ballast_bytes,
+        left_free_bytes: room_for_segments(&node.config.wal),
         ..WalOptions::new(&dir, shard_uuid)
     };
     if node.cluster.as_ref().is_some_and(|place| !place.is_new) {

@@ -4,7 +4,9 @@
 //! - I1: one file at a time, the oldest first, and a file is kept while it is read ([`Shard::held_file`]).
 //! - I2: only what is committed and applied goes into segments.
 //! - I3: what fails is tried again, from where it failed, an interval later. The log grows meanwhile, up to the disk's
-//!   end, and produce is refused then as on any full disk.
+//!   end, and produce is refused then as on any full disk. The log leaves [`room_for_segments`] free, so that one file
+//!   after the other can become segments on such a disk, too; a job for which there is no room yet waits for the file
+//!   before it to go, and takes nothing meanwhile.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,11 +15,12 @@ use chronik_engine::disk_direct::DirectDisk;
 use chronik_engine::ids::FileSeq;
 use chronik_ring::sleep;
 use chronik_tiering::pace::ThreadPace;
-use chronik_tiering::write::{GATHERED_BYTES_MAX, WriteJob, WritePart, write_segments};
+use chronik_tiering::write::{GATHERED_BYTES_MAX, WriteError, WriteJob, WritePart, write_segments};
 use futures_lite::future::block_on;
 
 use super::shard::Shard;
 use crate::catalog::Topic;
+use crate::config::WalConfig;
 use crate::core::NamedSegment;
 
 /// The smallest, so that a file of the log does not become thousands.
@@ -28,6 +31,19 @@ const PACE_MIN: u64 = 64 << 20;
 
 /// The greatest one: the disk belongs to the log first.
 const PACE_MAX: u64 = 512 << 20;
+
+/// Between two looks for room.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
+
+/// Bytes that the log leaves free on its disk: what the segments of one file take, of which each has a few sectors beside
+/// its batches, so that they may be thousands.
+pub(super) fn room_for_segments(wal: &WalConfig) -> u64 {
+    if !wal.indexing_enabled {
+        return 0;
+    }
+    let largest = wal.file_bytes.max(wal.ballast_bytes);
+    largest + largest / 4
+}
 
 /// Writes segments of what has been sealed, time and again, until the shard stops.
 ///
@@ -40,8 +56,11 @@ pub async fn tiering_loop(shard: Rc<Shard>, strangers: Vec<NamedSegment>) {
     }
     let interval = Duration::from_secs(shard.node.config.wal.indexing_interval.max(1));
     let mut done_to = FileSeq(0);
+    let mut waits_for_room = FileSeq(0);
+    let mut pause = interval;
     loop {
-        sleep(interval).await;
+        sleep(pause).await;
+        pause = interval;
         while !shard.stopping.get() {
             let files = shard.wal.sealed_files(done_to);
             let waiting = files.len() as u64;
@@ -63,9 +82,20 @@ pub async fn tiering_loop(shard: Rc<Shard>, strangers: Vec<NamedSegment>) {
             let written = write(&shard, job, pace).await;
             shard.held_file.set(None);
             match written {
-                Some(0) => done_to = file, // nothing but what damage took: the next segment stands for it
-                Some(_) => {}
-                None => break,
+                Written::All(0) => done_to = file, // nothing but what damage took: the next segment stands for it
+                Written::All(_) => {}
+                Written::NotAll => break,
+                Written::NoRoom { needed } => {
+                    if std::mem::replace(&mut waits_for_room, file) != file {
+                        tracing::warn!(
+                            shard = shard.id.0,
+                            file = file.0,
+                            "segments of {needed} bytes wait for room on the disk"
+                        );
+                    }
+                    pause = interval.min(NO_ROOM_PAUSE);
+                    break;
+                }
             }
         }
         if shard.stopping.get() {
@@ -93,8 +123,19 @@ pub(super) fn segment_bytes_max(topic: &Topic) -> u64 {
     topic.settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, GATHERED_BYTES_MAX)
 }
 
-/// Lets a job be done and then tells the core of the segments that were written: how many, `None` if not all could be.
-async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> Option<usize> {
+/// What became of a job.
+enum Written {
+    /// So many segments were written, and no more are to be.
+    All(usize),
+    NotAll,
+    /// There is no room yet.
+    NoRoom {
+        needed: u64,
+    },
+}
+
+/// Lets a job be done and then tells the core of the segments that were written.
+async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> Written {
     let file = job.wal_file.seq;
     let work = move |disk: &DirectDisk| {
         let mut segments = Vec::new();
@@ -105,7 +146,7 @@ async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> Option
         (segments, result)
     };
     let written = shard.in_background(&shard.background.writer, work).await;
-    let (segments, result) = written?;
+    let Some((segments, result)) = written else { return Written::NotAll };
     let count = segments.len();
     {
         let counters = &mut shard.metrics.borrow_mut().counters;
@@ -118,12 +159,16 @@ async fn write(shard: &Rc<Shard>, job: WriteJob, mut pace: ThreadPace) -> Option
             core.add_segment(group, named);
         }
     });
-    if let Err(error) = &result {
-        tracing::error!(
-            shard = shard.id.0,
-            file = file.0,
-            "segments could not be written, another try follows: {error}"
-        );
+    match result {
+        Ok(()) => Written::All(count),
+        Err(WriteError::NoRoom { needed, .. }) => Written::NoRoom { needed },
+        Err(error) => {
+            tracing::error!(
+                shard = shard.id.0,
+                file = file.0,
+                "segments could not be written, another try follows: {error}"
+            );
+            Written::NotAll
+        }
     }
-    result.is_ok().then_some(count)
 }

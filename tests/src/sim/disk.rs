@@ -140,6 +140,7 @@ pub fn tiering_io_failed(error: &WriteError) -> bool {
     match error {
         WriteError::Read(error) => read_io_failed(error),
         WriteError::Segment(error) => segment_io_failed(error),
+        WriteError::NoRoom { .. } => true,
     }
 }
 
@@ -158,7 +159,11 @@ pub fn is_segment_full(error: &SegmentError) -> bool {
 /// Whether there was no room for segments.
 #[must_use]
 pub fn is_full(error: &WriteError) -> bool {
-    matches!(error, WriteError::Segment(error) if is_segment_full(error))
+    match error {
+        WriteError::Segment(error) => is_segment_full(error),
+        WriteError::NoRoom { .. } => true,
+        WriteError::Read(_) => false,
+    }
 }
 
 /// Whether the disk is to blame for records that could not be read.
