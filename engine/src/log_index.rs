@@ -461,8 +461,8 @@ impl LogIndex {
     /// What a file holds of each group.
     pub fn ranges_in_file(&self, file: FileSeq) -> impl Iterator<Item = (GroupId, FileRange)> {
         self.groups.iter().flat_map(move |(group, log)| {
-            let found = log.ranges.iter().find(move |range| range.file == file);
-            found.map(|range| (*group, *range))
+            let at = log.ranges.binary_search_by_key(&file, |range| range.file).ok()?;
+            Some((*group, *log.ranges.get(at)?))
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use chronik_engine::batch::{BatchBuilder, patch_header};
 use chronik_engine::disk::{DISK_ALIGN, Disk, DiskFile};
-use chronik_engine::disk_sim::{CrashMode, SimDisk, block_on};
+use chronik_engine::disk_sim::{CrashMode, Fault, SimDisk, block_on};
 use chronik_engine::ids::{Offset, Term};
 use chronik_engine::segment::format::INDEX_INTERVAL_BYTES;
 use chronik_engine::segment::{
@@ -124,6 +124,40 @@ fn given_another_number_of_batches_when_finished_then_there_is_no_segment() {
             SegmentError::NotPlanned { fault: SegmentFault::Count { .. }, .. }
         ));
         assert!(SegmentReader::open(&disk, &path()).await.is_err());
+        assert_eq!(disk.list(Path::new(DIR)).await.unwrap(), [], "nothing is left of it");
+    });
+}
+
+#[test]
+fn given_a_disk_that_fails_when_a_segment_is_written_then_nothing_is_left_of_it() {
+    let batches = sample();
+    let mut failures = 0;
+    for after in 0..40 {
+        for fault in [Fault::WriteError, Fault::SyncError] {
+            let disk = SimDisk::new(1);
+            block_on(disk.create_dir_all(Path::new(DIR))).unwrap();
+            disk.fail_after(after, fault);
+            let written = block_on(write(&disk, &batches));
+            disk.clear_faults();
+            let left = block_on(disk.list(Path::new(DIR))).unwrap();
+            assert_eq!(left.is_empty(), written.is_err(), "{fault:?} after {after}: {left:?}");
+            failures += usize::from(written.is_err());
+        }
+    }
+    assert!(failures > 4, "{failures}");
+}
+
+#[test]
+fn given_a_writer_when_it_is_discarded_then_nothing_is_left_and_another_may_begin() {
+    let disk = SimDisk::new(1);
+    let batches = sample();
+    block_on(async {
+        disk.create_dir_all(Path::new(DIR)).await.unwrap();
+        let made = SegmentWriter::create(disk.clone(), &path(), plan(&batches)).await;
+        made.unwrap().discard().await;
+        assert_eq!(disk.list(Path::new(DIR)).await.unwrap(), []);
+        // A process that ended amid a segment leaves it behind, for a start to remove.
+        drop(SegmentWriter::create(disk.clone(), &path(), plan(&batches)).await.unwrap());
         assert_eq!(sweep(&disk, Path::new(DIR)).await.unwrap(), 1);
         assert_eq!(disk.list(Path::new(DIR)).await.unwrap(), []);
     });
@@ -157,6 +191,28 @@ fn given_any_flipped_byte_that_counts_when_read_then_it_is_found() {
             }
         });
         assert!(found, "byte {at}");
+    }
+}
+
+#[test]
+fn given_another_base_offset_in_a_batch_when_read_then_it_is_damage_and_not_the_end() {
+    let batches = sample();
+    let disk = SimDisk::new(1);
+    block_on(write(&disk, &batches)).unwrap();
+    let mut begin = 4096;
+    for batch in &batches {
+        for byte in 0..8 {
+            let mut bytes = batch.bytes[byte..=byte].to_vec();
+            bytes[0] ^= 0x40;
+            disk.write_raw(&path(), begin + byte as u64, &bytes).unwrap();
+            block_on(async {
+                let reader = SegmentReader::open(&disk, &path()).await.unwrap();
+                let read = reader.read_batches(Offset(0), Offset(19), usize::MAX).await;
+                assert!(read.is_err(), "byte {byte} at {}: {read:?}", batch.base);
+            });
+            disk.write_raw(&path(), begin + byte as u64, &batch.bytes[byte..=byte]).unwrap();
+        }
+        begin += batch.bytes.len() as u64;
     }
 }
 

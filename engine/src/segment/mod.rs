@@ -71,6 +71,16 @@ pub enum SegmentError {
 }
 
 impl SegmentError {
+    /// The file that could not be written or read.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            SegmentError::Io { path, .. }
+            | SegmentError::Damaged { path, .. }
+            | SegmentError::NotPlanned { path, .. } => path,
+        }
+    }
+
     fn io(path: &Path) -> impl FnOnce(io::Error) -> SegmentError {
         let path = path.to_owned();
         move |source| SegmentError::Io { path, source }

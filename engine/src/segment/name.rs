@@ -15,8 +15,7 @@ use crate::ids::{Offset, Term};
 const SUFFIX: &str = ".segment";
 
 /// What the names of all segments of a partition begin with.
-#[must_use]
-pub fn prefix(topic: Uuid, partition: u32) -> String {
+fn prefix(topic: Uuid, partition: u32) -> String {
     format!("{}-{partition}-", topic.simple())
 }
 

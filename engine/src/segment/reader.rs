@@ -5,6 +5,8 @@
 //!
 //! - I1: what is read is bounded by what was asked for and one batch: lengths in the file are checked against its size
 //!   before memory is reserved.
+//! - I2: a batch's base offset, which its own checksum leaves out, is where the index has it: what is damaged there is not
+//!   taken for the end of what was asked for.
 
 use std::path::{Path, PathBuf};
 
@@ -53,6 +55,8 @@ pub struct SegmentReader<D: Disk> {
 /// A place in the batches, and what was read ahead of it: `ahead` lies there, `then` follows.
 struct Cursor {
     position: u64,
+    /// The least that the next batch's base offset can be.
+    expected: Offset,
     ahead: Bytes,
     then: Bytes,
     /// What is read at once.
@@ -61,7 +65,8 @@ struct Cursor {
 
 impl Cursor {
     fn new(position: u64, window_bytes: u64) -> Cursor {
-        Cursor { position, ahead: Bytes::new(), then: Bytes::new(), window_bytes }
+        let (ahead, then) = (Bytes::new(), Bytes::new());
+        Cursor { position, expected: Offset(0), ahead, then, window_bytes }
     }
 }
 
@@ -239,10 +244,26 @@ impl<D: Disk> SegmentReader<D> {
         self.fill(cursor, HEADER_BYTES).await?;
         let header = BatchHeader::read(&cursor.ahead);
         let header = header.filter(|h| h.base_offset.0 >= 0 && h.last_offset_delta >= 0);
-        match header {
-            Some(header) => Ok(Some(header)),
-            None => Err(self.damaged(cursor.position, SegmentFault::Batch)),
+        let header = header.ok_or_else(|| self.damaged(cursor.position, SegmentFault::Batch))?;
+        if !self.is_in_place(cursor, &header) {
+            return Err(self.damaged(cursor.position, SegmentFault::Contradiction));
         }
+        cursor.expected = end_offset(&header);
+        Ok(Some(header))
+    }
+
+    /// Whether the batch at the cursor may have these offsets (I2).
+    fn is_in_place(&self, cursor: &Cursor, header: &BatchHeader) -> bool {
+        let after = self.index.partition_point(|entry| entry.position <= cursor.position);
+        let Some(entry) = after.checked_sub(1).and_then(|at| self.index.get(at)) else {
+            return false;
+        };
+        let begins = match entry.position == cursor.position {
+            true => header.base_offset == entry.base_offset,
+            false => header.base_offset > entry.base_offset,
+        };
+        let end = self.index.get(after).map_or(self.summary.end_offset, |next| next.base_offset);
+        begins && header.base_offset >= cursor.expected && end_offset(header) <= end
     }
 
     /// The size of the batch at the cursor, which ends within the file.

@@ -2,6 +2,7 @@
 //!
 //! - I1: nothing is visible under the segment's name before [`SegmentWriter::finish`] has made all of it durable.
 //! - I2: the file is as long as the plan says from its creation on; a plan that the batches do not keep is an error.
+//! - I3: after an error, or [`SegmentWriter::discard`], nothing is left of it, as far as the disk lets it be removed.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -117,13 +118,10 @@ impl<D: Disk> SegmentWriter<D> {
             made = disk.create(&temporary, plan.file_bytes()).await;
         }
         let file = made.map_err(SegmentError::io(path))?;
-        let mut out = Out::new(file);
-        out.push(&plan.encode()).await.map_err(SegmentError::io(path))?;
-        out.pad().await.map_err(SegmentError::io(path))?;
-        Ok(SegmentWriter {
+        let mut writer = SegmentWriter {
             disk,
             path: path.to_owned(),
-            out,
+            out: Out::new(file),
             plan,
             index: Vec::new(),
             crc: crc32fast::Hasher::new(),
@@ -131,7 +129,32 @@ impl<D: Disk> SegmentWriter<D> {
             batches: 0,
             bytes: 0,
             delete_horizon_ms: None,
-        })
+        };
+        let begun = writer.write_header().await.map_err(SegmentError::io(path));
+        writer.unless_failed(begun).await?;
+        Ok(writer)
+    }
+
+    async fn write_header(&mut self) -> std::io::Result<()> {
+        self.out.push(&self.plan.encode()).await?;
+        self.out.pad().await
+    }
+
+    /// Lets go of what was written (I3). Not cancel-safe.
+    pub async fn discard(self) {
+        self.remove_file().await;
+    }
+
+    async fn remove_file(&self) {
+        // What stays is removed by the next writer of this name, or at the next start.
+        drop(self.disk.remove(&temporary(&self.path)).await);
+    }
+
+    async fn unless_failed<T>(&self, result: Result<T, SegmentError>) -> Result<T, SegmentError> {
+        if result.is_err() {
+            self.remove_file().await; // I3
+        }
+        result
     }
 
     /// Adds the next batch, its base offset and its leader epoch patched in. Not cancel-safe.
@@ -139,6 +162,11 @@ impl<D: Disk> SegmentWriter<D> {
     /// # Errors
     /// If it is no batch, does not come next, or the disk fails. The segment cannot be finished then.
     pub async fn push(&mut self, batch: &[u8]) -> Result<(), SegmentError> {
+        let pushed = self.push_next(batch).await;
+        self.unless_failed(pushed).await
+    }
+
+    async fn push_next(&mut self, batch: &[u8]) -> Result<(), SegmentError> {
         let header = BatchHeader::read(batch);
         let header = header.filter(|header| header.size().is_ok_and(|size| size == batch.len()));
         let header = header.ok_or_else(|| self.not_planned(SegmentFault::Batch))?;
@@ -182,6 +210,11 @@ impl<D: Disk> SegmentWriter<D> {
     /// # Errors
     /// If batches are missing, or the disk fails.
     pub async fn finish(mut self) -> Result<SegmentSummary, SegmentError> {
+        let finished = self.finish_file().await;
+        self.unless_failed(finished).await
+    }
+
+    async fn finish_file(&mut self) -> Result<SegmentSummary, SegmentError> {
         let complete =
             self.bytes == self.plan.payload_bytes && self.batches == u64::from(self.plan.batches);
         if !complete {
