@@ -26,7 +26,7 @@ use super::outbox::{Addressee, Outbox};
 use super::receive::FrameReader;
 use super::stats::{Counters, add};
 use super::tasks::Tasks;
-use crate::wire::Seat;
+use crate::wire::{RefusedReason, Seat};
 
 /// One buffer for all links of a core: a receive never waits while it holds it.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -316,5 +316,8 @@ impl<H: PeerHandler> Core<H> {
             self.handler.on_dropped(seat, group, replica);
         }
         self.handler.on_down(seat);
+        if let LinkEnd::Refused(RefusedReason::Retired) = end {
+            self.handler.on_retired(seat);
+        }
     }
 }

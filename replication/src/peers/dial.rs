@@ -46,7 +46,9 @@ impl DialError {
         matches!(
             self,
             DialError::Handshake(
-                HandshakeError::RefusedByPeer(_) | HandshakeError::RefusedHere { .. }
+                HandshakeError::RefusedByPeer(_)
+                    | HandshakeError::RefusedHere { .. }
+                    | HandshakeError::Retired
             )
         )
     }
@@ -100,6 +102,9 @@ async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardI
                     first_pause_max = config.backoff_max;
                 }
                 log_failure(core, node, seat, &error, &away_log, away_since);
+                if let DialError::Handshake(HandshakeError::Retired) = error {
+                    core.handler.on_retired(seat);
+                }
             }
         }
         attempt += 1;
@@ -142,7 +147,7 @@ fn log_failure<H: PeerHandler>(
     }
 }
 
-async fn connect<H>(
+async fn connect<H: PeerHandler>(
     core: &Rc<Core<H>>,
     node: &Node,
     seat: Seat,
@@ -153,7 +158,8 @@ async fn connect<H>(
     let connecting = Socket::connect(address, &core.socket_options);
     let socket =
         within(limit, connecting).await.ok_or(DialError::Timeout)?.map_err(DialError::Connect)?;
-    let opening = handshake::open(&core.config, &socket, seat, &core.read_buffer);
+    let is_retired = |node_uuid| core.handler.is_retired(node_uuid);
+    let opening = handshake::open(&core.config, &socket, seat, is_retired, &core.read_buffer);
     let met = within(limit, opening).await.ok_or(DialError::Timeout)??;
     if seat.shard == FIRST_SHARD {
         node.found_at.set(Some(address));

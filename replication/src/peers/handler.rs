@@ -4,6 +4,7 @@ use std::rc::Weak;
 
 use bytes::Bytes;
 use chronik_engine::ids::{GroupId, ReplicaId};
+use uuid::Uuid;
 
 use super::link::Link;
 use crate::ready::PeerMessage;
@@ -30,6 +31,14 @@ pub trait PeerHandler: 'static {
 
     /// At least one message to a replica was lost for certain: no link, or a queue that was full.
     fn on_dropped(&self, to: Seat, group: GroupId, replica: ReplicaId);
+
+    /// Whether this data directory of a node counts no more, for good: no link is made with it.
+    fn is_retired(&self, _node_uuid: Uuid) -> bool {
+        false
+    }
+
+    /// A peer that has proven itself says so of the data directory here.
+    fn on_retired(&self, _by: Seat) {}
 }
 
 /// Why a call has no answer.

@@ -12,6 +12,8 @@
 //!   flap.
 //! - I2: what an unproven peer sends is small, and is waited for only so long; see who calls.
 //! - I3: who refuses says why, to the peer and to the log.
+//! - I4: a data directory that counts no more gets no link: it would take that of the one in its place. It is told so behind the
+//!   proofs, and believes it only there: it ends for it.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -41,6 +43,9 @@ pub(super) enum HandshakeError {
     /// The peer says so.
     #[error("the peer refuses: {0}")]
     RefusedByPeer(RefusedReason),
+    /// The peer, which has proven itself, says so of this node's data directory (I4).
+    #[error("the peer refuses: {}", RefusedReason::Retired)]
+    Retired,
     /// This side says so.
     #[error("{why}")]
     RefusedHere { reason: RefusedReason, why: &'static str },
@@ -72,6 +77,7 @@ pub(super) async fn open(
     config: &PeersConfig,
     socket: &Socket,
     to: Seat,
+    is_retired: impl Fn(Uuid) -> bool,
     buffer: &RefCell<Box<[u8]>>,
 ) -> Result<Met, HandshakeError> {
     let secret = config.secret.as_deref();
@@ -103,13 +109,19 @@ pub(super) async fn open(
     }
     let proof = prove(secret, Side::Opener, &hello, &answer, config.shards);
     send(socket, &welcome(config, hello.nonce, proof).to_frame()).await?;
+    if is_retired(answer.node_uuid) {
+        return Err(refuse_retired(socket));
+    }
     // The first frame of the link is the acceptor's consent (I1); the link finds it again.
     reader.set_body_bytes_max(FRAME_BODY_BYTES_MAX);
     while reader.peek().is_none() {
         receive_any(socket, buffer, &mut reader).await?;
     }
     if let Some(Received { kind: FrameKind::Refused, body }) = reader.peek() {
-        return Err(HandshakeError::RefusedByPeer(Refused::decode(body)?.reason));
+        return Err(match Refused::decode(body)?.reason {
+            RefusedReason::Retired => HandshakeError::Retired,
+            reason => HandshakeError::RefusedByPeer(reason),
+        });
     }
     Ok(Met { node_uuid: answer.node_uuid, shards: answer.shards, reader })
 }
@@ -121,6 +133,7 @@ pub(super) async fn answer(
     hello: &Hello,
     mut reader: FrameReader,
     is_known: impl Fn(NodeId) -> bool,
+    is_retired: impl Fn(Uuid) -> bool,
     buffer: &RefCell<Box<[u8]>>,
 ) -> Result<Met, HandshakeError> {
     let judged = judge(config, hello, is_known);
@@ -144,9 +157,19 @@ pub(super) async fn answer(
         let why = "the peer does not know the cluster's secret";
         return Err(HandshakeError::RefusedHere { reason: RefusedReason::BadProof, why });
     }
+    if is_retired(opener.node_uuid) {
+        return Err(refuse_retired(socket));
+    }
     reader.set_body_bytes_max(FRAME_BODY_BYTES_MAX);
     send(socket, &Frame::new(FrameKind::Ping, Vec::new())).await?;
     Ok(Met { node_uuid: opener.node_uuid, shards: opener.shards, reader })
+}
+
+/// To a peer that this side has proven itself to (I4).
+fn refuse_retired(socket: &Socket) -> HandshakeError {
+    let reason = RefusedReason::Retired;
+    refuse(socket, reason);
+    HandshakeError::RefusedHere { reason, why: "the peer's data directory does not count any more" }
 }
 
 /// Whether a hello is for this seat, and from one that may open a link to it.

@@ -231,8 +231,10 @@ async fn adopt<H: PeerHandler>(adopting: Adopting<H>, accepted: Accepted) {
     let (socket, hello, reader) = accepted.into_parts();
     let met = {
         let is_known = |node| core.nodes.borrow().contains_key(&node);
-        let buffer = &core.read_buffer;
-        let answering = handshake::answer(&core.config, &socket, &hello, reader, is_known, buffer);
+        let is_retired = |node_uuid| core.handler.is_retired(node_uuid);
+        let (config, buffer) = (&core.config, &core.read_buffer);
+        let answering =
+            handshake::answer(config, &socket, &hello, reader, is_known, is_retired, buffer);
         within(core.config.connect_timeout, answering).await
     };
     drop(adopting);

@@ -161,6 +161,10 @@ pub enum RefusedReason {
     NewerVersion = 6,
     #[error("this node has no room for another connection now")]
     Busy = 7,
+    #[error(
+        "the sender's data directory does not count any more: another one has taken its place, or its node was removed"
+    )]
+    Retired = 8,
 }
 
 impl RefusedReason {
@@ -173,6 +177,7 @@ impl RefusedReason {
             5 => RefusedReason::BadProof,
             6 => RefusedReason::NewerVersion,
             7 => RefusedReason::Busy,
+            8 => RefusedReason::Retired,
             _ => return None,
         })
     }

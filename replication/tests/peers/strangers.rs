@@ -1,12 +1,13 @@
 //! Connections that come to no link: wrong cluster, wrong secret, wrong node, or no peer at all.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chronik_engine::ids::ShardId;
 use chronik_replication::peers::PeersConfig;
-use chronik_replication::wire::{Frame, FrameKind, Hello, RefusedReason};
+use chronik_replication::wire::{Frame, FrameKind, Hello, Refused, RefusedReason};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -84,6 +85,44 @@ fn given_a_copy_of_a_data_directory_when_dialled_then_it_refuses() {
         2,
         ["check its address and node id", "a copy of this node's data directory"],
     );
+}
+
+#[test]
+fn given_a_data_directory_that_counts_no_more_when_either_side_dials_then_it_is_told_and_gets_no_link()
+ {
+    for retired in [1, 2] {
+        on_a_core(move |_| async move {
+            let (one, two) = (TestNode::start(1), TestNode::start(2));
+            let nodes = [(1, one.address), (2, two.address)];
+            one.open(1, &nodes, |_| {});
+            two.open(1, &nodes, |_| {});
+            let (knows, told) = if retired == 1 { (&two, &one) } else { (&one, &two) };
+            let (knows, by) = (knows.seat(0).seen, seat(knows.id, 0));
+            knows.retired.borrow_mut().push(Uuid::from_u128(u128::from(told.id) + 1000));
+            let told = told.seat(0).seen;
+            eventually("it is told", || told.retired_by.borrow().contains(&by)).await;
+            assert!(knows.changes.borrow().is_empty(), "the one in its place keeps its link");
+        });
+    }
+}
+
+#[test]
+fn given_a_peer_that_has_proven_nothing_when_it_says_that_a_data_directory_counts_no_more_then_it_does()
+ {
+    on_a_core(|log| async move {
+        let liar = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TestNode::start(1);
+        one.open(1, &[(2, liar.local_addr().unwrap())], |_| {});
+        let lie = Refused { reason: RefusedReason::Retired }.to_frame().parts().concat();
+        let _link = beside(move || {
+            let (mut connection, _) = liar.accept().unwrap();
+            connection.write_all(&lie).unwrap();
+            connection
+        })
+        .await;
+        eventually("it is heard", || log.count("does not count any more") > 0).await;
+        assert!(one.seat(0).seen.retired_by.borrow().is_empty());
+    });
 }
 
 /// A node 2 that knows node 1 and 3, and takes its time.

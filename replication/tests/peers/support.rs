@@ -130,6 +130,10 @@ pub struct Recorder {
     pub notices: RefCell<Vec<LeaderNotice>>,
     pub dropped: RefCell<Vec<(Seat, GroupId, ReplicaId)>>,
     pub kept: RefCell<Vec<Replier>>,
+    /// The data directories that count no more, as far as this one knows.
+    pub retired: RefCell<Vec<Uuid>>,
+    /// Who says so of this one.
+    pub retired_by: RefCell<Vec<Seat>>,
 }
 
 impl Recorder {
@@ -177,6 +181,14 @@ impl PeerHandler for Recorder {
 
     fn on_dropped(&self, to: Seat, group: GroupId, replica: ReplicaId) {
         self.dropped.borrow_mut().push((to, group, replica));
+    }
+
+    fn is_retired(&self, node_uuid: Uuid) -> bool {
+        self.retired.borrow().contains(&node_uuid)
+    }
+
+    fn on_retired(&self, by: Seat) {
+        self.retired_by.borrow_mut().push(by);
     }
 }
 

@@ -42,14 +42,16 @@ use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId, Term};
 use chronik_replication::PeerMessage;
 use chronik_replication::peers::{Acceptor, PeerHandler, Peers, Replier};
 use chronik_replication::wire::{Call, CallRefused, LeaderNotice, Seat};
+use uuid::Uuid;
 
 pub use self::forward::NotProposed;
 use self::in_sync::InSync;
 use self::replace::Replacing;
 pub use self::start::ClusterPlace;
+use super::fatal::{Reason, fatal};
 use super::fill;
 use super::shard::Shard;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Incarnation};
 use crate::core::{GroupFetch, ShardCore};
 
 /// The shard that has the catalog's replica, on every node.
@@ -214,6 +216,15 @@ impl PeerHandler for Handler {
     fn on_dropped(&self, _to: Seat, group: GroupId, replica: ReplicaId) {
         // Told at the next tick: many messages to one replica may be lost at once.
         self.with_shard(|_, links| _ = links.lost.borrow_mut().insert((group, replica)));
+    }
+
+    fn is_retired(&self, node_uuid: Uuid) -> bool {
+        let shard = self.shard.upgrade();
+        shard.is_some_and(|shard| shard.catalog().is_retired(Incarnation(node_uuid)))
+    }
+
+    fn on_retired(&self, _by: Seat) {
+        fatal(&Reason::Retired);
     }
 }
 

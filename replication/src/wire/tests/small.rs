@@ -26,14 +26,14 @@ fn given_a_hello_when_its_seats_are_asked_for_then_they_are_its_sender_and_its_r
 #[test]
 fn given_each_reason_of_a_refusal_when_sent_then_it_is_read_and_says_something_of_its_own() {
     let mut texts = std::collections::BTreeSet::new();
-    for value in 1..=7 {
+    for value in 1..=8 {
         let mut body = [0; 8];
         body[0] = value;
         let refused = Refused::decode(&body).unwrap();
         assert_eq!(body_of(&refused.to_frame(), FrameKind::Refused), body.as_slice());
         assert!(texts.insert(refused.reason.to_string()));
     }
-    for value in [0, 8, 255] {
+    for value in [0, 9, 255] {
         let error = Refused::decode(&[value, 0, 0, 0, 0, 0, 0, 0]).unwrap_err();
         assert!(matches!(error, WireError::Value { .. }));
     }
