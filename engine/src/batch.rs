@@ -334,9 +334,19 @@ impl RecordBatch {
     /// A copy whose records all have the broker's time `now_ms`, as topics with `LogAppendTime` want it.
     #[must_use]
     pub fn with_log_append_time(&self, now_ms: i64) -> RecordBatch {
+        self.with_header(|header| header.set_log_append_time(now_ms))
+    }
+
+    /// A copy whose header tells this as the greatest timestamp of its records.
+    #[must_use]
+    pub fn with_max_timestamp(&self, max_timestamp_ms: i64) -> RecordBatch {
+        self.with_header(|header| header.max_timestamp_ms = max_timestamp_ms)
+    }
+
+    fn with_header(&self, change: impl FnOnce(&mut BatchHeader)) -> RecordBatch {
         let mut bytes = BytesMut::from(&self.bytes[..]);
         let mut header = self.header;
-        header.set_log_append_time(now_ms);
+        change(&mut header);
         bytes[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
         header.crc = header::checksum(&bytes);
         bytes[..HEADER_BYTES].copy_from_slice(&header.to_bytes());

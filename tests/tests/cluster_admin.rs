@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -23,10 +24,11 @@ use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{
     AlterPartitionReassignmentsRequest, BrokerId, CreateTopicsRequest, DescribeQuorumRequest,
     ElectLeadersRequest, GroupId, ListPartitionReassignmentsRequest, OffsetCommitRequest,
-    UnregisterBrokerRequest, describe_quorum_request, elect_leaders_request,
+    OffsetFetchRequest, UnregisterBrokerRequest, describe_quorum_request, elect_leaders_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use serde_json::Value;
@@ -247,6 +249,55 @@ fn given_a_group_when_administered_by_commands_then_its_lag_is_told_and_it_goes_
     assert_eq!(command(&["group", "list", "--bootstrap", &at], 0).unwrap(), "");
     let gone = command(&["group", "delete", "billing", "--bootstrap", &at], 1).unwrap();
     assert!(gone.contains("GROUP_ID_NOT_FOUND"), "{gone}");
+}
+
+/// What is committed for the first partition of a topic, -1 for nothing, as a node that coordinates the group tells.
+fn committed(node: &Broker, group: &str, topic: &str) -> Result<i64> {
+    let topic = OffsetFetchRequestTopic::default()
+        .with_name(topic_name(topic))
+        .with_partition_indexes(vec![0]);
+    let request = OffsetFetchRequest::default()
+        .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+        .with_topics(Some(vec![topic]));
+    let answer = connect(node)?.call(6, &request)?;
+    ensure!(answer.error_code == 0, "{group}: error {}", answer.error_code);
+    Ok(answer.topics[0].partitions[0].committed_offset)
+}
+
+#[test]
+fn given_offsets_at_several_coordinators_when_their_topic_is_deleted_and_made_again_then_all_are_gone()
+ {
+    let mut cluster = Cluster::start(3, &Settings::new()).unwrap();
+    let outcome = (|| -> Result<()> {
+        let topic = fresh_name("again");
+        create_topic(&cluster.nodes()[0], &topic, 1, 3)?;
+        let mut coordinators = BTreeMap::new();
+        for group in (0..12).map(|n| format!("group-{n}")) {
+            let at = wait_for("the group has a coordinator", DEADLINE, || {
+                (0..3).find(|at| {
+                    let connected = connect(&cluster.nodes()[*at]);
+                    let done =
+                        connected.and_then(|mut there| commit(&mut there, &group, &topic, 7));
+                    done.is_ok_and(|code| code == 0)
+                })
+            })?;
+            ensure!(committed(&cluster.nodes()[at], &group, &topic)? == 7);
+            coordinators.insert(group, at);
+        }
+        let nodes: BTreeSet<usize> = coordinators.values().copied().collect();
+        ensure!(nodes.len() > 1, "groups of several coordinators: {coordinators:?}");
+        command(&["topic", "delete", &topic, "--bootstrap", &cluster.nodes()[0].bootstrap()], 0)?;
+        create_topic(&cluster.nodes()[0], &topic, 1, 3)?;
+        for (group, at) in coordinators {
+            wait_for("the offset is forgotten", DEADLINE, || {
+                committed(&cluster.nodes()[at], &group, &topic)
+                    .is_ok_and(|offset| offset == -1)
+                    .then_some(())
+            })?;
+        }
+        Ok(())
+    })();
+    with_logs(&cluster, outcome);
 }
 
 #[test]

@@ -223,6 +223,20 @@ impl Catalog {
         group < self.next_group()
     }
 
+    /// Whether a partition had this Raft group once, and was deleted: there may be another one by its name and number.
+    #[must_use]
+    pub fn is_gone(&self, topic: &str, partition: i32, raft_group: GroupId) -> bool {
+        let named = self.topic(topic).and_then(|topic| topic.partition(partition));
+        let is_there = named.is_some_and(|partition| partition.group == raft_group);
+        !is_there && self.has_given_out(raft_group)
+    }
+
+    /// Whether a topic is not there any more that was in `earlier`.
+    #[must_use]
+    pub fn has_deleted_since(&self, earlier: &Catalog) -> bool {
+        earlier.topics.keys().any(|topic| !self.topics.contains_key(topic))
+    }
+
     /// The group that is given out next.
     #[must_use]
     pub fn next_group(&self) -> GroupId {

@@ -62,6 +62,16 @@ pub enum ConfigProblem {
         /// Its length.
         bytes: usize,
     },
+    /// It is to be no more than another one is.
+    #[error("{value} is more than {other}, which is {other_value}")]
+    MoreThan {
+        /// The value.
+        value: i64,
+        /// The other configuration.
+        other: &'static str,
+        /// What that is set to.
+        other_value: i64,
+    },
     /// More configurations than there can be.
     #[error("{configs} configurations on one topic")]
     TooMany {
@@ -69,6 +79,9 @@ pub enum ConfigProblem {
         configs: usize,
     },
 }
+
+const COMPACTION_LAG_MIN: &str = "min.compaction.lag.ms";
+const COMPACTION_LAG_MAX: &str = "max.compaction.lag.ms";
 
 /// When a record's timestamp is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,13 +199,13 @@ static DEFINITIONS: [ConfigDefinition; 35] = [
     define("leader.replication.throttled.replicas", ConfigType::FreeList, ""),
     define("local.retention.bytes", long(-2), "-2"),
     define("local.retention.ms", long(-2), "-2"),
-    define("max.compaction.lag.ms", long(1), LONG_MAX),
+    define(COMPACTION_LAG_MAX, long(1), LONG_MAX),
     define("max.message.bytes", int(0), "1048588"),
     define("message.timestamp.after.max.ms", long(0), "3600000"),
     define("message.timestamp.before.max.ms", long(0), LONG_MAX),
     define("message.timestamp.type", ConfigType::OneOf(TIMESTAMP_TYPES), "CreateTime"),
     define("min.cleanable.dirty.ratio", ConfigType::Ratio, "0.5"),
-    define("min.compaction.lag.ms", long(0), "0"),
+    define(COMPACTION_LAG_MIN, long(0), "0"),
     define("min.insync.replicas", int(1), "1"),
     define("preallocate", ConfigType::Boolean, "false"),
     define("remote.log.copy.disable", ConfigType::Boolean, "false"),
@@ -271,7 +284,14 @@ pub(super) fn check_configs(
             config_definition(name).ok_or_else(|| (name.clone(), ConfigProblem::Unknown))?;
         definition.check(value).map_err(|problem| (name.clone(), problem))?;
     }
-    Ok(())
+    let set = |name: &str| configs.get(name).and_then(|value| value.trim().parse::<i64>().ok());
+    match (set(COMPACTION_LAG_MIN), set(COMPACTION_LAG_MAX)) {
+        (Some(value), Some(other_value)) if value > other_value => {
+            let problem = ConfigProblem::MoreThan { value, other: COMPACTION_LAG_MAX, other_value };
+            Err((COMPACTION_LAG_MIN.to_owned(), problem))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl TopicSettings {
@@ -320,8 +340,8 @@ impl TopicSettings {
             min_cleanable_dirty_ratio: Millionths::of(
                 text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
             ),
-            min_compaction_lag_ms: number("min.compaction.lag.ms"),
-            max_compaction_lag_ms: number("max.compaction.lag.ms"),
+            min_compaction_lag_ms: number(COMPACTION_LAG_MIN),
+            max_compaction_lag_ms: number(COMPACTION_LAG_MAX),
             delete_retention_ms: number("delete.retention.ms"),
             durability: match text("durability") {
                 "relaxed" => Durability::Relaxed,
@@ -374,6 +394,11 @@ mod tests {
             let got = check_configs(&configs(&[(name, value)]));
             assert_eq!(got.is_ok(), valid, "{name}={value}: {got:?}");
         }
+        let lags = [("min.compaction.lag.ms", "11"), ("max.compaction.lag.ms", "10")];
+        let (name, problem) = check_configs(&configs(&lags)).unwrap_err();
+        assert_eq!(name, "min.compaction.lag.ms");
+        assert_eq!(problem.to_string(), "11 is more than max.compaction.lag.ms, which is 10");
+        assert!(check_configs(&configs(&lags[..1])).is_ok());
         let unknown = check_configs(&configs(&[("retention.msec", "1")]));
         assert_eq!(unknown, Err(("retention.msec".to_owned(), ConfigProblem::Unknown)));
     }

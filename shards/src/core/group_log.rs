@@ -1,9 +1,11 @@
 //! The partitions of `__consumer_offsets`: their logs hold commands, and what these come to is the state of consumer
 //! groups.
 //!
-//! - I1: a store is shown only by a leader that is ready: before that it may lag behind what was acknowledged.
+//! - I1: a store is never larger than what a snapshot may hold, so that it always fits into a checkpoint.
+//! - I2: a store is shown only by a leader that is ready: before that it may lag behind what was acknowledged.
 
 use chronik_engine::ids::GroupId;
+use chronik_engine::limits::GROUP_STATE_BYTES_MAX;
 use chronik_engine::wal::record::LogEntry;
 
 use super::group::{Group, Machine};
@@ -11,7 +13,7 @@ use super::{Ack, ProduceError, ShardCore, Token};
 use crate::groups::{COMMAND_BYTES_MAX, GroupCommand, GroupStore};
 
 impl ShardCore {
-    /// The consumer groups of a partition of `__consumer_offsets` that is led from here (I1).
+    /// The consumer groups of a partition of `__consumer_offsets` that is led from here (I2).
     #[must_use]
     pub fn group_store(&self, group: GroupId) -> Option<&GroupStore> {
         match &self.live(group).filter(|live| live.is_ready())?.machine {
@@ -48,7 +50,9 @@ impl ShardCore {
             Ok(payload) => payload,
             Err(error) => unreachable!("encoding into memory does not fail: {error}"),
         };
-        if payload.len() > COMMAND_BYTES_MAX {
+        let is_too_large = payload.len() > COMMAND_BYTES_MAX
+            || (!command.is_deletion() && target.is_overfull_with(payload.len()));
+        if is_too_large {
             return Err(ProduceError::CommandTooLarge);
         }
         self.append_command(group, payload, Some(token))
@@ -56,6 +60,18 @@ impl ShardCore {
 }
 
 impl Group {
+    /// Whether the state of consumer groups would be more than a snapshot of it may be, with what is on its way to it.
+    fn is_overfull_with(&self, command_bytes: usize) -> bool {
+        let Machine::Groups(store) = &self.machine else { return false };
+        if store.bytes() + command_bytes <= GROUP_STATE_BYTES_MAX / 2
+            && self.in_flight.len() <= GROUP_STATE_BYTES_MAX / 2 / COMMAND_BYTES_MAX
+        {
+            return false; // without a look at each that is under way
+        }
+        let in_flight: usize = self.in_flight.iter().map(|own| own.bytes).sum();
+        store.bytes() + in_flight + command_bytes > GROUP_STATE_BYTES_MAX
+    }
+
     pub(super) fn apply_group_command(&mut self, entry: &LogEntry) -> Ack {
         let Machine::Groups(store) = &mut self.machine else {
             unreachable!("group {}: a command of consumer groups", self.id)

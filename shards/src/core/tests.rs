@@ -9,6 +9,7 @@ use crate::catalog::{Broker, CatalogCommand, ClusterId, Incarnation, TopicRef};
 
 mod checkpoints;
 mod fill;
+mod group_state;
 mod held;
 mod log_start;
 mod lost;

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use chronik_engine::ids::GroupId;
+
 use super::coordinator::{Coordinator, Now};
 use super::error::GroupError;
 use super::group::{Group, GroupState};
@@ -114,9 +116,15 @@ impl Coordinator {
         is_due
     }
 
-    /// What is to be forgotten: offsets that nobody has used for long enough, and groups that nothing is left of. A group
-    /// goes from here when it is seen to be gone from the log, so that none is lost whose expiry could not be written.
-    pub fn expire_offsets(&mut self, store: &GroupStore, now: Now) -> Vec<GroupCommand> {
+    /// What is to be forgotten: offsets that nobody has used for long enough, those of partitions that are gone, and groups
+    /// that nothing is left of. A group goes from here when it is seen to be gone from the log, so that none is lost whose
+    /// expiry could not be written.
+    pub fn expire_offsets(
+        &mut self,
+        store: &GroupStore,
+        now: Now,
+        is_gone: impl Fn(&str, i32, GroupId) -> bool,
+    ) -> Vec<GroupCommand> {
         self.forget_absent(store, now);
         let retention_ms = self.shared.config.offsets_retention_ms;
         let mut commands = Vec::new();
@@ -126,7 +134,7 @@ impl Coordinator {
             }
             self.reload(name, store, now);
             let Some(group) = self.groups.get(name) else { continue };
-            let offsets = group.expired(stored, retention_ms, now.wall_ms);
+            let offsets = group.expired(stored, retention_ms, now.wall_ms, &is_gone);
             let count: usize = stored.offsets.values().map(|partitions| partitions.len()).sum();
             let with_group = group.is_idle() && offsets.len() == count;
             if with_group || !offsets.is_empty() {
@@ -184,12 +192,13 @@ impl Group {
         Some(all)
     }
 
-    /// Topics, partitions and the times of the commits that are too old.
+    /// Topics, partitions and the times of the commits that are too old, or whose partitions are gone.
     fn expired(
         &self,
         stored: &StoredGroup,
         retention_ms: i64,
         now_ms: i64,
+        is_gone: &impl Fn(&str, i32, GroupId) -> bool,
     ) -> Vec<(String, i32, i64)> {
         let is_over = |offset: &SavedOffset, since_ms: i64| match offset.expires_ms {
             Some(expires_ms) => now_ms >= expires_ms,
@@ -208,7 +217,7 @@ impl Group {
                     Some(since_ms) => is_over(offset, since_ms.max(offset.committed_ms)),
                     None => (is_simple || is_dropped) && is_over(offset, offset.committed_ms),
                 };
-                if is_expired {
+                if is_expired || is_gone(topic, *partition, offset.raft_group) {
                     expired.push((topic.clone(), *partition, offset.committed_ms));
                 }
             }

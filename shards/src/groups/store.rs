@@ -6,14 +6,17 @@
 //! - I1: applying the same commands in the same order gives the same store, byte for byte when encoded.
 //! - I2: a group without members' state and without offsets is not in the store.
 //!
+//! - I3: its size is known at any time and never less than that of its encoding.
+//!
 //! It checks nothing: whether a commit is allowed was decided by the coordinator before it was proposed.
 
 use std::collections::BTreeMap;
 
 use chronik_engine::framed::{self, FramedError};
+use chronik_engine::ids::GroupId;
 
 /// The version of commands and checkpoints.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Most memory that decoding one command may claim: more than the largest request.
 const DECODED_BYTES_MAX: usize = 256 << 20;
@@ -49,16 +52,11 @@ pub enum GroupCommand {
         /// The group.
         group: String,
     },
-    /// Topics are gone, and with them all offsets of theirs.
-    ForgetTopics {
-        /// Their names.
-        topics: Vec<String>,
-    },
-    /// Offsets have expired. One that was committed meanwhile stays.
+    /// Offsets have expired, or their partitions are gone. One that was committed meanwhile stays.
     Expire {
         /// The group.
         group: String,
-        /// The partitions, each with the time of the commit that is too old.
+        /// The partitions, each with the time of the commit that goes.
         offsets: Vec<(String, i32, i64)>,
         /// Whether the group goes, too, if nothing is left of it.
         with_group: bool,
@@ -108,6 +106,8 @@ pub struct SavedMember {
 pub struct SavedOffset {
     /// The offset.
     pub offset: i64,
+    /// The Raft group of the partition that it was committed for: a topic made again under the name has others.
+    pub raft_group: GroupId,
     /// The leader epoch of the record before it, -1 if the client did not say.
     pub leader_epoch: i32,
     /// What the client wants to find beside it.
@@ -134,6 +134,7 @@ pub struct StoredGroup {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GroupStore {
     groups: BTreeMap<String, StoredGroup>,
+    bytes: usize,
 }
 
 impl GroupCommand {
@@ -160,7 +161,6 @@ impl GroupCommand {
             GroupCommand::Save { .. } | GroupCommand::Commit { .. } => false,
             GroupCommand::DeleteOffsets { .. }
             | GroupCommand::DeleteGroup { .. }
-            | GroupCommand::ForgetTopics { .. }
             | GroupCommand::Expire { .. } => true,
         }
     }
@@ -175,8 +175,11 @@ impl GroupStore {
         if bytes.is_empty() {
             return Ok(GroupStore::default());
         }
-        let groups = framed::decode::<_, STORE_BYTES_MAX>(VERSION, bytes)?;
-        Ok(GroupStore { groups })
+        let groups: BTreeMap<String, StoredGroup> =
+            framed::decode::<_, STORE_BYTES_MAX>(VERSION, bytes)?;
+        let sizes = groups.iter().map(|(name, stored)| entry_bytes(name) + stored.bytes());
+        let bytes = sizes.sum();
+        Ok(GroupStore { groups, bytes })
     }
 
     /// The store as it lies in a checkpoint.
@@ -207,43 +210,40 @@ impl GroupStore {
         self.groups.get(group)?.offsets.get(topic)?.get(&partition)
     }
 
-    /// Whether there is an offset of any of these topics.
+    /// What it takes in memory and in a checkpoint at most, roughly (I3).
     #[must_use]
-    pub fn knows_any(&self, topics: &[String]) -> bool {
-        self.groups
-            .values()
-            .any(|stored| topics.iter().any(|topic| stored.offsets.contains_key(topic)))
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Applies one command.
     pub fn apply(&mut self, command: GroupCommand) {
         match command {
             GroupCommand::Save { group, saved } => {
-                self.groups.entry(group).or_default().saved = Some(saved);
+                let bytes = saved.bytes();
+                let before = self.entry(group).saved.replace(saved);
+                self.bytes = self.bytes + bytes - before.map_or(0, |before| before.bytes());
             }
             GroupCommand::Commit { group, offsets } => {
                 if offsets.is_empty() {
                     return;
                 }
-                let stored = self.groups.entry(group).or_default();
+                let stored = self.entry(group);
+                let (mut more, mut less) = (0, 0);
                 for (topic, partition, offset) in offsets {
-                    stored.offsets.entry(topic).or_default().insert(partition, offset);
+                    more += offset.bytes();
+                    let partitions = stored.offsets.entry(topic).or_insert_with_key(|topic| {
+                        more += entry_bytes(topic);
+                        BTreeMap::new()
+                    });
+                    less += partitions.insert(partition, offset).map_or(0, |before| before.bytes());
                 }
+                self.bytes = self.bytes + more - less;
             }
             GroupCommand::DeleteOffsets { group, partitions } => {
                 self.delete_offsets(&group, &partitions);
             }
-            GroupCommand::DeleteGroup { group } => {
-                self.groups.remove(&group);
-            }
-            GroupCommand::ForgetTopics { topics } => {
-                self.groups.retain(|_, stored| {
-                    for topic in &topics {
-                        stored.offsets.remove(topic);
-                    }
-                    !stored.is_void()
-                });
-            }
+            GroupCommand::DeleteGroup { group } => self.remove(&group),
             GroupCommand::Expire { group, offsets, with_group } => {
                 self.expire(&group, offsets, with_group);
             }
@@ -264,7 +264,7 @@ impl GroupStore {
             has_members || !stored.offsets.is_empty()
         });
         if with_group && !is_left {
-            self.groups.remove(group);
+            self.remove(group);
         }
     }
 
@@ -272,19 +272,68 @@ impl GroupStore {
         let Some(stored) = self.groups.get_mut(group) else { return };
         for (topic, partition) in partitions {
             let Some(offsets) = stored.offsets.get_mut(topic) else { continue };
-            offsets.remove(partition);
+            self.bytes -= offsets.remove(partition).map_or(0, |gone| gone.bytes());
             if offsets.is_empty() {
                 stored.offsets.remove(topic);
+                self.bytes -= entry_bytes(topic);
             }
         }
         if stored.is_void() {
-            self.groups.remove(group);
+            self.remove(group);
+        }
+    }
+
+    fn entry(&mut self, group: String) -> &mut StoredGroup {
+        self.groups.entry(group).or_insert_with_key(|group| {
+            self.bytes += entry_bytes(group);
+            StoredGroup::default()
+        })
+    }
+
+    fn remove(&mut self, group: &str) {
+        if let Some(gone) = self.groups.remove(group) {
+            self.bytes -= entry_bytes(group) + gone.bytes();
         }
     }
 }
 
+/// An entry of a map with such a key, beside what it holds.
+fn entry_bytes(key: &str) -> usize {
+    64 + key.len()
+}
+
 impl StoredGroup {
+    fn bytes(&self) -> usize {
+        let saved = self.saved.as_ref().map_or(0, SavedGroup::bytes);
+        let topics = self.offsets.iter().map(|(topic, partitions)| {
+            entry_bytes(topic) + partitions.values().map(SavedOffset::bytes).sum::<usize>()
+        });
+        saved + topics.sum::<usize>()
+    }
+
     fn is_void(&self) -> bool {
         self.saved.is_none() && self.offsets.is_empty()
+    }
+}
+
+impl SavedGroup {
+    fn bytes(&self) -> usize {
+        let texts = [Some(&self.protocol_type), self.protocol.as_ref(), self.leader.as_ref()];
+        let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+        64 + texts + self.members.iter().map(SavedMember::bytes).sum::<usize>()
+    }
+}
+
+impl SavedMember {
+    fn bytes(&self) -> usize {
+        let instance_id = self.instance_id.as_ref().map_or(0, String::len);
+        let texts = self.id.len() + self.client_id.len() + self.client_host.len() + instance_id;
+        96 + texts + self.subscription.len() + self.assignment.len()
+    }
+}
+
+impl SavedOffset {
+    fn bytes(&self) -> usize {
+        64 + self.metadata.len()
     }
 }

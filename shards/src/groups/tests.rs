@@ -1,6 +1,7 @@
 //! The coordinator, call by call; random calls stand in `random`.
 
-use super::store::StoredGroup;
+use chronik_engine::ids::GroupId;
+
 use super::*;
 use bytes::Bytes;
 
@@ -170,6 +171,7 @@ impl Rig {
     fn commit(&mut self, group: &str, topic: &str, offset: i64) {
         let saved = SavedOffset {
             offset,
+            raft_group: GroupId(1),
             leader_epoch: -1,
             metadata: String::new(),
             committed_ms: self.now.wall_ms,
@@ -181,7 +183,7 @@ impl Rig {
 
     /// Looks for what has expired, and forgets it.
     fn expire(&mut self) {
-        for command in self.coordinator.expire_offsets(&self.store, self.now) {
+        for command in self.coordinator.expire_offsets(&self.store, self.now, |_, _, _| false) {
             self.store.apply(command);
         }
     }
@@ -466,7 +468,7 @@ fn given_a_commit_on_its_way_when_the_offset_before_it_expires_then_the_commit_s
     assert_eq!(rig.check_commit("g", "", -1), Ok(()));
     rig.commit("g", "t", 1);
     rig.now.wall_ms += 7 * DAY_MS;
-    let found_before = rig.coordinator.expire_offsets(&rig.store, rig.now);
+    let found_before = rig.coordinator.expire_offsets(&rig.store, rig.now, |_, _, _| false);
     assert_eq!(found_before.len(), 1);
     rig.commit("g", "t", 2);
     found_before.into_iter().for_each(|command| rig.store.apply(command));
@@ -481,7 +483,7 @@ fn given_deletions_that_fail_when_looked_at_again_then_the_group_is_known_until_
     assert!(rig.coordinator.check_delete("g").is_ok());
     assert_eq!(rig.state("g"), Some(GroupState::Empty));
     rig.now.wall_ms += 7 * DAY_MS;
-    drop(rig.coordinator.expire_offsets(&rig.store, rig.now));
+    drop(rig.coordinator.expire_offsets(&rig.store, rig.now, |_, _, _| false));
     rig.expire();
     assert!(rig.store.group("g").is_none());
 }
@@ -543,9 +545,23 @@ fn given_a_store_when_encoded_then_it_is_read_back_and_damage_is_an_error() {
     rig.commit("g", "t", 7);
     let bytes = rig.store.encode().unwrap();
     assert_eq!(GroupStore::decode(&bytes).unwrap(), rig.store);
+    assert!(bytes.len() <= rig.store.bytes());
     assert!(GroupStore::decode(&bytes[..bytes.len() - 1]).is_err());
     assert_eq!(GroupStore::decode(&[]).unwrap(), GroupStore::default());
-    let gone = GroupCommand::ForgetTopics { topics: vec!["t".to_owned()] };
-    rig.store.apply(gone);
-    assert_eq!(rig.store.group("g").map(|stored: &StoredGroup| stored.offsets.len()), Some(0));
+}
+
+#[test]
+fn given_offsets_of_a_partition_that_is_gone_when_looked_at_then_they_go_though_their_group_reads_it()
+ {
+    let mut rig = Rig::new();
+    rig.stable("g");
+    rig.commit("g", "t", 7);
+    rig.commit("g", "kept", 8);
+    let gone = |topic: &str, _: i32, of: GroupId| topic == "t" && of == GroupId(1);
+    for command in rig.coordinator.expire_offsets(&rig.store, rig.now, gone) {
+        rig.store.apply(command);
+    }
+    assert!(rig.store.offset("g", "t", 0).is_none());
+    assert_eq!(rig.store.offset("g", "kept", 0).map(|saved| saved.offset), Some(8));
+    assert_eq!(rig.state("g"), Some(GroupState::Stable));
 }

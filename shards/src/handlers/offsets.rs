@@ -143,6 +143,17 @@ struct AskedTime {
     current_leader_epoch: i32,
 }
 
+/// Whether a version knows a timestamp; those below zero have meanings, which came one after the other.
+fn knows_timestamp(version: i16, timestamp: i64) -> bool {
+    match timestamp {
+        LATEST | EARLIEST => true,
+        MAX_TIMESTAMP => version >= 7,
+        EARLIEST_LOCAL => version >= 8,
+        LATEST_TIERED => version >= 9,
+        timestamp => timestamp >= 0,
+    }
+}
+
 /// An offset found, with the timestamp and the leader epoch of its record where they are known.
 #[derive(Debug, Clone, Copy)]
 struct Found {
@@ -166,6 +177,9 @@ pub async fn list_offsets(
                 return Err(ResponseError::InvalidRequest);
             }
             let ListOffsetsPartition { timestamp, current_leader_epoch, .. } = *partition;
+            if !knows_timestamp(version, timestamp) {
+                return Err(ResponseError::UnsupportedVersion);
+            }
             Ok(AskedTime { timestamp, current_leader_epoch })
         };
         let partitions = topic.partitions.iter();

@@ -159,6 +159,10 @@ impl Proposer<'_> {
         let Some(acks) = self.acks else {
             return refused(index, ResponseError::InvalidRequiredAcks, None);
         };
+        if topic.internal {
+            // As unknown it would be tried again until the client gives up.
+            return refused(index, ResponseError::InvalidTopicException, None);
+        }
         let route = match Route::of(topic, index, self.shard.node.config.node_id) {
             Ok(route) => route,
             Err(error) => return refused(index, error.response_error(), None),

@@ -310,32 +310,20 @@ impl Shard {
 
     /// Gives every coordinator here the time, and those that were not begun yet their beginning.
     pub(super) fn tick_groups(self: &Rc<Self>) {
-        for group in partitions_here(self, &self.catalog()) {
+        let catalog = self.catalog();
+        let are_topics_gone = self.are_topics_gone.take();
+        for group in partitions_here(self, &catalog) {
             let ticked = self.with_coordinator_and_store(group, |coordinator, store, now| {
                 coordinator.tick(now);
-                if coordinator.is_expiry_due(now) {
-                    coordinator.expire_offsets(store, now)
+                if coordinator.is_expiry_due(now) || are_topics_gone {
+                    let is_gone = |topic: &str, at, of| catalog.is_gone(topic, at, of);
+                    coordinator.expire_offsets(store, now, is_gone)
                 } else {
                     Vec::new()
                 }
             });
             for command in ticked.unwrap_or_default() {
                 // Nobody waits: what could not be forgotten now is found again.
-                let (done, _) = ReplyTo::channel(self.id);
-                self.propose_group_command(group, &command, done);
-            }
-        }
-    }
-
-    /// Forgets the offsets of topics that are no more.
-    pub fn forget_topics(self: &Rc<Self>, topics: &[String]) {
-        for group in partitions_here(self, &self.catalog()) {
-            let is_known = self.with_core(|core| {
-                let store = core.group_store(group);
-                store.is_some_and(|store| store.knows_any(topics))
-            });
-            if is_known {
-                let command = GroupCommand::ForgetTopics { topics: topics.to_vec() };
                 let (done, _) = ReplyTo::channel(self.id);
                 self.propose_group_command(group, &command, done);
             }

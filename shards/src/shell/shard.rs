@@ -129,6 +129,8 @@ pub struct Shard {
     order: Cell<Option<Order>>,
     ordered: Notify,
     pub(super) catalog_seen: Notify,
+    /// Topics were deleted, and coordinators have not forgotten their offsets yet.
+    pub(super) are_topics_gone: Cell<bool>,
     /// The core serves from now on; for the loop that writes segments.
     pub(super) serving_begun: Notify,
     pub(super) first_pending_ns: Cell<Option<u64>>,
@@ -234,6 +236,7 @@ impl Shard {
             order: Cell::new(None),
             ordered: Notify::default(),
             catalog_seen: Notify::default(),
+            are_topics_gone: Cell::new(false),
             serving_begun: Notify::default(),
             first_pending_ns: Cell::new(None),
             last_block_ns: Cell::new(0),
@@ -270,7 +273,10 @@ impl Shard {
 
     /// Shows clients of this core a newer catalog.
     pub(super) fn publish_catalog(&self, catalog: Arc<Catalog>) {
-        *self.catalog.borrow_mut() = catalog;
+        let earlier = self.catalog.replace(catalog);
+        if self.catalog().has_deleted_since(&earlier) {
+            self.are_topics_gone.set(true);
+        }
         self.catalog_seen.notify();
         self.reconcile_due.notify();
     }

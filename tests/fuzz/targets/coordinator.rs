@@ -2,7 +2,8 @@
 //! are refused or are lost with the leadership, and checkpoints in between. Each call is a few bytes of the input.
 //!
 //! - I1: a ticket is answered once at most, and none is left when the coordinator resigns.
-//! - I2: offsets are what was committed last; expiry takes none away that is younger than the retention.
+//! - I2: offsets are what was committed last; expiry takes none away that is younger than the retention, unless its topic is
+//!   gone.
 //! - I3: no generation that is written or told is below one that was written before, unless the group was deleted.
 //! - I4: of a group's dynamic members no more than allowed come into a generation.
 //! - I5: a checkpoint, and the log after it, come to the state that is there; a coordinator that goes on from it
@@ -16,6 +17,7 @@ mod groups;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use chronik_engine::ids::GroupId;
 use groups::*;
 use libfuzzer_sys::fuzz_target;
 
@@ -73,6 +75,8 @@ struct World {
     /// Groups whose last generation could not be written down.
     unsaved: BTreeSet<String>,
     committed: Committed,
+    /// How often each topic was deleted and made again.
+    made_again: BTreeMap<&'static str, u64>,
 }
 
 fn config() -> CoordinatorConfig {
@@ -107,6 +111,7 @@ impl World {
             generations: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             committed: Committed::new(),
+            made_again: BTreeMap::new(),
         }
     }
 
@@ -151,7 +156,7 @@ impl World {
             }
             10 | 11 => self.apply_one(),
             12 => self.delete(input),
-            13 => self.forget(input),
+            13 => self.make_again(input),
             14 => self.is_refusing = input.flag(),
             _ => self.lose_leadership(input.flag()),
         }
@@ -223,13 +228,16 @@ impl World {
         }
         let saved = SavedOffset {
             offset: i64::from(input.byte()),
+            raft_group: GroupId::default(),
             leader_epoch: -1,
             metadata: String::new(),
             committed_ms: self.now.wall_ms,
             expires_ms: None,
         };
-        let mut offsets =
-            vec![(input.pick(&TOPICS).to_owned(), i32::from(input.byte() & 1), saved)];
+        let topic = input.pick(&TOPICS).to_owned();
+        let raft_group = self.raft_group_of(&topic);
+        let saved = SavedOffset { raft_group, ..saved };
+        let mut offsets = vec![(topic, i32::from(input.byte() & 1), saved)];
         if input.byte() == 7 {
             offsets.clear();
         }
@@ -253,15 +261,23 @@ impl World {
         self.propose(None, command, None);
     }
 
-    fn forget(&mut self, input: &mut Input<'_>) {
-        let topics = vec![input.pick(&TOPICS).to_owned()];
-        if self.store.knows_any(&topics) {
-            self.propose(None, GroupCommand::ForgetTopics { topics }, None);
-        }
+    /// A topic is deleted and made again.
+    fn make_again(&mut self, input: &mut Input<'_>) {
+        let topic = input.pick(&TOPICS);
+        *self.made_again.entry(topic).or_default() += 1;
+        self.expire();
+    }
+
+    fn raft_group_of(&self, topic: &str) -> GroupId {
+        GroupId(self.made_again.get(topic).copied().unwrap_or_default())
     }
 
     fn expire(&mut self) {
-        for command in self.coordinator.expire_offsets(&self.store, self.now) {
+        let made_again = &self.made_again;
+        let is_gone = |topic: &str, _: i32, raft_group: GroupId| {
+            raft_group.0 < made_again.get(topic).copied().unwrap_or_default()
+        };
+        for command in self.coordinator.expire_offsets(&self.store, self.now, is_gone) {
             self.propose(None, command, Some(self.now.wall_ms));
         }
     }
@@ -322,9 +338,6 @@ impl World {
             GroupCommand::DeleteGroup { group } => {
                 self.committed.retain(|(found, ..), _| *found != group);
             }
-            GroupCommand::ForgetTopics { topics } => {
-                self.committed.retain(|(_, topic, _), _| !topics.contains(topic));
-            }
             GroupCommand::Save { .. } | GroupCommand::Expire { .. } => {}
         }
     }
@@ -343,11 +356,14 @@ impl World {
             }
         }
         if let Some(at_ms) = expired_at_ms {
-            let is_over = |saved: &SavedOffset| at_ms - saved.committed_ms >= RETENTION_MS;
-            let gone = self.committed.iter().filter(|(at, _)| !found.contains_key(*at));
+            let may_go = |topic: &str, saved: &SavedOffset| {
+                at_ms - saved.committed_ms >= RETENTION_MS
+                    || saved.raft_group < self.raft_group_of(topic)
+            };
+            let mut gone = self.committed.iter().filter(|(at, _)| !found.contains_key(*at));
             assert!(
-                gone.into_iter().all(|(_, saved)| is_over(saved)),
-                "a young offset has expired"
+                gone.all(|((_, topic, _), saved)| may_go(topic, saved)),
+                "a young offset of a topic that is there has expired"
             );
             self.committed.retain(|at, _| found.contains_key(at));
         }

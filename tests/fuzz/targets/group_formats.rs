@@ -14,6 +14,7 @@ mod groups;
 
 use std::sync::OnceLock;
 
+use chronik_engine::ids::GroupId;
 use groups::store::{SavedGroup, SavedMember};
 use groups::{GroupCommand, GroupStore, SavedOffset};
 use libfuzzer_sys::fuzz_target;
@@ -27,6 +28,7 @@ const BYTES_PER_INPUT_BYTE: usize = 1024;
 fn offset(offset: i64) -> SavedOffset {
     SavedOffset {
         offset,
+        raft_group: GroupId(300),
         leader_epoch: 3,
         metadata: "note".to_owned(),
         committed_ms: 1_700_000_000_000,
@@ -105,8 +107,6 @@ fuzz_target!(|input: &[u8]| {
             }
             let Some(mut store) = read_store(&bytes) else { return };
             let names: Vec<String> = store.groups().map(|(name, _)| name.to_owned()).collect();
-            let topics = ["t", "u"].map(str::to_owned).to_vec();
-            store.apply(GroupCommand::ForgetTopics { topics });
             for group in names {
                 store.apply(GroupCommand::DeleteGroup { group });
             }

@@ -227,7 +227,12 @@ impl Run {
                 self.with_coordinator((host, shard), group, |coordinator, store, now| {
                     coordinator.tick(now);
                     let is_due = coordinator.is_expiry_due(now);
-                    if is_due { coordinator.expire_offsets(store, now) } else { Vec::new() }
+                    let is_gone = |_: &str, _, _| false; // no topic is deleted here
+                    if is_due {
+                        coordinator.expire_offsets(store, now, is_gone)
+                    } else {
+                        Vec::new()
+                    }
                 })?;
             for command in ticked.unwrap_or_default() {
                 // What could not be forgotten now is found again.
@@ -334,8 +339,14 @@ impl Run {
             return Ok(());
         }
         let metadata = String::new();
-        let saved =
-            SavedOffset { offset, leader_epoch: -1, metadata, committed_ms, expires_ms: None };
+        let saved = SavedOffset {
+            offset,
+            raft_group: group,
+            leader_epoch: -1,
+            metadata,
+            committed_ms,
+            expires_ms: None,
+        };
         let offsets = vec![(OFFSETS_OF.to_owned(), 0, saved)];
         let command = GroupCommand::Commit { group: named.group.clone(), offsets };
         let pending = Pending::GroupCommit(Box::new(request.clone()));

@@ -164,6 +164,7 @@ impl World {
         self.offset += 1;
         let saved = SavedOffset {
             offset: self.offset,
+            raft_group: GroupId(1),
             leader_epoch: -1,
             metadata: String::new(),
             committed_ms: self.rig.now.wall_ms,

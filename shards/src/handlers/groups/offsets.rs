@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use chronik_engine::ids::GroupId;
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
 use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
@@ -40,8 +41,9 @@ const FETCH_EPOCH_VERSION_MIN: i16 = 5;
 const NO_OFFSET: i64 = -1;
 const NO_EPOCH: i32 = -1;
 
-fn is_there(catalog: &Catalog, topic: &str, partition: i32) -> bool {
-    catalog.topic(topic).is_some_and(|topic| topic.partition(partition).is_some())
+/// The Raft group of a partition, if there is such a one.
+fn raft_group(catalog: &Catalog, topic: &str, partition: i32) -> Option<GroupId> {
+    Some(catalog.topic(topic)?.partition(partition)?.group)
 }
 
 /// What is said of each partition before the group is asked; `None` where nothing stands in the way.
@@ -91,26 +93,29 @@ fn check(
     let mut offsets = Vec::new();
     let mut outcomes: Checked = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
-        let check = |partition: &OffsetCommitRequestPartition| {
-            if !is_there(&catalog, &topic.name, partition.partition_index) {
-                return Some(GroupError::UnknownPartition);
-            }
+        let mut checked = Vec::with_capacity(topic.partitions.len());
+        for partition in &topic.partitions {
+            let number = partition.partition_index;
             let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-            (metadata.len() > metadata_bytes_max).then_some(GroupError::MetadataTooLarge)
-        };
-        let checked: Vec<Option<GroupError>> = topic.partitions.iter().map(check).collect();
-        for (partition, refused) in topic.partitions.iter().zip(&checked) {
-            if refused.is_none() {
-                let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-                let offset = SavedOffset {
-                    offset: partition.committed_offset,
-                    leader_epoch: partition.committed_leader_epoch,
-                    metadata: metadata.to_owned(),
-                    committed_ms: now_ms,
-                    expires_ms,
-                };
-                offsets.push((topic.name.to_string(), partition.partition_index, offset));
-            }
+            let refused = match raft_group(&catalog, &topic.name, number) {
+                None => Some(GroupError::UnknownPartition),
+                Some(_) if metadata.len() > metadata_bytes_max => {
+                    Some(GroupError::MetadataTooLarge)
+                }
+                Some(raft_group) => {
+                    let offset = SavedOffset {
+                        offset: partition.committed_offset,
+                        raft_group,
+                        leader_epoch: partition.committed_leader_epoch,
+                        metadata: metadata.to_owned(),
+                        committed_ms: now_ms,
+                        expires_ms,
+                    };
+                    offsets.push((topic.name.to_string(), number, offset));
+                    None
+                }
+            };
+            checked.push(refused);
         }
         outcomes.push(checked);
     }
@@ -190,24 +195,31 @@ impl Found {
 type Asked = Option<Vec<(String, Vec<i32>)>>;
 type FoundTopics = Vec<(String, Vec<Found>)>;
 
-/// What is committed of a group.
+/// What is committed of a group. What was committed for a topic that is gone is not taken for an offset of another one by
+/// its name, though it may be in the store for a while.
 async fn find(shard: &Rc<Shard>, group: String, asked: Asked) -> Result<FoundTopics, GroupError> {
     let name = group.clone();
+    let catalog = shard.catalog();
     on_coordinator(shard, &group, move |_, store, _| {
+        let is_valid = |topic: &str, number: i32, saved: &SavedOffset| {
+            !catalog.is_gone(topic, number, saved.raft_group)
+        };
         let Some(asked) = asked else {
             let Some(stored) = store.group(&name) else { return Vec::new() };
             let all = |(topic, partitions): (&String, &BTreeMap<i32, SavedOffset>)| {
-                let found =
-                    partitions.iter().map(|(number, saved)| Found::of(*number, Some(saved)));
-                (topic.clone(), found.collect())
+                let valid = partitions.iter().filter(|(at, saved)| is_valid(topic, **at, saved));
+                let found: Vec<Found> =
+                    valid.map(|(number, saved)| Found::of(*number, Some(saved))).collect();
+                (!found.is_empty()).then(|| (topic.clone(), found))
             };
-            return stored.offsets.iter().map(all).collect();
+            return stored.offsets.iter().filter_map(all).collect();
         };
         let look = |(topic, numbers): (String, Vec<i32>)| {
-            let found = numbers
-                .into_iter()
-                .map(|number| Found::of(number, store.offset(&name, &topic, number)))
-                .collect();
+            let found = |number: i32| {
+                let saved = store.offset(&name, &topic, number);
+                Found::of(number, saved.filter(|saved| is_valid(&topic, number, saved)))
+            };
+            let found = numbers.into_iter().map(found).collect();
             (topic, found)
         };
         asked.into_iter().map(look).collect()
@@ -308,8 +320,8 @@ pub async fn offset_delete(shard: Rc<Shard>, request: OffsetDeleteRequest) -> Of
             partitions.map(|partition| (topic.name.to_string(), partition.partition_index))
         })
         .collect();
-    let exists: Vec<bool> =
-        asked.iter().map(|(topic, partition)| is_there(&catalog, topic, *partition)).collect();
+    let exists = asked.iter().map(|(topic, at)| raft_group(&catalog, topic, *at).is_some());
+    let exists: Vec<bool> = exists.collect();
     drop(catalog);
     let deleted = delete(&shard, request.group_id.to_string(), asked, exists).await;
     let mut results = match deleted {

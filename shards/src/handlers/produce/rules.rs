@@ -1,7 +1,7 @@
 //! What a topic demands of the records of a batch: their timestamps, and keys where it is compacted.
 //!
-//! - I1: records are decoded only where a topic's own settings ask for what the header does not tell. By Kafka's defaults
-//!   the header is enough.
+//! - I1: records are decoded only where a topic's own settings ask for what the header does not tell, or the header tells
+//!   what cannot be. By Kafka's defaults and with today's clients the header is enough.
 //! - I2: what is decoded is bounded, as it happens on the core: a batch that unpacks to more is refused.
 
 use chronik_engine::batch::{BatchError, NO_TIMESTAMP, RecordBatch};
@@ -40,6 +40,7 @@ pub(super) fn settle(
     now_ms: i64,
 ) -> Result<RecordBatch, Refusal> {
     let stamps = settings.timestamp_type == TimestampType::LogAppendTime;
+    let batch = if stamps { batch } else { with_greatest_timestamp(batch)? };
     let range = Range::of(settings, now_ms);
     let decodes = settings.cleanup.compact || (!stamps && range.needs_records());
     if decodes {
@@ -52,6 +53,24 @@ pub(super) fn settle(
         });
     }
     Ok(if stamps { batch.with_log_append_time(now_ms) } else { batch })
+}
+
+/// Some clients leave the greatest timestamp out of the header (Sarama before March 2025): retention and searches by time would
+/// never find such records. It is taken from the records then, as Kafka does with all of them.
+fn with_greatest_timestamp(batch: RecordBatch) -> Result<RecordBatch, Refusal> {
+    if batch.max_timestamp_ms() >= batch.base_timestamp_ms() {
+        return Ok(batch);
+    }
+    let mut greatest_ms = NO_TIMESTAMP;
+    for record in batch.records(UNPACKED_BYTES_MAX).map_err(unreadable)? {
+        let delta = record.map_err(unreadable)?.timestamp_delta;
+        greatest_ms = greatest_ms.max(batch.base_timestamp_ms().saturating_add(delta));
+    }
+    Ok(batch.with_max_timestamp(greatest_ms))
+}
+
+fn unreadable(error: BatchError) -> Refusal {
+    Refusal::from((ResponseError::InvalidRecord, error.to_string()))
 }
 
 const ONE_OR_MORE_TIMESTAMPS: &str =
@@ -92,8 +111,6 @@ fn check_records(
     needs_key: bool,
     range: Option<Range>,
 ) -> Result<(), Refusal> {
-    let unreadable =
-        |error: BatchError| Refusal::from((ResponseError::InvalidRecord, error.to_string()));
     let mut early_or_late = Vec::new();
     let mut keyless = Vec::new();
     for (index, record) in (0..).zip(batch.records(UNPACKED_BYTES_MAX).map_err(unreadable)?) {
@@ -155,6 +172,23 @@ mod tests {
         let refused = settle(batch(&[NOW_MS + 3_600_001]), &settings, NOW_MS).unwrap_err();
         assert_eq!(refused.error, ResponseError::InvalidTimestamp);
         assert_eq!(refused.records[0].0, 0);
+    }
+
+    #[test]
+    fn given_a_header_without_its_greatest_timestamp_when_settled_then_the_records_tell_it() {
+        let as_old_sarama = batch(&[NOW_MS - 7, NOW_MS, NOW_MS - 3]).with_max_timestamp(-1);
+        let settled = settle(as_old_sarama, &settings(&[]), NOW_MS).unwrap();
+        assert_eq!(settled.max_timestamp_ms(), NOW_MS);
+        let settled = RecordBatch::parse(settled.into_bytes()).unwrap();
+        assert_eq!(settled.timestamp_type(), BatchTime::CreateTime);
+        assert_eq!(settled.base_timestamp_ms(), NOW_MS - 7);
+
+        let ahead = batch(&[NOW_MS + 3_600_001]).with_max_timestamp(-1);
+        let refused = settle(ahead, &settings(&[]), NOW_MS).unwrap_err();
+        assert_eq!(refused.error, ResponseError::InvalidTimestamp);
+
+        let timeless = settle(batch(&[-1]), &settings(&[]), NOW_MS).unwrap();
+        assert_eq!(timeless.max_timestamp_ms(), -1);
     }
 
     #[test]
