@@ -243,10 +243,15 @@ impl<D: Disk> Segments<D> {
         found.into_iter().flat_map(named).collect()
     }
 
-    /// Whether files of a partition's segments are to be removed, or are being removed at this moment.
-    pub fn is_removing(&self, topic: TopicId, partition: u32) -> bool {
-        let prefix = segment::name::prefix(topic.0, partition);
-        self.gone.borrow().any(|name| name.starts_with(&prefix))
+    /// Whether files of a partition's segments that end behind `from` are to be removed, or are being removed at this
+    /// moment: one that is written now might get the name of one of them.
+    pub fn is_removing(&self, topic: TopicId, partition: u32, from: Offset) -> bool {
+        self.gone.borrow().any(|name| {
+            let named = Segment::parse(name, 0);
+            named.is_some_and(|(of_topic, of_partition, segment)| {
+                (of_topic, of_partition) == (topic.0, partition) && segment.end_offset > from
+            })
+        })
     }
 
     /// Notes segments that nobody needs any more.
@@ -404,6 +409,8 @@ fn has_moved_on(
 
 #[cfg(test)]
 mod tests {
+    use chronik_engine::disk_sim::{SimDisk, block_on};
+
     use super::*;
 
     fn names(names: &[&str]) -> Vec<String> {
@@ -427,5 +434,30 @@ mod tests {
         assert_eq!(gone.take(true), ["b"]);
         gone.removed(Vec::new());
         assert!(!gone.any(|_| true));
+    }
+
+    #[test]
+    fn given_segments_that_go_when_others_are_written_then_those_behind_them_need_not_wait() {
+        let opened = Segments::open(SimDisk::new(1), PathBuf::from("/segments"));
+        let segments = block_on(opened).unwrap();
+        let topic = TopicId(uuid::Uuid::from_u128(7));
+        let segment = Segment {
+            base_offset: Offset(10),
+            end_offset: Offset(20),
+            file_bytes: 1,
+            max_timestamp_ms: -1,
+            term: Term(1),
+            generation: 0,
+            is_compacted: false,
+        };
+        segments.note_gone(vec![NamedSegment { topic, partition: 3, segment }]);
+        assert!(segments.is_removing(topic, 3, Offset(10)));
+        assert!(segments.is_removing(topic, 3, Offset(19)), "a batch may lie across");
+        assert!(!segments.is_removing(topic, 3, Offset(20)));
+        assert!(!segments.is_removing(topic, 4, Offset(10)));
+        segments.take_gone(true);
+        assert!(segments.is_removing(topic, 3, Offset(10)), "it is there yet");
+        segments.removed(Vec::new());
+        assert!(!segments.is_removing(topic, 3, Offset(10)));
     }
 }

@@ -94,6 +94,7 @@ impl Gathered {
         while !rest.is_empty() {
             let size = BatchHeader::read(rest).and_then(|header| header.size().ok());
             let Some((batch, after)) = size.and_then(|size| rest.split_at_checked(size)) else {
+                writer.discard().await;
                 return Err(SegmentError::NotPlanned { path, fault: SegmentFault::Batch });
             };
             writer.push(batch).await?;

@@ -7,15 +7,19 @@
 //! | module | owns |
 //! |---|---|
 //! | [`executor`] | the threads |
+//! | [`backlog`] | which full files of the log are to become segments, and what holds them up |
 //! | [`write`] | from the log to segments |
 //! | [`fill`] | from a leader's records to segments |
 //! | [`compact`] | the newest record of each key |
 //! | [`merge`] | many small segments become one |
 //! | [`gather`] | batches on their way into a segment |
 //! | [`pace`] | how fast background work may go |
+//! | [`failures`] | what failed and is tried again less and less often |
 
+pub mod backlog;
 pub mod compact;
 pub mod executor;
+pub mod failures;
 pub mod fill;
 pub mod gather;
 pub mod merge;

@@ -1,7 +1,10 @@
 //! Merging: many small neighbours become one segment, so that a partition that gets little does not come to have a
 //! segment for each file of the log.
+//!
+//! One that cannot be read stays as it is, and so do too few between two of those: all others are merged around them.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use chronik_engine::disk::Disk;
 use chronik_engine::ids::Offset;
@@ -18,15 +21,21 @@ const SEGMENTS_MIN: usize = 8;
 const READ_BYTES: usize = 1 << 20;
 
 /// The first neighbours that are worth merging into a segment of at most `bytes_max`, if there are any. None of them is larger
-/// than all others together, so a record is written anew only as often as the size of its segment doubles.
+/// than all others together, so a record is written anew only as often as the size of its segment doubles. Those that begin at
+/// an offset of `unreadable` are left out.
 #[must_use]
-pub fn mergeable(segments: &[Segment], bytes_max: u64) -> Option<&[Segment]> {
+pub fn mergeable<'a>(
+    segments: &'a [Segment],
+    bytes_max: u64,
+    unreadable: &BTreeSet<Offset>,
+) -> Option<&'a [Segment]> {
     let mut first = 0;
     while first + SEGMENTS_MIN <= segments.len() {
         let (mut end, mut total, mut largest) = (first, 0_u64, 0_u64);
         while let Some(next) = segments.get(end) {
             let adjoins = end == first || segments[end - 1].end_offset == next.base_offset;
-            if !adjoins || total + next.file_bytes > bytes_max {
+            let is_readable = !unreadable.contains(&next.base_offset);
+            if !adjoins || !is_readable || total + next.file_bytes > bytes_max {
                 break;
             }
             total += next.file_bytes;
@@ -82,21 +91,35 @@ pub async fn merge<D: Disk>(
     };
     let mut writer = SegmentWriter::create(disk.clone(), &path_of(&merged), plan).await?;
     for segment in segments {
-        let reader = SegmentReader::open(disk, &path_of(segment)).await?;
-        let mut from = Offset(0);
-        loop {
-            let batches = reader.read_batches(from, segment.end_offset, READ_BYTES).await?;
-            let Some(last) = batches.last() else { break };
-            from = last.end_offset;
-            for batch in &batches {
-                writer.push(&batch.bytes).await?;
-                pace.spend(2 * batch.bytes.len() as u64).await;
-            }
+        if let Err(error) = copy(disk, path_of(segment), segment, &mut writer, pace).await {
+            writer.discard().await;
+            return Err(error);
         }
-        pace.spend(SYNC_COST_BYTES).await;
     }
     writer.finish().await?;
     Ok(merged)
+}
+
+async fn copy<D: Disk>(
+    disk: &D,
+    path: PathBuf,
+    segment: &Segment,
+    writer: &mut SegmentWriter<D>,
+    pace: &mut impl Pace,
+) -> Result<(), SegmentError> {
+    let reader = SegmentReader::open(disk, &path).await?;
+    let mut from = Offset(0);
+    loop {
+        let batches = reader.read_batches(from, segment.end_offset, READ_BYTES).await?;
+        let Some(last) = batches.last() else { break };
+        from = last.end_offset;
+        for batch in &batches {
+            writer.push(&batch.bytes).await?;
+            pace.spend(2 * batch.bytes.len() as u64).await;
+        }
+    }
+    pace.spend(SYNC_COST_BYTES).await;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -121,7 +144,7 @@ mod tests {
     /// The first offsets of those that are worth merging, and of what follows them.
     fn found(sizes: &[u64]) -> Option<(i64, i64)> {
         let all = segments(sizes);
-        let run = mergeable(&all, 100)?;
+        let run = mergeable(&all, 100, &BTreeSet::new())?;
         Some((run[0].base_offset.0 / 10, run[run.len() - 1].end_offset.0 / 10))
     }
 
@@ -135,6 +158,17 @@ mod tests {
         assert_eq!(found(&one_large), None, "it would be written for little");
         let mut gap = segments(&[1; 12]);
         gap.drain(5..6);
-        assert_eq!(mergeable(&gap, 100), None, "a gap parts them");
+        assert_eq!(mergeable(&gap, 100, &BTreeSet::new()), None, "a gap parts them");
+    }
+
+    #[test]
+    fn given_one_that_cannot_be_read_when_others_are_enough_then_they_are_merged_around_it() {
+        let all = segments(&[1; 20]);
+        let unreadable = BTreeSet::from([Offset(30)]);
+        assert_eq!(mergeable(&all, 100, &unreadable), Some(&all[4..]));
+        let unreadable = BTreeSet::from([Offset(30), Offset(110)]);
+        assert_eq!(mergeable(&all, 100, &unreadable), Some(&all[12..]), "seven are too few");
+        let unreadable = BTreeSet::from([Offset(60), Offset(130)]);
+        assert_eq!(mergeable(&all, 100, &unreadable), None);
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! - I1: a segment is told only once it is durable, in the order of its partition's offsets.
 //! - I2: in memory are at most [`GATHERED_BYTES_MAX`] and one block of the log.
+//! - I3: of a partition nothing is written that lies behind what cannot be read of it. Others are not held up by that.
 
 use std::path::PathBuf;
 
@@ -46,10 +47,11 @@ pub struct WritePart {
     pub group: GroupId,
     /// Whose segments they are.
     pub id: SegmentId,
-    /// Where the last segment ends; batches that end before are passed over.
+    /// What is to be written begins here: where the last segment ends, or behind that, where the log does. Batches that end
+    /// before are passed over.
     pub from: Offset,
-    /// Whether there is such a segment: if not, the first one may begin before, with its first batch.
-    pub follows: bool,
+    /// Where the last segment ends. Without one, the first may begin before `from`, with its first batch.
+    pub follows: Option<Offset>,
     /// The last entry that is committed and in the file.
     pub last: RaftIndex,
     /// The largest segment; one batch may be larger.
@@ -59,7 +61,10 @@ pub struct WritePart {
 /// Why segments could not be written. What was told of before is there.
 #[derive(Debug, Error)]
 pub enum WriteError {
-    /// The log could not be read.
+    /// The file of the log could not be opened.
+    #[error("opening the log for segments: {0}")]
+    Open(#[source] ReadError),
+    /// What the log holds of a partition could not be read.
     #[error("reading the log for segments: {0}")]
     Read(#[from] ReadError),
     /// A segment could not be written.
@@ -75,30 +80,51 @@ pub enum WriteError {
     },
 }
 
-/// Writes what the job names and tells `done` of each segment. Not cancel-safe.
+/// A part that is not, or not wholly, in segments because of what the log holds of it.
+#[derive(Debug)]
+pub struct FailedPart {
+    /// Its group.
+    pub group: GroupId,
+    /// What stands in the way.
+    pub error: WriteError,
+}
+
+impl WriteError {
+    /// Whether it is about one partition, and others may be written all the same.
+    fn is_of_part(&self) -> bool {
+        match self {
+            WriteError::Read(_) | WriteError::Segment(SegmentError::NotPlanned { .. }) => true,
+            WriteError::Open(_) | WriteError::Segment(_) | WriteError::NoRoom { .. } => false,
+        }
+    }
+}
+
+/// Writes what the job names and tells `done` of each segment; says which parts could not be read. Not cancel-safe.
 ///
 /// # Errors
-/// The first thing that failed.
+/// If the file cannot be opened, or segments cannot be written.
 pub async fn write_segments<D: Disk>(
     disk: &D,
     job: &WriteJob,
     pace: &mut impl Pace,
     done: &mut impl FnMut(&WritePart, Segment),
-) -> Result<(), WriteError> {
-    let file = SealedFile::open(disk, job.shard_uuid, &job.wal_file).await?;
+) -> Result<Vec<FailedPart>, WriteError> {
+    let file = SealedFile::open(disk, job.shard_uuid, &job.wal_file).await;
+    let file = file.map_err(WriteError::Open)?;
     let needed = job.parts.iter().map(|part| bytes_needed(&file, part)).sum();
     // What a file system does not tell shows when it is full.
     let available = disk.available(&job.segments_dir).await.unwrap_or(u64::MAX);
     if available < needed {
         return Err(WriteError::NoRoom { needed, available });
     }
+    let mut failed = Vec::new();
     let mut from = 0;
     while from < job.parts.len() {
         let to = set_end(&file, &job.parts, from);
-        write_set(disk, &file, job, &job.parts[from..to], pace, done).await?;
+        failed.append(&mut write_set(disk, &file, job, &job.parts[from..to], pace, done).await?);
         from = to;
     }
-    Ok(())
+    Ok(failed)
 }
 
 /// What the segments of a part take at most.
@@ -131,6 +157,8 @@ struct Gathering<'a> {
     /// Where the next segment begins, once that is known.
     base_offset: Option<Offset>,
     end_offset: Offset,
+    /// Why nothing more of it is read (I3).
+    failure: Option<WriteError>,
 }
 
 async fn write_set<D: Disk>(
@@ -140,14 +168,15 @@ async fn write_set<D: Disk>(
     parts: &[WritePart],
     pace: &mut impl Pace,
     done: &mut impl FnMut(&WritePart, Segment),
-) -> Result<(), WriteError> {
+) -> Result<Vec<FailedPart>, WriteError> {
     let mut set: Vec<Gathering<'_>> = parts
         .iter()
         .map(|part| Gathering {
             part,
             gathered: Gathered::new(),
-            base_offset: part.follows.then_some(part.from),
+            base_offset: part.follows.map(|_| part.from),
             end_offset: part.from,
+            failure: None,
         })
         .collect();
     let mut extents: Vec<(usize, Extent)> = Vec::new();
@@ -158,27 +187,60 @@ async fn write_set<D: Disk>(
     extents.sort_unstable_by_key(|(_, extent)| (extent.block_position, extent.first_slot));
     for (at, extent) in extents {
         let gathering = &mut set[at];
-        let part = gathering.part;
-        let batches = file.batches(part.group, &extent, part.from, part.last).await?;
-        pace.spend(file.take_bytes_read()).await;
-        for batch in batches {
-            let bytes = gathering.gathered.bytes() + batch.bytes.len() as u64;
-            if bytes > part.segment_bytes_max.min(GATHERED_BYTES_MAX) {
-                gathering.write(disk, job, pace, done).await?;
-            }
-            // Where the first batch lies across, the segment begins with it; where one is lost, before it.
-            gathering.base_offset.get_or_insert(batch.base_offset.min(part.from));
-            gathering.gathered.push(&batch.bytes, batch.base_offset, batch.max_timestamp_ms);
-            gathering.end_offset = batch.base_offset.plus(batch.offset_count);
+        if gathering.failure.is_none() {
+            let taken = gathering.take(disk, file, job, &extent, pace, done).await;
+            gathering.keep_failure(taken)?;
         }
     }
     for gathering in &mut set {
-        gathering.write(disk, job, pace, done).await?;
+        let written = gathering.write(disk, job, pace, done).await;
+        gathering.keep_failure(written)?;
     }
-    Ok(())
+    let failed = |gathering: Gathering<'_>| {
+        let group = gathering.part.group;
+        gathering.failure.map(|error| FailedPart { group, error })
+    };
+    Ok(set.into_iter().filter_map(failed).collect())
 }
 
 impl Gathering<'_> {
+    /// Hands back what is not about this partition alone.
+    fn keep_failure(&mut self, result: Result<(), WriteError>) -> Result<(), WriteError> {
+        match result {
+            Err(error) if error.is_of_part() => {
+                self.failure.get_or_insert(error);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Gathers the batches of an extent.
+    async fn take<D: Disk>(
+        &mut self,
+        disk: &D,
+        file: &SealedFile<D>,
+        job: &WriteJob,
+        extent: &Extent,
+        pace: &mut impl Pace,
+        done: &mut impl FnMut(&WritePart, Segment),
+    ) -> Result<(), WriteError> {
+        let part = self.part;
+        let batches = file.batches(part.group, extent, part.from, part.last).await;
+        pace.spend(file.take_bytes_read()).await;
+        for batch in batches? {
+            let bytes = self.gathered.bytes() + batch.bytes.len() as u64;
+            if bytes > part.segment_bytes_max.min(GATHERED_BYTES_MAX) {
+                self.write(disk, job, pace, done).await?;
+            }
+            // Where the first batch lies across, the segment begins with it; where one is lost, before it.
+            self.base_offset.get_or_insert(batch.base_offset.min(part.from));
+            self.gathered.push(&batch.bytes, batch.base_offset, batch.max_timestamp_ms);
+            self.end_offset = batch.base_offset.plus(batch.offset_count);
+        }
+        Ok(())
+    }
+
     /// Writes what is gathered, if there is anything.
     async fn write<D: Disk>(
         &mut self,

@@ -2,20 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use chronik_engine::batch::BatchBuilder;
 use chronik_engine::disk::Disk;
-use chronik_engine::disk_sim::{Corruption, SimDisk, block_on};
+use chronik_engine::disk_sim::{Corruption, Fault, SimDisk, block_on};
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::segment::{Manifest, Segment, SegmentId, SegmentReader};
 use chronik_engine::wal::record::{EntryKind, GroupMeta, LogEntry, WalRecord};
 use chronik_engine::wal::{SealedName, Wal, WalOptions};
 use chronik_tiering::merge::{merge, mergeable};
 use chronik_tiering::pace::Unpaced;
-use chronik_tiering::write::{WriteError, WriteJob, WritePart, write_segments};
+use chronik_tiering::write::{FailedPart, WriteError, WriteJob, WritePart, write_segments};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
@@ -110,17 +110,21 @@ impl Log {
 
     fn part(&self, group: GroupId, from: Offset, follows: bool) -> WritePart {
         let last = RaftIndex(self.next[&group].0.0 - 1);
+        let follows = follows.then_some(from);
         WritePart { group, id: id(group), from, follows, last, segment_bytes_max: 100_000 }
     }
 
-    fn write(&self, parts: Vec<WritePart>) -> (Vec<(GroupId, Segment)>, Result<(), WriteError>) {
+    fn name(&self) -> SealedName {
         let (seq, end_position) = self.wal.position();
-        let job = WriteJob {
-            wal_file: SealedName { seq, path: self.path(), end_position },
-            shard_uuid: SHARD,
-            segments_dir: DIR.into(),
-            parts,
-        };
+        SealedName { seq, path: self.path(), end_position }
+    }
+
+    fn write(
+        &self,
+        parts: Vec<WritePart>,
+    ) -> (Vec<(GroupId, Segment)>, Result<Vec<FailedPart>, WriteError>) {
+        let job =
+            WriteJob { wal_file: self.name(), shard_uuid: SHARD, segments_dir: DIR.into(), parts };
         let mut written = Vec::new();
         let mut done = |part: &WritePart, segment| written.push((part.group, segment));
         let result = block_on(write_segments(&self.disk, &job, &mut Unpaced, &mut done));
@@ -159,7 +163,7 @@ fn given_a_file_of_several_partitions_when_written_then_each_has_all_its_batches
         let groups = [1, 2, 3].map(GroupId);
         let parts = groups.map(|group| log.part(group, Offset(0), false)).to_vec();
         let (written, result) = log.write(parts);
-        result.unwrap();
+        assert!(result.unwrap().is_empty());
         let mut manifests: BTreeMap<GroupId, Manifest> = BTreeMap::new();
         for (group, segment) in written {
             assert!(segment.file_bytes < 150_000, "{segment:?}");
@@ -186,22 +190,60 @@ fn given_a_part_that_goes_on_when_written_then_it_begins_where_the_last_segment_
     let segments: Vec<Segment> = written.into_iter().map(|(_, segment)| segment).collect();
     assert_eq!(segments[0].base_offset, middle);
     assert_eq!(log.read(group, &segments), log.wanted(group)[20..]);
+    // Behind a segment that was lost, it does not stand for what that did.
+    let before = Offset(middle.0 - 1);
+    let part = WritePart { follows: Some(before), ..log.part(group, middle, true) };
+    let (written, result) = log.write(vec![part]);
+    result.unwrap();
+    assert_eq!(written[0].1.base_offset, middle);
 }
 
 #[test]
-fn given_damage_in_the_log_when_written_then_it_is_an_error_and_what_was_told_before_stays() {
+fn given_a_read_that_fails_when_written_then_its_partition_ends_before_it_and_others_are_whole() {
     let mut log = Log::new();
     log.fill(&mut StdRng::seed_from_u64(2), 60);
-    let group = GroupId(2);
-    let (_, end) = log.wal.position();
-    let range = end / 4 * 3..end / 4 * 3 + 16_384;
-    let damage = Corruption::FlipBit(3);
-    log.disk.corrupt(&log.path(), range, damage).unwrap();
-    let (written, result) = log.write(vec![log.part(group, Offset(0), false)]);
-    assert!(matches!(result, Err(WriteError::Read(_))), "{result:?}");
-    for (_, segment) in &written {
-        assert!(!log.read(group, &[*segment]).is_empty());
+    let groups = [1, 2, 3].map(GroupId);
+    let (mut opens, mut parts) = (0, 0);
+    for reads in 0.. {
+        log.disk.fail_after(reads, Fault::ReadError);
+        let (written, result) =
+            log.write(groups.map(|group| log.part(group, Offset(0), false)).to_vec());
+        log.disk.clear_faults();
+        let failed = match result {
+            Err(WriteError::Open(_)) => {
+                assert!(written.is_empty());
+                opens += 1;
+                continue;
+            }
+            result => result.unwrap(),
+        };
+        for group in groups {
+            let of_group = written.iter().filter(|(of, _)| *of == group);
+            let segments: Vec<Segment> = of_group.map(|(_, segment)| *segment).collect();
+            let (stored, wanted) = (log.read(group, &segments), log.wanted(group));
+            assert_eq!(stored, wanted[..stored.len()], "{group}");
+            let has_failed = failed.iter().any(|part| part.group == group);
+            assert_eq!(stored.len() < wanted.len(), has_failed, "{group}: {failed:?}");
+        }
+        assert!(failed.len() <= 1, "{failed:?}");
+        if failed.is_empty() {
+            break; // that many reads are enough
+        }
+        assert!(matches!(failed[0].error, WriteError::Read(_)), "{failed:?}");
+        parts += 1;
     }
+    assert!(opens > 0 && parts > 1, "{opens} {parts}");
+}
+
+#[test]
+fn given_a_file_whose_index_is_damaged_when_written_then_that_is_said_of_the_file() {
+    let mut log = Log::new();
+    log.fill(&mut StdRng::seed_from_u64(2), 30);
+    let (_, end) = log.wal.position();
+    log.disk.corrupt(&log.path(), 0..end, Corruption::FlipBit(1)).unwrap();
+    let (written, result) = log.write(vec![log.part(GroupId(1), Offset(0), false)]);
+    assert!(matches!(result, Err(WriteError::Open(_))), "{result:?}");
+    assert!(written.is_empty());
 }
 
 #[test]
@@ -240,8 +282,16 @@ fn given_small_segments_when_merged_then_one_stands_for_all_with_the_same_batche
     result.unwrap();
     let segments: Vec<Segment> = written.into_iter().map(|(_, segment)| segment).collect();
     assert!(segments.len() >= 8);
-    let some = mergeable(&segments, 1 << 20).unwrap();
+    let some = mergeable(&segments, 1 << 20, &BTreeSet::new()).unwrap();
     let dir = Path::new(DIR);
+    let files = log.disk.files();
+    let damaged = dir.join(some[3].file_name(id(group).topic, 0));
+    let whole = log.disk.read_raw(&damaged).unwrap();
+    log.disk.corrupt(&damaged, 4096..4200, Corruption::FlipBit(1)).unwrap();
+    let failed = block_on(merge(&log.disk, dir, id(group), some, &mut Unpaced));
+    assert_eq!(failed.unwrap_err().path(), damaged);
+    assert_eq!(log.disk.files(), files, "nothing is left of it");
+    log.disk.write_raw(&damaged, 0, &whole).unwrap();
     let merged = block_on(merge(&log.disk, dir, id(group), some, &mut Unpaced)).unwrap();
     assert_eq!(log.read(group, &[merged]), log.read(group, some));
     assert_eq!(merged.generation, 1);

@@ -348,7 +348,9 @@ impl Group {
         self.log_start_offset = self.log_start_offset.max(start.min(self.high_watermark()));
         let mut gone = self.take_segments_before(start);
         let stored_to = self.segments.covered_to(start);
-        gone.extend(self.take_segments_from(stored_to));
+        let behind_gap = self.take_segments_from(stored_to);
+        shared.segments_taken_back += behind_gap.len() as u64;
+        gone.extend(behind_gap);
         shared.effects.segments_gone.extend(gone);
         stored_to
     }

@@ -224,6 +224,8 @@ struct Shared {
     reads_waiting: usize,
     elections_won: u64,
     messages_refused: u64,
+    /// See [`ShardCore::segments_taken_back`].
+    segments_taken_back: u64,
     counted: Counted,
     /// Commands that other nodes propose for this one.
     awaited: BTreeMap<CommandId, Awaited>,
@@ -279,6 +281,7 @@ impl ShardCore {
                 reads_waiting: 0,
                 elections_won: 0,
                 messages_refused: 0,
+                segments_taken_back: 0,
                 counted: Counted::default(),
                 awaited: BTreeMap::new(),
                 out: ReadyOutput::default(),

@@ -6,10 +6,12 @@
 //!
 //! - I1: a segment is named here only while its file is whole and durable.
 //! - I2: the log gives up entries only that lie before the log start offset or in a segment that is named here.
+//! - I3: a segment that was lost stays a gap: no later one stands for its records, so whoever asks for them is told.
 
 use chronik_engine::ids::{GroupId, Offset};
 use chronik_engine::log_index::FileRange;
 use chronik_engine::segment::{Loaded, Manifest, Segment, SegmentId};
+use chronik_tiering::backlog::FilePlan;
 use chronik_tiering::write::WritePart;
 use uuid::Uuid;
 
@@ -50,34 +52,45 @@ impl PartitionTag {
 
 impl ShardCore {
     /// What of a file of the log that holds these entries is to become segments, none larger than its topic's
-    /// `bytes_max`; `None` as long as not all of it is committed.
+    /// `bytes_max`, and which groups have entries there that are not committed. `first_in_log` is the first offset that the
+    /// log has of a group.
     #[must_use]
     pub fn plan_segments(
         &self,
         ranges: &[(GroupId, FileRange)],
         cluster: Uuid,
         bytes_max: impl Fn(TopicId) -> u64,
-    ) -> Option<Vec<WritePart>> {
-        let mut parts = Vec::new();
+        first_in_log: impl Fn(GroupId) -> Option<Offset>,
+    ) -> FilePlan {
+        let mut plan = FilePlan::default();
         for (id, range) in ranges {
             let Some(group) = self.live(*id) else { continue };
-            let tag = group.tag().filter(|tag| tag.kind == PartitionKind::Records);
-            let from = group.stored_to();
-            let has_more = range.end_offset > from && range.end_offset > range.base_offset;
-            let Some(tag) = tag.filter(|_| has_more) else { continue };
-            if group.raft.applied() < range.last {
-                return None;
+            let stored_to = group.stored_to();
+            if range.end_offset <= stored_to || range.end_offset <= range.base_offset {
+                continue;
             }
-            parts.push(WritePart {
+            let tag = group.tag().filter(|tag| tag.kind == PartitionKind::Records);
+            let Some(tag) = tag else { continue };
+            let from = first_in_log(*id).map_or(stored_to, |first| first.max(stored_to)); // I3
+            let applied = group.raft.applied();
+            // What a replica copies begins at the gap, and ends behind what its own log has.
+            let is_copied = from > stored_to && self.fills.has(*id);
+            if applied < range.last || is_copied {
+                plan.waiting.push(*id);
+            }
+            if applied < range.first || group.high_watermark() <= from || is_copied {
+                continue;
+            }
+            plan.parts.push(WritePart {
                 group: *id,
                 id: tag.segment_id(cluster, group.raft.term()),
                 from,
-                follows: !group.segments.is_empty(),
-                last: range.last,
+                follows: group.segments.end(),
+                last: range.last.min(applied),
                 segment_bytes_max: bytes_max(tag.topic),
             });
         }
-        Some(parts)
+        plan
     }
 
     /// How many segments there are, and their bytes.
@@ -116,11 +129,31 @@ impl ShardCore {
         self.live(group).map(|group| group.segments.covered_to(group.log_start_offset))
     }
 
+    /// Tells of a segment that was written of what the log has; says whether it counts. The first one of a part may begin
+    /// behind the last one that there was when the part was planned (I3).
+    pub fn add_written(&mut self, part: &WritePart, segment: Segment) -> bool {
+        let is_planned = |group: &Group| {
+            let first = part.from == segment.base_offset;
+            first && part.follows.is_some() && part.follows == group.segments.end()
+        };
+        self.add(part.group, NamedSegment::of(part.id, segment), is_planned)
+    }
+
     /// Tells of a segment that was written; it begins where the last one ends, if there is one. It goes where it does not:
     /// a segment of the log's own records and one of a leader's may be written side by side, and the first one counts.
     pub fn add_segment(&mut self, id: GroupId, new: NamedSegment) {
+        self.add(id, new, |_| false);
+    }
+
+    fn add(
+        &mut self,
+        id: GroupId,
+        new: NamedSegment,
+        may_leave_gap: impl Fn(&Group) -> bool,
+    ) -> bool {
+        let mut counts = true;
         let gone = match self.groups.get_mut(&id).filter(|group| group.is_live()) {
-            Some(group) if group.segments.is_next(&new.segment) => {
+            Some(group) if group.segments.is_next(&new.segment) || may_leave_gap(group) => {
                 group.segments.push(new.segment);
                 group.take_segments_before(group.log_start_offset)
             }
@@ -129,12 +162,22 @@ impl ShardCore {
                 let name = new.file_name();
                 let file_name =
                     |segment: &Segment| NamedSegment { segment: *segment, ..new }.file_name();
-                let is_named = group.segments.iter().any(|segment| file_name(segment) == name);
-                if is_named { Vec::new() } else { vec![new] }
+                counts = group.segments.iter().any(|segment| file_name(segment) == name);
+                if counts { Vec::new() } else { vec![new] }
             }
-            None => vec![new],
+            None => {
+                counts = false;
+                vec![new]
+            }
         };
         self.shared.effects.segments_gone.extend(gone);
+        counts
+    }
+
+    /// How often the last segments of a partition were let go of: what they stood for may be in the log still.
+    #[must_use]
+    pub fn segments_taken_back(&self) -> u64 {
+        self.shared.segments_taken_back
     }
 
     /// Tells of a segment that stands for several that there were. Those come out as gone; the new one does where the

@@ -102,6 +102,8 @@ counters! {
     segments_written: "chronik_segments_written_total" Counter Sum Shard;
     /// Bytes of segments written of what full files of the log hold.
     segment_bytes_written: "chronik_segment_bytes_written_total" Counter Sum Shard;
+    /// Reads of full log files for segments that failed; what cannot be read of a partition stays in the log.
+    segment_source_failures: "chronik_segment_source_failures_total" Counter Sum Shard;
     /// Bytes of records copied from other nodes for replicas that lacked them.
     fill_bytes: "chronik_fill_bytes_total" Counter Sum Shard;
     /// Segments there are.

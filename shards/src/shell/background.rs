@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use chronik_engine::disk_direct::DirectDisk;
 use chronik_engine::ids::ShardId;
@@ -28,6 +29,38 @@ pub struct Background {
     fillers: Arc<[Executor]>,
     /// Compacts and merges: what may take long.
     pub cleaner: Executor,
+    waiting: WaitingBytes,
+}
+
+/// Bytes of the log that wait for `writer`, on all shards.
+#[derive(Debug, Clone, Default)]
+pub(super) struct WaitingBytes(Arc<AtomicU64>);
+
+/// What one shard adds to them, as long as it runs.
+#[derive(Debug)]
+pub(super) struct WaitingShare {
+    all: WaitingBytes,
+    own: u64,
+}
+
+impl WaitingBytes {
+    pub(super) fn share(&self) -> WaitingShare {
+        WaitingShare { all: self.clone(), own: 0 }
+    }
+}
+
+impl WaitingShare {
+    /// So much waits on this shard; says how much that is together with the others.
+    pub(super) fn set(&mut self, own: u64) -> u64 {
+        let change = own.wrapping_sub(std::mem::replace(&mut self.own, own));
+        self.all.0.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
+    }
+}
+
+impl Drop for WaitingShare {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 impl Background {
@@ -44,7 +77,13 @@ impl Background {
             remover: Executor::start("chronik-remove", jobs_max)?,
             fillers: fillers.collect::<std::io::Result<_>>()?,
             cleaner: Executor::start("chronik-clean", jobs_max)?,
+            waiting: WaitingBytes::default(),
         })
+    }
+
+    /// A shard's part of what waits for `writer`.
+    pub(super) fn waiting_share(&self) -> WaitingShare {
+        self.waiting.share()
     }
 
     /// The thread that writes what this shard copies.

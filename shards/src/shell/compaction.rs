@@ -9,7 +9,7 @@
 //! - I2: a partition that cannot be written anew, as one with a damaged segment, holds up no other and is read in vain less
 //!   and less often.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use chronik_ring::{sleep, yield_if_needed};
 use chronik_tiering::compact::{
     CompactError, CompactionJob, CompactionSettings, compact, delete_horizon, wants_compaction,
 };
+use chronik_tiering::failures::Failures;
 use chronik_tiering::merge::{merge, mergeable};
 use chronik_tiering::pace::ThreadPace;
 use futures_lite::future::block_on;
@@ -33,43 +34,14 @@ use crate::core::NamedSegment;
 /// When the next tombstones of a partition may go, as far as it is known.
 type Horizons = BTreeMap<GroupId, Option<i64>>;
 
-/// How long a partition that could not be written anew is left alone: twice as long each time.
-const PAUSE_MIN: Duration = Duration::from_secs(60);
-const PAUSE_MAX: Duration = Duration::from_secs(3_600);
-
-/// The partitions that could not be written anew (I2).
-#[derive(Debug, Default)]
-struct Failures(BTreeMap<GroupId, Failure>);
-
-#[derive(Debug)]
-struct Failure {
-    pause: Duration,
-    until_ns: u64,
-}
-
-impl Failures {
-    fn is_left_alone(&self, group: GroupId, now_ns: u64) -> bool {
-        self.0.get(&group).is_some_and(|failure| now_ns < failure.until_ns)
-    }
-
-    /// Says for how long the partition is left alone from now on.
-    fn note(&mut self, group: GroupId, now_ns: u64) -> Duration {
-        let pause = self.0.get(&group).map_or(PAUSE_MIN, |last| PAUSE_MAX.min(last.pause * 2));
-        let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
-        self.0.insert(group, Failure { pause, until_ns: now_ns.saturating_add(pause_ns) });
-        pause
-    }
-
-    fn forget(&mut self, group: GroupId) {
-        self.0.remove(&group);
-    }
-}
-
 /// What is known from one turn to the next.
 #[derive(Debug, Default)]
 struct Known {
     horizons: Horizons,
-    failures: Failures,
+    /// The partitions that could not be written anew (I2).
+    failures: Failures<GroupId>,
+    /// Where segments begin that could not be read to be merged: others are merged around them.
+    unreadable: BTreeMap<GroupId, BTreeSet<Offset>>,
 }
 
 /// A partition as a turn finds it.
@@ -77,6 +49,21 @@ struct Candidate {
     group: GroupId,
     id: SegmentId,
     segments: Vec<Segment>,
+}
+
+impl Candidate {
+    /// The segment that an error is about.
+    fn named_by(&self, error: &CompactError) -> Option<Segment> {
+        let path = match error {
+            CompactError::Segment { source } => source.path(),
+            CompactError::Batch { path, .. } | CompactError::Foreign { path } => path,
+            CompactError::MapTooSmall => return None,
+        };
+        let name = path.file_name()?.to_str()?;
+        let (topic, partition) = (self.id.topic, self.id.partition);
+        let is_it = |segment: &&Segment| segment.file_name(topic, partition) == name;
+        self.segments.iter().find(is_it).copied()
+    }
 }
 
 /// Looks at all partitions of this shard, time and again, until the shard stops.
@@ -92,7 +79,7 @@ pub async fn compaction_loop(shard: Rc<Shard>) {
                 return;
             }
             let topic = shard.catalog().topic_by_id(tag.topic).map(Arc::clone);
-            if known.failures.is_left_alone(group, shard.clock.now_ns()) {
+            if known.failures.is_left_alone(&group, shard.clock.now_ns()) {
                 continue;
             }
             if let (Some(topic), Some(candidate)) = (topic, candidate(&shard, group, tag)) {
@@ -102,7 +89,8 @@ pub async fn compaction_loop(shard: Rc<Shard>) {
         }
         let is_here = |group: &GroupId| shard.with_core(|core| core.partition(*group).is_some());
         known.horizons.retain(|group, _| is_here(group));
-        known.failures.0.retain(|group, _| is_here(group));
+        known.failures.retain(is_here);
+        known.unreadable.retain(|group, _| is_here(group));
         if shard.stopping.get() {
             return;
         }
@@ -121,37 +109,43 @@ fn candidate(shard: &Shard, group: GroupId, tag: PartitionTag) -> Option<Candida
 async fn turn(shard: &Rc<Shard>, topic: &Topic, candidate: Candidate, known: &mut Known) {
     let (group, partition) = (candidate.group, candidate.id.partition);
     let result = if topic.settings.cleanup.compact {
-        compact_one(shard, topic, candidate, &mut known.horizons).await
+        compact_one(shard, topic, &candidate, &mut known.horizons).await
     } else {
-        merge_one(shard, topic, candidate).await
+        let unreadable = known.unreadable.remove(&group).unwrap_or_default();
+        merge_one(shard, topic, &candidate, unreadable, known).await
     };
     match result {
-        Ok(()) => known.failures.forget(group),
-        Err(error) if log_start_moved(&error) => {
+        Ok(()) => known.failures.forget(&group),
+        Err(error) if log_start_moved(shard, &candidate, &error) => {
             tracing::debug!(shard = shard.id.0, topic = %topic.name, "compaction begins again: {error}");
         }
         Err(error) => {
-            let pause = known.failures.note(group, shard.clock.now_ns());
+            let noted = known.failures.note(group, shard.clock.now_ns());
             shard.metrics.borrow_mut().counters.compaction_failures += 1;
             tracing::error!(
                 shard = shard.id.0,
                 topic = %topic.name,
                 partition,
                 "segments stay as they are, tried again in {} s: {error}",
-                pause.as_secs()
+                noted.pause.as_secs()
             );
         }
     }
 }
 
-/// Whether a segment went away under the round (I1).
-fn log_start_moved(error: &CompactError) -> bool {
-    match error {
+/// Whether a segment went away under the round (I1): its file is gone, and nobody looks for it any more.
+fn log_start_moved(shard: &Shard, candidate: &Candidate, error: &CompactError) -> bool {
+    let is_gone = match error {
         CompactError::Segment { source: SegmentError::Io { source, .. } } => {
             source.kind() == std::io::ErrorKind::NotFound
         }
         _ => false,
-    }
+    };
+    let named = candidate.named_by(error).filter(|_| is_gone);
+    named.is_some_and(|segment| {
+        let found = shard.with_core(|core| core.segment_at(candidate.group, segment.base_offset));
+        found.map(|found| found.segment) != Some(segment)
+    })
 }
 
 fn settings(shard: &Shard, topic: &Topic) -> CompactionSettings {
@@ -173,11 +167,11 @@ fn pace(shard: &Shard) -> ThreadPace {
 async fn compact_one(
     shard: &Rc<Shard>,
     topic: &Topic,
-    candidate: Candidate,
+    candidate: &Candidate,
     horizons: &mut Horizons,
 ) -> Result<(), CompactError> {
     let settings = settings(shard, topic);
-    let Candidate { group, id, segments } = candidate;
+    let Candidate { group, id, ref segments } = *candidate;
     let dir = shard.segments.dir().to_owned();
     let up_to = segments.last().map_or(Offset(0), |last| last.end_offset);
     if !horizons.contains_key(&group) && segments.iter().any(|segment| segment.is_compacted) {
@@ -190,12 +184,13 @@ async fn compact_one(
     }
     let horizon_ms = horizons.get(&group).copied().flatten();
     let now_ms = shard.clock.wall_ms();
-    let Some(reason) = wants_compaction(&segments, up_to, &settings, horizon_ms, now_ms) else {
+    let Some(reason) = wants_compaction(segments, up_to, &settings, horizon_ms, now_ms) else {
         return Ok(());
     };
     let mut hash_key = [0; 16];
     hash_key[..8].copy_from_slice(&random_seed().to_le_bytes());
     hash_key[8..].copy_from_slice(&random_seed().to_le_bytes());
+    let segments = segments.clone();
     let job = CompactionJob { dir, id, segments, up_to, settings, hash_key, now_ms };
     let (mesh, shard_id, mut pace) = (shard.mesh().clone(), shard.id, pace(shard));
     let work = move |disk: &DirectDisk| {
@@ -228,18 +223,31 @@ async fn compact_one(
     Ok(())
 }
 
+/// Merges the first neighbours that are worth it; `unreadable` says where those begin that could not be read before.
 async fn merge_one(
     shard: &Rc<Shard>,
     topic: &Topic,
-    candidate: Candidate,
+    candidate: &Candidate,
+    mut unreadable: BTreeSet<Offset>,
+    known: &mut Known,
 ) -> Result<(), CompactError> {
-    let Candidate { group, id, segments } = candidate;
-    let Some(small) = mergeable(&segments, segment_bytes_max(topic)) else { return Ok(()) };
-    let (dir, small, mut pace) = (shard.segments.dir().to_owned(), small.to_vec(), pace(shard));
+    let Candidate { group, id, ref segments } = *candidate;
+    unreadable.retain(|offset| segments.iter().any(|segment| segment.base_offset == *offset));
+    let small = mergeable(segments, segment_bytes_max(topic), &unreadable).map(<[_]>::to_vec);
+    if !unreadable.is_empty() {
+        known.unreadable.insert(group, unreadable);
+    }
+    let Some(small) = small else { return Ok(()) };
+    let (dir, mut pace) = (shard.segments.dir().to_owned(), pace(shard));
     let work = move |disk: &DirectDisk| block_on(merge(disk, &dir, id, &small, &mut pace));
     let Some(merged) = shard.in_background(&shard.background.cleaner, work).await else {
         return Ok(());
     };
+    let merged = merged.map_err(CompactError::from).inspect_err(|error| {
+        if let Some(segment) = candidate.named_by(error) {
+            known.unreadable.entry(group).or_default().insert(segment.base_offset);
+        }
+    });
     replace(shard, group, id, merged?);
     shard.metrics.borrow_mut().counters.segment_merges += 1;
     Ok(())
@@ -247,30 +255,4 @@ async fn merge_one(
 
 fn replace(shard: &Rc<Shard>, group: GroupId, id: SegmentId, segment: Segment) {
     shard.change_core(|core| core.replace_segments(group, NamedSegment::of(id, segment)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND_NS: u64 = 1_000_000_000;
-
-    #[test]
-    fn given_a_partition_that_fails_when_looked_at_then_it_is_left_alone_for_longer_each_time() {
-        let (bad, good) = (GroupId(7), GroupId(8));
-        let mut failures = Failures::default();
-        let mut now_ns = 5 * SECOND_NS;
-        let mut pauses = Vec::new();
-        for _ in 0..8 {
-            assert!(!failures.is_left_alone(bad, now_ns));
-            let pause = failures.note(bad, now_ns).as_secs();
-            assert!(failures.is_left_alone(bad, now_ns + pause * SECOND_NS - 1));
-            assert!(!failures.is_left_alone(good, now_ns), "it holds up no other");
-            now_ns += pause * SECOND_NS;
-            pauses.push(pause);
-        }
-        assert_eq!(pauses, [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
-        failures.forget(bad);
-        assert_eq!(failures.note(bad, now_ns), PAUSE_MIN, "it went well meanwhile");
-    }
 }

@@ -160,7 +160,7 @@ impl Shard {
     /// Writes what was copied as segments, on a thread for that.
     async fn write_fill(self: Rc<Self>, write: FillWrite) {
         let FillWrite { fill, group, tag, term, from, chunks } = write;
-        while self.segments.is_removing(tag.topic, tag.partition) && !self.stopping.get() {
+        while self.segments.is_removing(tag.topic, tag.partition, from) && !self.stopping.get() {
             sleep(GONE_PAUSE).await; // I3
         }
         let id = tag.segment_id(self.node.cluster_uuid, term);

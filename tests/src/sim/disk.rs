@@ -138,7 +138,7 @@ pub fn read_io_failed(error: &ReadError) -> bool {
 #[must_use]
 pub fn tiering_io_failed(error: &WriteError) -> bool {
     match error {
-        WriteError::Read(error) => read_io_failed(error),
+        WriteError::Open(error) | WriteError::Read(error) => read_io_failed(error),
         WriteError::Segment(error) => segment_io_failed(error),
         WriteError::NoRoom { .. } => true,
     }
@@ -162,7 +162,7 @@ pub fn is_full(error: &WriteError) -> bool {
     match error {
         WriteError::Segment(error) => is_segment_full(error),
         WriteError::NoRoom { .. } => true,
-        WriteError::Read(_) => false,
+        WriteError::Open(_) | WriteError::Read(_) => false,
     }
 }
 

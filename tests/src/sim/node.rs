@@ -2,6 +2,7 @@
 //! futures that the run polls when its seed says so.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -16,8 +17,11 @@ use chronik_engine::ids::{FileSeq, GroupId, NodeId, Offset, ShardId};
 use chronik_engine::segment::{Segment, SegmentError};
 use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
 use chronik_engine::wal::{LogNeed, SpareProgress, Wal, WalError, WalOptions};
+use chronik_shards::catalog::TopicId;
 use chronik_shards::core::{CoreConfig, FillWrite, NamedSegment, ShardCore};
 use chronik_shards::stored::{Segments, StoredError};
+use chronik_tiering::backlog::{Backlog, FilePlan};
+use chronik_tiering::failures::PAUSE_MAX;
 use chronik_tiering::fill::{FillJob, write_fill};
 use chronik_tiering::merge::{merge, mergeable};
 use chronik_tiering::pace::Unpaced;
@@ -38,6 +42,9 @@ const SEGMENT_BYTES_MAX: u64 = 40 << 10;
 
 /// What small segments are merged into.
 const MERGED_BYTES_MAX: u64 = 400 << 10;
+
+/// How many looks for blocks there are from one time to the next that what is not applied is written once more.
+const CARRY_EVERY: u64 = 16;
 
 /// Where the segments are.
 pub const SEGMENTS_DIR: &str = "/segments";
@@ -92,6 +99,10 @@ pub struct Node {
     disk: HookedDisk,
     /// The file that is being read for segments.
     held: Cell<Option<FileSeq>>,
+    /// What of the log is to become segments, and how often that was asked.
+    backlog: RefCell<Backlog>,
+    asked: Cell<u32>,
+    taken_back: Cell<u64>,
     /// Who is next to write or remove segments, and who has asked for that: one after the other, as in one thread.
     turn: Cell<u64>,
     turns: Cell<u64>,
@@ -105,6 +116,10 @@ pub struct Node {
     pub in_flight: RefCell<Vec<WalRecord>>,
     /// How often the log went on in a new file.
     pub rolls: Cell<u64>,
+    /// How often it was looked for blocks to write.
+    writes: Cell<u64>,
+    /// How often entries that were not applied were written once more.
+    pub carried: Cell<usize>,
     /// Files taken back.
     pub reclaimed: Cell<usize>,
     /// How often batches of a partition were refused for want of room after they had got their place.
@@ -134,6 +149,9 @@ impl Node {
             segments,
             disk,
             held: Cell::default(),
+            backlog: RefCell::default(),
+            asked: Cell::default(),
+            taken_back: Cell::default(),
             turn: Cell::default(),
             turns: Cell::default(),
             written: Cell::default(),
@@ -141,6 +159,8 @@ impl Node {
             persisted: RefCell::default(),
             in_flight: RefCell::default(),
             rolls: Cell::new(0),
+            writes: Cell::new(0),
+            carried: Cell::new(0),
             reclaimed: Cell::new(0),
             refused: Cell::new(0),
             bug,
@@ -150,6 +170,7 @@ impl Node {
 
     /// Writes the next block, if there is one. An error ends the process.
     pub async fn write_block(self: Rc<Node>) -> Result<(), WalError> {
+        self.carry_some().await?;
         let (block, believed, written) = loop {
             let Some(block) = self.core.borrow_mut().take_block(BLOCK_BYTES_MAX) else {
                 return Ok(());
@@ -178,6 +199,30 @@ impl Node {
         self.in_flight.borrow_mut().clear();
         self.persisted.borrow_mut().extend(believed);
         block.into_iter().for_each(|block| self.core.borrow_mut().block_persisted(block));
+        Ok(())
+    }
+
+    /// Every so often writes once more what groups have not applied, as a shard does where it keeps the oldest file.
+    async fn carry_some(&self) -> Result<(), WalError> {
+        self.writes.set(self.writes.get() + 1);
+        if self.bug.is_some() || !self.writes.get().is_multiple_of(CARRY_EVERY) {
+            return Ok(());
+        }
+        let groups: Vec<_> = {
+            let core = self.core.borrow();
+            let applied = |group| Some((group, core.applied_index(group)?));
+            core.group_ids().filter_map(applied).collect()
+        };
+        for (group, applied) in groups {
+            // What cannot be read is the disk's fault.
+            let Ok(Some(carried)) = self.wal.read_to_carry(group, applied).await else { continue };
+            if !self.make_room(carried.records()).await? {
+                break;
+            }
+            if self.wal.append_carried(&carried).await? {
+                self.carried.set(self.carried.get() + 1);
+            }
+        }
         Ok(())
     }
 
@@ -330,7 +375,7 @@ impl Node {
         write: FillWrite,
     ) -> (Vec<NamedSegment>, Result<(), SegmentError>) {
         let FillWrite { tag, term, from, chunks, .. } = write;
-        while self.segments.is_removing(tag.topic, tag.partition) {
+        while self.segments.is_removing(tag.topic, tag.partition, from) {
             yield_once().await;
         }
         let id = tag.segment_id(Uuid::nil(), term);
@@ -353,37 +398,71 @@ impl Node {
     }
 
     async fn write_oldest(&self) -> Result<(), WriteError> {
-        for wal_file in self.wal.sealed_files(FileSeq(0)) {
+        // What failed is tried each time: no time passes here.
+        self.asked.set(self.asked.get() + 1);
+        let now_ns = u64::try_from((PAUSE_MAX * self.asked.get()).as_nanos()).unwrap_or(u64::MAX);
+        let taken_back = self.core.borrow().segments_taken_back();
+        if self.taken_back.replace(taken_back) != taken_back {
+            self.backlog.borrow_mut().start_over();
+        }
+        let files = self.wal.sealed_files(self.backlog.borrow().done_to());
+        self.backlog.borrow_mut().begin_round(&files);
+        for wal_file in files {
             let file = wal_file.seq;
-            let ranges = self.wal.ranges_in_file(file);
-            let bytes_max = |_| SEGMENT_BYTES_MAX;
-            let planned = self.core.borrow().plan_segments(&ranges, Uuid::nil(), bytes_max);
-            let Some(parts) = planned else { return Ok(()) };
+            if self.backlog.borrow_mut().is_done(file) {
+                continue;
+            }
+            let parts = self.backlog.borrow_mut().take(file, self.plan(file), now_ns);
             if parts.is_empty() {
                 continue;
             }
             let segments_dir = self.segments.dir().to_owned();
-            let job = WriteJob { wal_file, shard_uuid: SHARD_UUID, segments_dir, parts };
-            let mut written: Vec<(GroupId, NamedSegment)> = Vec::new();
-            let mut note = |part: &WritePart, segment| {
-                written.push((part.group, NamedSegment::of(part.id, segment)));
-            };
+            let (shard_uuid, parts_kept) = (SHARD_UUID, parts.clone());
+            let job = WriteJob { wal_file, shard_uuid, segments_dir, parts };
+            let mut written: Vec<(WritePart, Segment)> = Vec::new();
+            let mut note = |part: &WritePart, segment| written.push((*part, segment));
             self.held.set(Some(file));
             self.begin_turn().await;
             let result = write_segments(&self.disk, &job, &mut Unpaced, &mut note).await;
             self.end_turn();
             self.held.set(None);
             self.written.set(self.written.get() + written.len());
-            for (group, named) in written {
+            let mut unwritten = BTreeSet::new();
+            for (part, segment) in written {
                 if self.bug == Some(Bug::LoseSegment) {
-                    let path = self.segments.dir().join(named.file_name());
-                    drop(self.disk.remove(&path).await);
+                    let name = NamedSegment::of(part.id, segment).file_name();
+                    drop(self.disk.remove(&self.segments.dir().join(name)).await);
                 }
-                self.core.borrow_mut().add_segment(group, named);
+                if !self.core.borrow_mut().add_written(&part, segment) {
+                    unwritten.insert(part.group);
+                }
             }
-            return result;
+            let failed = result?;
+            let mut backlog = self.backlog.borrow_mut();
+            for part in &failed {
+                backlog.part_failed(file, part.group, now_ns);
+            }
+            unwritten.extend(failed.iter().map(|part| part.group));
+            backlog.written(file, &parts_kept, &unwritten);
+            return failed.into_iter().next().map_or(Ok(()), |part| Err(part.error));
         }
         Ok(())
+    }
+
+    fn plan(&self, file: FileSeq) -> FilePlan {
+        let ranges = self.wal.ranges_in_file(file);
+        let first_in_log = |group| self.wal.first_offset(group);
+        let core = self.core.borrow();
+        let bytes_max = |_| SEGMENT_BYTES_MAX;
+        let planned = core.plan_segments(&ranges, Uuid::nil(), bytes_max, first_in_log);
+        let FilePlan { parts, mut waiting } = planned;
+        let is_removing = |part: &WritePart| {
+            let id = part.id;
+            self.segments.is_removing(TopicId(id.topic), id.partition, part.from)
+        };
+        let (removed, parts): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_removing);
+        waiting.extend(removed.iter().map(|part| part.group));
+        FilePlan { parts, waiting }
     }
 
     async fn merge_some(&self) -> Result<(), WriteError> {
@@ -391,7 +470,7 @@ impl Node {
             let core = self.core.borrow();
             core.record_partitions().find_map(|(group, tag)| {
                 let segments: Vec<Segment> = core.segments(group)?.iter().copied().collect();
-                let small = mergeable(&segments, MERGED_BYTES_MAX)?.to_vec();
+                let small = mergeable(&segments, MERGED_BYTES_MAX, &BTreeSet::new())?.to_vec();
                 let term = core.partition(group)?.leader_epoch;
                 Some((group, tag.segment_id(Uuid::nil(), term), small))
             })

@@ -78,6 +78,11 @@ impl Fills {
         true
     }
 
+    /// Whether records of this group are to be copied.
+    pub(in crate::core) fn has(&self, group: GroupId) -> bool {
+        self.by_group.contains_key(&group)
+    }
+
     pub(super) fn next_id(&mut self) -> FillId {
         self.last_id = FillId(self.last_id.0 + 1);
         self.last_id

@@ -1,0 +1,90 @@
+//! What failed and may fail again: it is left alone for a while, longer each time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long something that failed is left alone: twice as long each time.
+pub const PAUSE_MIN: Duration = Duration::from_secs(60);
+/// The longest.
+pub const PAUSE_MAX: Duration = Duration::from_secs(3_600);
+
+/// What failed, by what it was done to.
+#[derive(Debug)]
+pub struct Failures<K>(BTreeMap<K, Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    pause: Duration,
+    until_ns: u64,
+}
+
+/// What is to be said of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noted {
+    /// For how long it is left alone from now on.
+    pub pause: Duration,
+    /// Whether it has not failed before.
+    pub is_first: bool,
+}
+
+impl<K> Default for Failures<K> {
+    fn default() -> Failures<K> {
+        Failures(BTreeMap::new())
+    }
+}
+
+impl<K: Ord> Failures<K> {
+    /// Whether it is not to be tried now.
+    #[must_use]
+    pub fn is_left_alone(&self, key: &K, now_ns: u64) -> bool {
+        self.0.get(key).is_some_and(|failure| now_ns < failure.until_ns)
+    }
+
+    /// It has failed.
+    pub fn note(&mut self, key: K, now_ns: u64) -> Noted {
+        let last = self.0.get(&key).map(|last| last.pause);
+        let pause = last.map_or(PAUSE_MIN, |last| PAUSE_MAX.min(last * 2));
+        let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        self.0.insert(key, Failure { pause, until_ns: now_ns.saturating_add(pause_ns) });
+        Noted { pause, is_first: last.is_none() }
+    }
+
+    /// It went well.
+    pub fn forget(&mut self, key: &K) {
+        self.0.remove(key);
+    }
+
+    /// Forgets what is of no interest any more.
+    pub fn retain(&mut self, mut is_wanted: impl FnMut(&K) -> bool) {
+        self.0.retain(|key, _| is_wanted(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    #[test]
+    fn given_something_that_fails_when_looked_at_then_it_is_left_alone_for_longer_each_time() {
+        let (bad, good) = (7, 8);
+        let mut failures = Failures::default();
+        let mut now_ns = 5 * SECOND_NS;
+        let mut pauses = Vec::new();
+        for at in 0..8 {
+            assert!(!failures.is_left_alone(&bad, now_ns));
+            let noted = failures.note(bad, now_ns);
+            assert_eq!(noted.is_first, at == 0);
+            let pause = noted.pause.as_secs();
+            assert!(failures.is_left_alone(&bad, now_ns + pause * SECOND_NS - 1));
+            assert!(!failures.is_left_alone(&good, now_ns), "it holds up no other");
+            now_ns += pause * SECOND_NS;
+            pauses.push(pause);
+        }
+        assert_eq!(pauses, [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
+        failures.forget(&bad);
+        let noted = failures.note(bad, now_ns);
+        assert_eq!(noted, Noted { pause: PAUSE_MIN, is_first: true }, "it went well meanwhile");
+    }
+}
