@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 seconds=${1:?usage: run.sh SECONDS [TARGET [FILE]]}
-targets=${2:-"requests batch wal group_formats coordinator raft_frame"}
+targets=${2:-"frames requests batch wal group_formats coordinator raft_frame"}
 host=$(rustc -vV | sed -n 's/^host: //p')
 # Coverage for libFuzzer, without sanitizers, which need nightly.
 flags="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
