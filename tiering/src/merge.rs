@@ -20,23 +20,41 @@ const SEGMENTS_MIN: usize = 8;
 /// What is read at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// The first neighbours that are worth merging into a segment of at most `bytes_max`, if there are any. None of them is larger
-/// than all others together, so a record is written anew only as often as the size of its segment doubles. Those that begin at
-/// an offset of `unreadable` are left out.
+/// How much may become one segment.
+#[derive(Debug, Clone, Copy)]
+pub struct MergeLimits {
+    /// Its size.
+    pub bytes_max: u64,
+    /// Between the greatest timestamps of what it is made of, in milliseconds: it is deleted as a whole, when its newest
+    /// record is old enough.
+    pub span_ms_max: i64,
+}
+
+/// The first neighbours that are worth merging, if there are any. None of them is larger than all others together, so a
+/// record is written anew only as often as the size of its segment doubles. Those that begin at an offset of `unreadable`
+/// are left out.
 #[must_use]
 pub fn mergeable<'a>(
     segments: &'a [Segment],
-    bytes_max: u64,
+    limits: MergeLimits,
     unreadable: &BTreeSet<Offset>,
 ) -> Option<&'a [Segment]> {
     let mut first = 0;
     while first + SEGMENTS_MIN <= segments.len() {
         let (mut end, mut total, mut largest) = (first, 0_u64, 0_u64);
+        let (mut oldest_ms, mut newest_ms) = (i64::MAX, i64::MIN);
         while let Some(next) = segments.get(end) {
             let adjoins = end == first || segments[end - 1].end_offset == next.base_offset;
             let is_readable = !unreadable.contains(&next.base_offset);
-            if !adjoins || !is_readable || total + next.file_bytes > bytes_max {
+            if !adjoins || !is_readable || total + next.file_bytes > limits.bytes_max {
                 break;
+            }
+            if next.max_timestamp_ms >= 0 {
+                oldest_ms = oldest_ms.min(next.max_timestamp_ms);
+                newest_ms = newest_ms.max(next.max_timestamp_ms);
+                if newest_ms - oldest_ms > limits.span_ms_max {
+                    break;
+                }
             }
             total += next.file_bytes;
             largest = largest.max(next.file_bytes);
@@ -141,10 +159,12 @@ mod tests {
         (0..).zip(sizes).map(segment).collect()
     }
 
+    const LIMITS: MergeLimits = MergeLimits { bytes_max: 100, span_ms_max: i64::MAX };
+
     /// The first offsets of those that are worth merging, and of what follows them.
     fn found(sizes: &[u64]) -> Option<(i64, i64)> {
         let all = segments(sizes);
-        let run = mergeable(&all, 100, &BTreeSet::new())?;
+        let run = mergeable(&all, LIMITS, &BTreeSet::new())?;
         Some((run[0].base_offset.0 / 10, run[run.len() - 1].end_offset.0 / 10))
     }
 
@@ -158,17 +178,33 @@ mod tests {
         assert_eq!(found(&one_large), None, "it would be written for little");
         let mut gap = segments(&[1; 12]);
         gap.drain(5..6);
-        assert_eq!(mergeable(&gap, 100, &BTreeSet::new()), None, "a gap parts them");
+        assert_eq!(mergeable(&gap, LIMITS, &BTreeSet::new()), None, "a gap parts them");
+    }
+
+    #[test]
+    fn given_segments_of_different_times_when_merged_then_none_keeps_another_from_being_deleted() {
+        let mut all = segments(&[1; 24]);
+        for (segment, at) in all.iter_mut().zip(0_i64..) {
+            segment.max_timestamp_ms = 1_000_000 + at * 10;
+        }
+        let limits = |span_ms_max| MergeLimits { span_ms_max, ..LIMITS };
+        let none = BTreeSet::new();
+        assert_eq!(mergeable(&all, limits(69), &none), None, "seven are too few");
+        assert_eq!(mergeable(&all, limits(95), &none), Some(&all[..10]));
+        all[3].max_timestamp_ms = -1;
+        assert_eq!(mergeable(&all, limits(95), &none), Some(&all[..10]), "one without time");
+        all.iter_mut().for_each(|segment| segment.max_timestamp_ms = -1);
+        assert_eq!(mergeable(&all, limits(0), &none), Some(&all[..]));
     }
 
     #[test]
     fn given_one_that_cannot_be_read_when_others_are_enough_then_they_are_merged_around_it() {
         let all = segments(&[1; 20]);
         let unreadable = BTreeSet::from([Offset(30)]);
-        assert_eq!(mergeable(&all, 100, &unreadable), Some(&all[4..]));
+        assert_eq!(mergeable(&all, LIMITS, &unreadable), Some(&all[4..]));
         let unreadable = BTreeSet::from([Offset(30), Offset(110)]);
-        assert_eq!(mergeable(&all, 100, &unreadable), Some(&all[12..]), "seven are too few");
+        assert_eq!(mergeable(&all, LIMITS, &unreadable), Some(&all[12..]), "seven are too few");
         let unreadable = BTreeSet::from([Offset(60), Offset(130)]);
-        assert_eq!(mergeable(&all, 100, &unreadable), None);
+        assert_eq!(mergeable(&all, LIMITS, &unreadable), None);
     }
 }

@@ -13,7 +13,7 @@ use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::segment::{Manifest, Segment, SegmentId, SegmentReader};
 use chronik_engine::wal::record::{EntryKind, GroupMeta, LogEntry, WalRecord};
 use chronik_engine::wal::{SealedName, Wal, WalOptions};
-use chronik_tiering::merge::{merge, mergeable};
+use chronik_tiering::merge::{MergeLimits, merge, mergeable};
 use chronik_tiering::pace::Unpaced;
 use chronik_tiering::write::{FailedPart, WriteError, WriteJob, WritePart, write_segments};
 use rand::rngs::StdRng;
@@ -282,7 +282,8 @@ fn given_small_segments_when_merged_then_one_stands_for_all_with_the_same_batche
     result.unwrap();
     let segments: Vec<Segment> = written.into_iter().map(|(_, segment)| segment).collect();
     assert!(segments.len() >= 8);
-    let some = mergeable(&segments, 1 << 20, &BTreeSet::new()).unwrap();
+    let limits = MergeLimits { bytes_max: 1 << 20, span_ms_max: i64::MAX };
+    let some = mergeable(&segments, limits, &BTreeSet::new()).unwrap();
     let dir = Path::new(DIR);
     let files = log.disk.files();
     let damaged = dir.join(some[3].file_name(id(group).topic, 0));

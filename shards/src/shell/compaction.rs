@@ -22,7 +22,7 @@ use chronik_tiering::compact::{
     CompactError, CompactionJob, CompactionSettings, compact, delete_horizon, wants_compaction,
 };
 use chronik_tiering::failures::Failures;
-use chronik_tiering::merge::{merge, mergeable};
+use chronik_tiering::merge::{MergeLimits, merge, mergeable};
 use chronik_tiering::pace::ThreadPace;
 use futures_lite::future::block_on;
 
@@ -223,6 +223,18 @@ async fn compact_one(
     Ok(())
 }
 
+/// The first record of a merged segment may stay longer than `retention.ms` says by this part of it, for the last one's
+/// sake.
+const RETENTION_EXCESS_PART: i64 = 4;
+
+fn merge_limits(topic: &Topic) -> MergeLimits {
+    let settings = &topic.settings;
+    let retention_ms = settings.retention_ms.filter(|_| settings.cleanup.delete);
+    let span_ms_max =
+        retention_ms.map_or(i64::MAX, |ms| settings.segment_ms.min(ms / RETENTION_EXCESS_PART));
+    MergeLimits { bytes_max: segment_bytes_max(topic), span_ms_max }
+}
+
 /// Merges the first neighbours that are worth it; `unreadable` says where those begin that could not be read before.
 async fn merge_one(
     shard: &Rc<Shard>,
@@ -233,7 +245,7 @@ async fn merge_one(
 ) -> Result<(), CompactError> {
     let Candidate { group, id, ref segments } = *candidate;
     unreadable.retain(|offset| segments.iter().any(|segment| segment.base_offset == *offset));
-    let small = mergeable(segments, segment_bytes_max(topic), &unreadable).map(<[_]>::to_vec);
+    let small = mergeable(segments, merge_limits(topic), &unreadable).map(<[_]>::to_vec);
     if !unreadable.is_empty() {
         known.unreadable.insert(group, unreadable);
     }

@@ -23,7 +23,7 @@ use chronik_shards::stored::{Segments, StoredError};
 use chronik_tiering::backlog::{Backlog, FilePlan};
 use chronik_tiering::failures::PAUSE_MAX;
 use chronik_tiering::fill::{FillJob, write_fill};
-use chronik_tiering::merge::{merge, mergeable};
+use chronik_tiering::merge::{MergeLimits, merge, mergeable};
 use chronik_tiering::pace::Unpaced;
 use chronik_tiering::write::{WriteError, WriteJob, WritePart, write_segments};
 use rand::Rng;
@@ -41,7 +41,7 @@ const BLOCK_BYTES_MAX: usize = 64 << 10;
 const SEGMENT_BYTES_MAX: u64 = 40 << 10;
 
 /// What small segments are merged into.
-const MERGED_BYTES_MAX: u64 = 400 << 10;
+const MERGE_LIMITS: MergeLimits = MergeLimits { bytes_max: 400 << 10, span_ms_max: i64::MAX };
 
 /// How many looks for blocks there are from one time to the next that what is not applied is written once more.
 const CARRY_EVERY: u64 = 16;
@@ -470,7 +470,7 @@ impl Node {
             let core = self.core.borrow();
             core.record_partitions().find_map(|(group, tag)| {
                 let segments: Vec<Segment> = core.segments(group)?.iter().copied().collect();
-                let small = mergeable(&segments, MERGED_BYTES_MAX, &BTreeSet::new())?.to_vec();
+                let small = mergeable(&segments, MERGE_LIMITS, &BTreeSet::new())?.to_vec();
                 let term = core.partition(group)?.leader_epoch;
                 Some((group, tag.segment_id(Uuid::nil(), term), small))
             })
