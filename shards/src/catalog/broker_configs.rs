@@ -1,13 +1,14 @@
 //! Configurations that brokers were given while they run: defaults for the topics that do not say otherwise.
 //!
 //! As in Kafka there are two layers, that of one broker over that of all. The settings of a topic are the cluster's, not
-//! a broker's, so the layer of one broker counts for topics only where it is the only broker.
+//! a broker's, so the layer of one broker counts for topics only where it is the only broker. A few are no defaults of topics:
+//! the throttles that Kafka's tools set while replicas move.
 
 use std::collections::BTreeMap;
 
 use chronik_engine::ids::NodeId;
 
-use super::{ConfigProblem, TOPIC_CONFIGS_MAX, config_definition};
+use super::{ConfigDefinition, ConfigProblem, ConfigType, TOPIC_CONFIGS_MAX, config_definition};
 
 /// A topic's configuration and the broker's that is its default, in the order of the former.
 const SYNONYMS: [(&str, &str); 28] = [
@@ -40,6 +41,32 @@ const SYNONYMS: [(&str, &str); 28] = [
     ("segment.ms", "log.roll.ms"),
     ("unclean.leader.election.enable", "unclean.leader.election.enable"),
 ];
+
+const FOLLOWER_THROTTLE: &str = "follower.replication.throttled.rate";
+
+/// In bytes per second, and without bound where they are not set.
+static THROTTLES: [ConfigDefinition; 3] = [
+    throttle(FOLLOWER_THROTTLE),
+    throttle("leader.replication.throttled.rate"),
+    throttle("replica.alter.log.dirs.io.max.bytes.per.second"),
+];
+
+const fn throttle(name: &'static str) -> ConfigDefinition {
+    ConfigDefinition { name, kind: ConfigType::Long { min: 0 }, default: "9223372036854775807" }
+}
+
+/// The configurations that only brokers have.
+#[must_use]
+pub fn broker_only_configs() -> &'static [ConfigDefinition] {
+    &THROTTLES
+}
+
+/// What values this configuration of a broker takes, if it is one that may be changed while the broker runs.
+#[must_use]
+pub fn broker_config_definition(name: &str) -> Option<&'static ConfigDefinition> {
+    let own = THROTTLES.iter().find(|definition| definition.name == name);
+    own.or_else(|| config_definition(topic_config_of(name)?))
+}
 
 /// The broker's configuration that is the default of this one of a topic.
 #[must_use]
@@ -75,6 +102,14 @@ impl BrokerConfigs {
             None => &self.cluster,
             Some(node) => self.nodes.get(&node).unwrap_or(&NONE),
         }
+    }
+
+    /// How many bytes per second this broker may copy for its replicas, if somebody has said so; at least 1.
+    #[must_use]
+    pub fn follower_throttle(&self, node: NodeId) -> Option<u64> {
+        let of = |node| self.of(node).get(FOLLOWER_THROTTLE);
+        let rate = of(Some(node)).or_else(|| of(None))?;
+        rate.trim().parse::<u64>().ok().map(|rate| rate.max(1))
     }
 
     /// Sets (`Some`) or resets (`None`) some of them; all or none.
@@ -116,8 +151,7 @@ impl BrokerConfigs {
 }
 
 fn check(name: &str, value: &str) -> Result<(), ConfigProblem> {
-    let definition = topic_config_of(name).and_then(config_definition);
-    definition.ok_or(ConfigProblem::Unknown)?.check(value)
+    broker_config_definition(name).ok_or(ConfigProblem::Unknown)?.check(value)
 }
 
 #[cfg(test)]
@@ -162,5 +196,18 @@ mod tests {
         assert!(configs.is_empty());
         let unknown = configs.change(None, &set("log.sgment.bytes", "1")).unwrap_err();
         assert_eq!(unknown.1, ConfigProblem::Unknown);
+    }
+
+    #[test]
+    fn given_a_throttle_when_set_for_all_and_for_one_then_each_broker_knows_its_own_and_topics_none()
+     {
+        let mut configs = BrokerConfigs::default();
+        assert_eq!(configs.follower_throttle(NodeId(1)), None);
+        configs.change(None, &set(FOLLOWER_THROTTLE, "1000")).unwrap();
+        configs.change(Some(NodeId(1)), &set(FOLLOWER_THROTTLE, "0")).unwrap();
+        assert_eq!(configs.follower_throttle(NodeId(1)), Some(1), "nothing at all would never end");
+        assert_eq!(configs.follower_throttle(NodeId(2)), Some(1000));
+        assert!(configs.topic_defaults(Some(NodeId(1))).is_empty());
+        assert!(configs.change(None, &set(FOLLOWER_THROTTLE, "-1")).is_err());
     }
 }

@@ -38,7 +38,9 @@ mod partition;
 mod place;
 mod settings;
 
-pub use broker_configs::{BrokerConfigs, broker_config_of, topic_config_of};
+pub use broker_configs::{
+    BrokerConfigs, broker_config_definition, broker_config_of, broker_only_configs, topic_config_of,
+};
 pub use codec::CatalogCodecError;
 pub use command::{
     CatalogCommand, CommandOutcome, DeletedTopic, NewPartition, NewTopic, PartitionMove,

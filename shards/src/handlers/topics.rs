@@ -31,6 +31,9 @@ use crate::shell::shard::Shard;
 const SOURCE_TOPIC: i8 = 1;
 const SOURCE_DEFAULT: i8 = 5;
 
+/// Replicas where nobody says how many; any more are the operator's decision.
+const REPLICAS_BY_DEFAULT_MAX: usize = 3;
+
 /// A topic that somebody wants made.
 #[derive(Debug, Clone)]
 pub struct TopicWanted {
@@ -199,10 +202,27 @@ fn wanted_replicas(shard: &Shard, topic: &CreatableTopic) -> Result<Option<usize
     }
 }
 
-/// How many replicas a topic gets that says nothing of it: as set, as far as there are brokers.
+/// How many replicas a topic gets that says nothing of it: as many as are wanted, as far as there are brokers.
 pub(super) fn default_replicas(shard: &Shard) -> usize {
     let brokers = shard.catalog().open_brokers().count().max(1);
-    usize::from(shard.node.config.kafka.default_replication_factor).clamp(1, brokers)
+    default_replicas_wanted(shard).clamp(1, brokers)
+}
+
+/// How many replicas a topic is to have that says nothing of it, those included for which nodes of the list are still to come.
+pub(super) fn default_replicas_wanted(shard: &Shard) -> usize {
+    let config = &shard.node.config;
+    let catalog = shard.catalog();
+    let listed = config.cluster.nodes.iter().map(|node| node.id);
+    let to_come = listed.filter(|node| catalog.broker(*node).is_none()).count();
+    let nodes = catalog.open_brokers().count() + to_come;
+    replicas_wanted(config.kafka.default_replication_factor, nodes)
+}
+
+fn replicas_wanted(set: u16, nodes: usize) -> usize {
+    match set {
+        0 => nodes.clamp(1, REPLICAS_BY_DEFAULT_MAX),
+        set => usize::from(set),
+    }
 }
 
 /// Whoever says where the partitions go says how many there are, and nothing else does.
@@ -421,4 +441,18 @@ fn refused(asked: &CreatableTopic, why: &RefusedBecause) -> CreatableTopicResult
         .with_error_message(Some(StrBytes::from_string(why.to_string())))
         .with_num_partitions(-1)
         .with_replication_factor(-1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_no_replication_factor_when_a_topic_is_made_then_the_nodes_that_there_are_say_how_many()
+    {
+        let wanted: Vec<usize> = (0..=5).map(|nodes| replicas_wanted(0, nodes)).collect();
+        assert_eq!(wanted, [1, 1, 2, 3, 3, 3]);
+        assert_eq!(replicas_wanted(1, 5), 1);
+        assert_eq!(replicas_wanted(5, 3), 5, "who waits for more nodes says so");
+    }
 }

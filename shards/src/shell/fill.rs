@@ -57,6 +57,8 @@ const QUEUE_LOOKS_MAX: u32 = 5_000;
 const GONE_PAUSE: Duration = Duration::from_millis(50);
 /// What may be fetched at once after a rest, where the rate is bounded.
 const BURST_NS: u64 = 50_000_000;
+/// How often who waits for the pace looks whether it is another one.
+const PACE_CHECK: Duration = Duration::from_secs(1);
 
 /// What a shard has under way for fills.
 #[derive(Debug, Default)]
@@ -135,16 +137,28 @@ impl Shard {
         }
     }
 
-    /// Bytes per second that this shard may copy; none is no bound.
+    /// Bytes per second that this shard may copy; none is no bound. What was set on the brokers stands above the settings.
     fn pace_bytes_per_second(&self) -> Option<u64> {
-        let of_node = self.node.config.cluster.recovery_bytes_per_second;
+        let config = &self.node.config;
+        let set = self.catalog().broker_configs().follower_throttle(config.node_id);
+        let of_node = set.unwrap_or(config.cluster.recovery_bytes_per_second);
         (of_node > 0).then(|| (of_node / u64::from(self.node.shards.max(1))).max(1))
     }
 
+    /// What was copied at one pace is not paid for at another: a throttle that is taken away ends at once.
     async fn wait_for_pace(&self) {
-        if self.pace_bytes_per_second().is_some() {
+        let mut pace = self.pace_bytes_per_second();
+        while pace.is_some() {
             let rest_ns = self.traffic.paid_until_ns.get().saturating_sub(self.clock.now_ns());
-            sleep(Duration::from_nanos(rest_ns)).await;
+            if rest_ns == 0 {
+                return;
+            }
+            sleep(Duration::from_nanos(rest_ns).min(PACE_CHECK)).await;
+            let now = self.pace_bytes_per_second();
+            if now != pace {
+                self.traffic.paid_until_ns.set(0);
+            }
+            pace = now;
         }
     }
 

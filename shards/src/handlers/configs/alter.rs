@@ -19,12 +19,37 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::{LOGGERS, Refusal, ResourceType, invalid, named_broker, rules};
 use crate::catalog::{
-    CatalogCommand, CommandOutcome, ConfigDefinition, ConfigType, broker_config_of,
-    config_definition, config_definitions, topic_config_of,
+    CatalogCommand, CommandOutcome, ConfigDefinition, ConfigType, broker_config_definition,
+    broker_config_of, config_definition, config_definitions,
 };
 use crate::handlers::change::{CHANGE_WAIT_DEFAULT, change_within};
 use crate::handlers::error_code::catalog_error;
 use crate::shell::shard::Shard;
+
+/// What Kafka's brokers can be given while they run, and these only when they start, or not at all.
+const DYNAMIC_IN_KAFKA: [&str; 21] = [
+    "background.threads",
+    "follower.fetch.last.tiered.offset.enable",
+    "listener.security.protocol.map",
+    "listeners",
+    "log.cleaner.backoff.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "log.cleaner.io.buffer.load.factor",
+    "log.cleaner.io.buffer.size",
+    "log.cleaner.io.max.bytes.per.second",
+    "log.cleaner.threads",
+    "max.connection.creation.rate",
+    "max.connections",
+    "max.connections.per.ip",
+    "max.connections.per.ip.overrides",
+    "metric.reporters",
+    "num.io.threads",
+    "num.network.threads",
+    "num.recovery.threads.per.data.dir",
+    "num.replica.fetchers",
+    "producer.id.expiration.ms",
+    "transaction.partition.verification.enable",
+];
 
 /// A change of each configuration named: a value, or none to go back to the default.
 type Changes = BTreeMap<String, Option<String>>;
@@ -213,12 +238,18 @@ fn unknown_of(kind: ResourceType, name: &str, first: Option<&str>) -> Option<Ref
 }
 
 impl Target {
-    /// The topics' configuration that says what values the one named here takes.
+    /// What says which values the one named here takes.
     fn definition(&self, name: &str) -> Option<&'static ConfigDefinition> {
         match self {
             Target::Topic(_) => config_definition(name),
-            Target::Broker(_) => topic_config_of(name).and_then(config_definition),
+            Target::Broker(_) => broker_config_definition(name),
         }
+    }
+
+    /// Whether it can be taken back where nobody can have set it: tools do so without looking.
+    fn may_be_deleted(&self, name: &str) -> bool {
+        let is_kafkas = matches!(self, Target::Broker(_)) && DYNAMIC_IN_KAFKA.contains(&name);
+        is_kafkas || self.definition(name).is_some()
     }
 
     fn check(&self, name: &str, value: &str) -> Result<(), Refusal> {
@@ -281,7 +312,7 @@ fn changes(
         };
         match &value {
             Some(value) => target.check(&name, value)?,
-            None if target.definition(&name).is_none() => return Err(unknown(target, &name)),
+            None if !target.may_be_deleted(&name) => return Err(unknown(target, &name)),
             None => {}
         }
         changes.insert(name.to_string(), value);
@@ -399,5 +430,26 @@ mod tests {
             assert!(unknown_of(kind, "", None).unwrap().1.starts_with("Default "));
             assert_eq!(unknown_of(kind, "some", None), None, "nothing is changed");
         }
+    }
+
+    #[test]
+    fn given_a_dynamic_configuration_of_a_broker_when_taken_back_then_it_may_be_though_nobody_set_it()
+     {
+        let broker = Target::Broker(None);
+        let throttles = [
+            "leader.replication.throttled.rate",
+            "follower.replication.throttled.rate",
+            "replica.alter.log.dirs.io.max.bytes.per.second",
+        ];
+        for name in throttles {
+            assert_eq!(broker.check(name, "1000"), Ok(()));
+            assert!(broker.may_be_deleted(name), "{name}");
+        }
+        assert!(
+            broker.may_be_deleted("num.io.threads") && broker.may_be_deleted("log.retention.ms")
+        );
+        assert!(broker.check("num.io.threads", "8").is_err(), "it would have no effect");
+        assert!(!broker.may_be_deleted("broker.id") && !broker.may_be_deleted("num.io.thread"));
+        assert!(!Target::Topic("t".to_owned()).may_be_deleted("num.io.threads"));
     }
 }

@@ -5,9 +5,11 @@ use chronik_engine::ids::NodeId;
 
 use super::entry::{Entry, Source, Synonym, ValueType};
 use crate::catalog::{
-    ConfigDefinition, broker_config_of, config_definition, config_definitions, topic_config_of,
+    ConfigDefinition, broker_config_definition, broker_config_of, broker_only_configs,
+    config_definitions,
 };
 use crate::config::{Config, ReplicaSelector};
+use crate::handlers::topics;
 use crate::shell::shard::Shard;
 
 /// Broker configurations that have no value until somebody sets one: another says the same in hours.
@@ -66,17 +68,10 @@ fn startup_value(config: &Config, name: &str) -> Option<String> {
 pub(super) fn entries(shard: &Shard, node: NodeId) -> Vec<Entry> {
     let changeable = config_definitions().iter().filter_map(|definition| {
         let name = broker_config_of(definition.name)?;
-        let synonyms = synonyms(shard, node, name, definition);
-        Some(Entry {
-            name,
-            kind: ValueType::of(definition),
-            value: synonyms.first().map(|first| first.value.clone()),
-            source: synonyms.first().map_or(Source::Default, |first| first.source),
-            is_read_only: false,
-            synonyms,
-        })
+        Some(dynamic(name, definition, synonyms(shard, node, name, definition)))
     });
-    let mut entries: Vec<Entry> = changeable.chain(fixed(shard).into_iter().map(entry)).collect();
+    let fixed = fixed(shard).into_iter().map(entry);
+    let mut entries: Vec<Entry> = changeable.chain(fixed).chain(set_alone(shard, node)).collect();
     entries.sort_by_key(|entry| entry.name);
     entries
 }
@@ -86,22 +81,45 @@ pub(super) fn cluster_entries(shard: &Shard) -> Vec<Entry> {
     let catalog = shard.catalog();
     let set = catalog.broker_configs().of(None).iter();
     set.filter_map(|(name, value)| {
-        let definition = config_definition(topic_config_of(name)?)?;
-        let name = broker_config_of(definition.name)?;
+        let definition = broker_config_definition(name)?;
+        let name = broker_config_of(definition.name).unwrap_or(definition.name);
         let source = Source::DynamicDefaultBroker;
-        Some(Entry {
-            name,
-            kind: ValueType::of(definition),
-            value: Some(value.clone()),
-            source,
-            is_read_only: false,
-            synonyms: vec![Synonym { source, name, value: value.clone() }],
-        })
+        Some(dynamic(name, definition, vec![Synonym { source, name, value: value.clone() }]))
     })
     .collect()
 }
 
 fn entry(fixed: Fixed) -> Entry {
+/// What only brokers can be given, as far as it is set: where it is not, Kafka tells nothing of it either.
+fn set_alone(shard: &Shard, node: NodeId) -> Vec<Entry> {
+    let catalog = shard.catalog();
+    let layers = [(Source::DynamicBroker, Some(node)), (Source::DynamicDefaultBroker, None)];
+    let of = |definition: &'static ConfigDefinition| {
+        let name = definition.name;
+        let synonyms: Vec<Synonym> = layers
+            .iter()
+            .filter_map(|(source, node)| {
+                let value = catalog.broker_configs().of(*node).get(name)?.clone();
+                Some(Synonym { source: *source, name, value })
+            })
+            .collect();
+        (!synonyms.is_empty()).then(|| dynamic(name, definition, synonyms))
+    };
+    broker_only_configs().iter().filter_map(of).collect()
+}
+
+/// One that is set somewhere.
+fn dynamic(name: &'static str, definition: &ConfigDefinition, synonyms: Vec<Synonym>) -> Entry {
+    Entry {
+        name,
+        kind: ValueType::of(definition),
+        value: synonyms.first().map(|first| first.value.clone()),
+        source: synonyms.first().map_or(Source::Default, |first| first.source),
+        is_read_only: false,
+        synonyms,
+    }
+}
+
     let Fixed { name, kind, value, default } = fixed;
     let is_default = default == Some(value.as_str());
     let source = if is_default { Source::Default } else { Source::StaticBroker };
@@ -156,7 +174,7 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
         fixed(
             "default.replication.factor",
             Int,
-            kafka.default_replication_factor.to_string(),
+            topics::default_replicas_wanted(shard).to_string(),
             Some("1"),
         ),
         fixed("delete.topic.enable", Boolean, "true".to_owned(), Some("true")),

@@ -39,7 +39,7 @@ const SEGMENT_MS: &str = "The age at which a segment is sealed.";
 const UNCLEAN: &str = "Whether a replica that may lack records can lead. A quorum never lets it.";
 
 /// In the order of the names.
-static DOCS: [(&str, &str); 78] = [
+static DOCS: [(&str, &str); 81] = [
     ("advertised.listeners", "Where clients are told to connect."),
     (
         "auto.create.topics.enable",
@@ -68,6 +68,7 @@ static DOCS: [(&str, &str); 78] = [
     ("file.delete.delay.ms", DELETE_DELAY),
     ("flush.messages", FLUSH_MESSAGES),
     ("flush.ms", FLUSH_MS),
+    ("follower.replication.throttled.rate", "How much this broker copies for its replicas."),
     ("follower.replication.throttled.replicas", "Replicas whose following is throttled."),
     ("index.interval.bytes", INDEX_INTERVAL),
     (
@@ -78,6 +79,7 @@ static DOCS: [(&str, &str); 78] = [
     ("listeners", "Where this broker listens for clients."),
     ("local.retention.bytes", LOCAL_BYTES),
     ("local.retention.ms", LOCAL_MS),
+    ("leader.replication.throttled.rate", "Without effect: who copies is throttled."),
     ("log.cleaner.delete.retention.ms", DELETE_RETENTION),
     ("log.cleaner.max.compaction.lag.ms", LAG_MAX),
     ("log.cleaner.min.cleanable.ratio", DIRTY_RATIO),
@@ -149,6 +151,10 @@ mod tests {
     use super::*;
     use crate::catalog::{broker_config_of, config_definitions};
 
+    (
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+        "Without effect: a broker has one directory.",
+    ),
     #[test]
     fn given_any_configuration_of_a_topic_when_its_sentence_is_sought_then_there_is_one() {
         assert!(DOCS.windows(2).all(|pair| pair[0].0 < pair[1].0));
