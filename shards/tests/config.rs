@@ -68,7 +68,7 @@ fn given_nothing_when_loaded_then_defaults_hold() {
     assert_eq!(config.wal.file_bytes, 256 * 1024 * 1024);
     assert_eq!(config.wal.ballast_bytes, 64 * 1024 * 1024);
     assert_eq!(config.shard.tail_cache_bytes, 64 * 1024 * 1024);
-    assert_eq!(config.kafka.default_replication_factor, 1);
+    assert_eq!(config.kafka.default_replication_factor, 0, "as many as there are nodes");
     assert_eq!(config.kafka.message_max_bytes, 1_048_588);
     assert_eq!(config.kafka.producer_id_expiration_ms, 86_400_000);
     assert!(config.kafka.auto_create_topics_enable);
@@ -285,7 +285,7 @@ fn given_one_list_of_nodes_when_loaded_on_each_then_its_addresses_are_those_of_t
         assert_eq!(config.advertised_addr.to_string(), format!("127.0.0.1:{port}"));
         assert_eq!(config.raft_addr, address(&format!("127.0.0.1:{}", port + 100)));
         assert_eq!(config.admin_addr, address(&format!("127.0.0.1:{}", port + 200)));
-        assert_eq!(config.kafka.default_replication_factor, 3);
+        assert_eq!(config.kafka.default_replication_factor, 0);
         assert_eq!(config.cluster.probe_interval_ms, 2000);
     }
 }

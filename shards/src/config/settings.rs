@@ -195,8 +195,9 @@ settings! {
         auto_create_topics_enable: bool = true;
         /// Partitions of a topic whose creator does not say.
         num_partitions: u32 [1, 10_000] = 1;
-        /// Replicas of a partition whose creator does not say. Default: 3, or the number of nodes if lower.
-        default_replication_factor: u16 [1, 32_767] = replicas_by_default(cluster.nodes.len());
+        /// Replicas of a partition whose creator does not say; 0 takes 3, or as many as there are nodes that take replicas if
+        /// those are fewer.
+        default_replication_factor: u16 [0, 32_767] = 0;
         /// The largest record batch, unless the topic says otherwise.
         message_max_bytes: usize [64, 104_857_600] = 1_048_588;
         /// An idempotent producer that is silent for this long is forgotten.
@@ -269,12 +270,4 @@ pub(super) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The address `distance` ports above the Kafka port; port 0 where there is none, which the check refuses.
 pub(super) fn beside(address: IpAddr, kafka_port: u16, distance: u16) -> SocketAddr {
     SocketAddr::new(address, kafka_port.checked_add(distance).unwrap_or(0))
-}
-
-fn replicas_by_default(nodes: usize) -> u16 {
-    match nodes {
-        0 | 1 => 1,
-        2 => 2,
-        _ => 3,
-    }
 }

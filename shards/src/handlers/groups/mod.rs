@@ -132,7 +132,7 @@ async fn offsets_topic(shard: &Rc<Shard>) -> Result<Arc<Topic>, GroupError> {
         return Ok(Arc::clone(topic));
     }
     let avoid = super::topics::nodes_down(shard);
-    let replicas = usize::from(shard.node.config.kafka.default_replication_factor);
+    let replicas = super::topics::default_replicas_wanted(shard);
     let nodes = nodes_for_replicas(&shard.catalog(), &avoid);
     if nodes < replicas {
         tracing::debug!(

@@ -63,6 +63,8 @@ pub struct ClusterStatus {
     pub leaderless: Vec<PartitionStatus>,
     /// Partitions whose replicas are on their way to other nodes, or to another disk.
     pub moving: usize,
+    /// Partitions with one replica, which go with its node.
+    pub single_replica: usize,
 }
 
 /// How a node is.
@@ -197,13 +199,15 @@ impl Shard {
             nodes: nodes.collect(),
             under_replicated: under_replicated(&catalog, reports),
             leaderless: leaderless(&catalog, reports),
-            moving: catalog
-                .topics()
-                .flat_map(|topic| &topic.partitions)
-                .filter(|partition| !partition.is_settled())
-                .count(),
+            moving: count(&catalog, |partition| !partition.is_settled()),
+            single_replica: count(&catalog, |partition| partition.replicas.len() == 1),
         }
     }
+}
+
+fn count(catalog: &Catalog, is_one: impl Fn(&Partition) -> bool) -> usize {
+    let partitions = catalog.topics().flat_map(|topic| &topic.partitions);
+    partitions.filter(|partition| is_one(partition)).count()
 }
 
 fn under_replicated(catalog: &Catalog, reports: &BTreeMap<NodeId, Report>) -> Vec<PartitionStatus> {
@@ -269,6 +273,10 @@ impl ClusterStatus {
         list(&mut text, "partitions with a replica behind", &self.under_replicated);
         list(&mut text, "partitions without a leader", &self.leaderless);
         _ = writeln!(text, "\npartitions whose replicas move: {}", self.moving);
+        if self.nodes.len() > 1 && self.single_replica > 0 {
+            let what = "partitions with one replica, which nobody serves without its node";
+            _ = writeln!(text, "\n{what}: {}", self.single_replica);
+        }
         text
     }
 }
