@@ -26,6 +26,6 @@ pub use given::{FlagValue, Inputs, Source, environment_name};
 pub use kind::{ClusterNode, HostPort, Rack, ReplicaSelector, Secret};
 pub use loader::{Effective, Loaded, Range, SettingInfo, load, secret_missing};
 pub use settings::{
-    ClusterConfig, Config, KafkaConfig, SETTINGS, ShardConfig, WalConfig, section_doc,
+    ClusterConfig, Config, GroupConfig, KafkaConfig, SETTINGS, ShardConfig, WalConfig, section_doc,
 };
 pub use show::{render_effective, render_reference};

@@ -72,7 +72,7 @@ impl Group {
             client_id: member.client_id.clone(),
             client_host: member.client_host.clone(),
             metadata: member.metadata(protocol),
-            assignment: protocol.map(|_| member.assignment.clone()).unwrap_or_default(),
+            assignment: member.assignment.clone(),
         };
         DescribedGroup {
             state: self.state,

@@ -4,7 +4,8 @@
 //! for one that was never configured, and what is set on them is a configuration of no known name. What loggers write is
 //! said where a broker is started, and refused here.
 //!
-//! - I1: a change that would be stored and then not acted on is refused (`rules`): silence would be a lie.
+//! - I1: a value that promises what the broker does not do is refused (`rules`): silence would be a lie. What only tunes
+//!   Kafka's own files is taken and has no effect; `docs/compatibility.md` lists it.
 //! - I2: what a resource is changed to is all or nothing; resources stand for themselves.
 
 use std::collections::BTreeSet;

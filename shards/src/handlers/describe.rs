@@ -22,7 +22,8 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::error_code::fetch_error;
-use super::metadata::{Known, OPERATIONS_UNKNOWN, broker_id};
+use super::metadata::{Known, broker_id};
+use super::operations::{self, Resource};
 use super::routing::{Route, RouteError};
 use crate::catalog::{Topic, topic_name_problem};
 use crate::core::FetchError;
@@ -45,8 +46,9 @@ pub fn describe_cluster(
     request: DescribeClusterRequest,
 ) -> DescribeClusterResponse {
     let catalog = shard.catalog();
+    let asked = request.include_cluster_authorized_operations;
     let response = DescribeClusterResponse::default()
-        .with_cluster_authorized_operations(OPERATIONS_UNKNOWN)
+        .with_cluster_authorized_operations(operations::NOT_ASKED_FOR)
         .with_controller_id(BrokerId(-1));
     // The field came with version 1; before, only brokers could be asked for.
     let endpoint = if version >= 1 { request.endpoint_type } else { ENDPOINT_BROKERS };
@@ -76,6 +78,7 @@ pub fn describe_cluster(
     });
     response
         .with_endpoint_type(ENDPOINT_BROKERS)
+        .with_cluster_authorized_operations(operations::authorized(Resource::Cluster, asked))
         .with_cluster_id(StrBytes::from_string(shard.node.cluster_id.clone()))
         .with_controller_id(broker_id(shard.node.config.node_id.0))
         .with_brokers(brokers.collect())
@@ -105,6 +108,9 @@ pub async fn describe_topic_partitions(
     shard: Rc<Shard>,
     request: DescribeTopicPartitionsRequest,
 ) -> DescribeTopicPartitionsResponse {
+    if is_beside_the_topics(&request) {
+        return cursor_refused(request);
+    }
     let page = page(&shard, &request);
     let parts = page.topics.iter().filter_map(|described| match described {
         Described::Part(part) => Some(&*part.topic),
@@ -116,7 +122,7 @@ pub async fn describe_topic_partitions(
         Described::Error(name, error) => DescribeTopicPartitionsResponseTopic::default()
             .with_error_code(error.code())
             .with_name(Some(name))
-            .with_topic_authorized_operations(OPERATIONS_UNKNOWN),
+            .with_topic_authorized_operations(every_operation()),
     });
     let next = page.next.map(|(topic, partition)| {
         Cursor::default()
@@ -124,6 +130,25 @@ pub async fn describe_topic_partitions(
             .with_partition_index(i32::try_from(partition).unwrap_or(i32::MAX))
     });
     DescribeTopicPartitionsResponse::default().with_topics(topics.collect()).with_next_cursor(next)
+}
+
+/// Whether the cursor is in no topic that is asked for, or before its first partition.
+fn is_beside_the_topics(request: &DescribeTopicPartitionsRequest) -> bool {
+    let Some(cursor) = &request.cursor else { return false };
+    let names = || request.topics.iter().map(|topic| &topic.name);
+    let is_asked_for = request.topics.is_empty() || names().any(|name| *name == cursor.topic_name);
+    !is_asked_for || cursor.partition_index < 0
+}
+
+/// An error in the place of each topic: the answer has none for all of it.
+fn cursor_refused(request: DescribeTopicPartitionsRequest) -> DescribeTopicPartitionsResponse {
+    let topics = request.topics.into_iter().map(|topic| {
+        DescribeTopicPartitionsResponseTopic::default()
+            .with_error_code(ResponseError::InvalidRequest.code())
+            .with_name(Some(topic.name))
+            .with_topic_authorized_operations(operations::NOT_ASKED_FOR)
+    });
+    DescribeTopicPartitionsResponse::default().with_topics(topics.collect()).with_next_cursor(None)
 }
 
 /// The topics asked for in the order of their names, from the cursor on, until the page is full.
@@ -194,7 +219,12 @@ fn describe_part(part: &Part, known: &Known) -> DescribeTopicPartitionsResponseT
         .with_topic_id(part.topic.id.0)
         .with_is_internal(part.topic.internal)
         .with_partitions(partitions.collect())
-        .with_topic_authorized_operations(OPERATIONS_UNKNOWN)
+        .with_topic_authorized_operations(every_operation())
+}
+
+/// DescribeTopicPartitions has no field to ask for operations with.
+fn every_operation() -> i32 {
+    operations::authorized(Resource::Topic, true)
 }
 
 type ProducersFound = Result<Vec<ProducerView>, FetchError>;
@@ -206,13 +236,18 @@ pub async fn describe_producers(
 ) -> DescribeProducersResponse {
     let catalog = shard.catalog();
     let node = shard.node.config.node_id;
-    let mut asked: BTreeMap<TopicName, BTreeMap<i32, Result<Route, RouteError>>> = BTreeMap::new();
+    let mut asked: BTreeMap<TopicName, BTreeMap<i32, Result<Route, ResponseError>>> =
+        BTreeMap::new();
     for topic in request.topics {
+        let missing = match topic_name_problem(&topic.name) {
+            Some(_) => ResponseError::InvalidTopicException,
+            None => RouteError::UnknownTopicOrPartition.response_error(),
+        };
         let found = catalog.topic(&topic.name);
         let numbers = topic.partition_indexes.into_iter().map(|number| {
-            let route = found
-                .ok_or(RouteError::UnknownTopicOrPartition)
-                .and_then(|topic| Route::of(topic, number, node));
+            let route = found.ok_or(missing).and_then(|topic| {
+                Route::of(topic, number, node).map_err(RouteError::response_error)
+            });
             (number, route)
         });
         asked.entry(topic.name.clone()).or_default().extend(numbers);
@@ -241,7 +276,7 @@ pub async fn describe_producers(
         join_all(answers).await.into_iter().filter_map(Result::ok).flatten().collect();
     let topics = asked.into_iter().map(|(name, partitions)| {
         let partitions = partitions.into_iter().map(|(number, route)| {
-            let producers = route.map_err(RouteError::response_error).and_then(|route| {
+            let producers = route.and_then(|route| {
                 let found = found.remove(&route.group).unwrap_or(Err(FetchError::NotLeader));
                 found.map_err(|error| fetch_error(&error))
             });
@@ -271,5 +306,33 @@ fn producers_answer(
             answer.with_active_producers(producers.collect())
         }
         Err(error) => answer.with_error_code(error.code()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::describe_topic_partitions_request::{
+        Cursor as AskedCursor, TopicRequest,
+    };
+
+    #[test]
+    fn given_a_cursor_beside_the_topics_when_asked_then_each_topic_is_refused() {
+        let name = |name| TopicName(StrBytes::from_static_str(name));
+        let request = |topic, partition| {
+            let cursor =
+                AskedCursor::default().with_topic_name(name(topic)).with_partition_index(partition);
+            let topics = ["a", "b"].map(|topic| TopicRequest::default().with_name(name(topic)));
+            DescribeTopicPartitionsRequest::default()
+                .with_topics(topics.to_vec())
+                .with_cursor(Some(cursor))
+        };
+        assert!(!is_beside_the_topics(&request("b", 3)));
+        assert!(is_beside_the_topics(&request("a", -1)));
+        assert!(is_beside_the_topics(&request("c", 0)));
+        assert!(!is_beside_the_topics(&request("c", 0).with_topics(Vec::new())));
+        let refused = cursor_refused(request("c", 0)).topics;
+        let told: Vec<_> = refused.iter().map(|topic| (&topic.name, topic.error_code)).collect();
+        assert_eq!(told, [(&Some(name("a")), 42), (&Some(name("b")), 42)]);
     }
 }

@@ -15,14 +15,12 @@ use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, Topi
 use kafka_protocol::protocol::StrBytes;
 
 use super::each_once;
+use super::operations::{self, Resource};
 use super::topics::{self, RefusedBecause, TopicWanted};
 use crate::catalog::{Catalog, Partition, Topic, TopicId, topic_name_problem};
 use crate::shell::cluster::in_sync::{InSyncView, in_sync_of};
 use crate::shell::cluster::leaders::{Leader, hears_majority, leaders_of};
 use crate::shell::shard::Shard;
-
-/// What Kafka answers for the operations that a client is authorised to: "not asked for".
-pub(super) const OPERATIONS_UNKNOWN: i32 = i32::MIN;
 
 /// How long a client is kept waiting for a topic that is made on its way; it asks again.
 const AUTO_CREATE_WAIT: Duration = Duration::from_secs(5);
@@ -39,6 +37,8 @@ pub async fn metadata(
     version: i16,
     request: MetadataRequest,
 ) -> MetadataResponse {
+    let asks_of_cluster = request.include_cluster_authorized_operations;
+    let asks_of_topics = request.include_topic_authorized_operations;
     let found = find(&shard, version, request).await;
     let catalog = shard.catalog();
     let topics = found.iter().filter_map(|found| match found {
@@ -50,7 +50,11 @@ pub async fn metadata(
     // A client asks whom it has asked before. One that only a cut-off node answers would never hear of the leaders that
     // the others have, so such a node does not name itself, and the client turns to the others.
     let is_of_use = known.leads(here) || hears_majority(&shard).await;
-    let topics = found.into_iter().map(|found| describe(version, found, &known)).collect();
+    let operations = operations::authorized(Resource::Topic, asks_of_topics);
+    let topics = found
+        .into_iter()
+        .map(|found| describe(version, found, &known).with_topic_authorized_operations(operations));
+    let topics = topics.collect();
     let brokers = catalog
         .brokers()
         .filter(|broker| is_of_use || broker.node != here)
@@ -67,7 +71,10 @@ pub async fn metadata(
         .with_cluster_id(Some(StrBytes::from_string(shard.node.cluster_id.clone())))
         .with_controller_id(broker_id(shard.node.config.node_id.0))
         .with_topics(topics)
-        .with_cluster_authorized_operations(OPERATIONS_UNKNOWN)
+        .with_cluster_authorized_operations(operations::authorized(
+            Resource::Cluster,
+            asks_of_cluster,
+        ))
 }
 
 pub(super) fn broker_id(node: u32) -> BrokerId {
@@ -210,14 +217,12 @@ fn describe(version: i16, found: Found, known: &Known) -> MetadataResponseTopic 
         Found::Error { name, id, error } => MetadataResponseTopic::default()
             .with_error_code(error.code())
             .with_name(name.or_else(nameless).map(Into::into))
-            .with_topic_id(id)
-            .with_topic_authorized_operations(OPERATIONS_UNKNOWN),
+            .with_topic_id(id),
         Found::Topic(topic) => MetadataResponseTopic::default()
             .with_name(Some(StrBytes::from_string(topic.name.to_string()).into()))
             .with_topic_id(topic.id.0)
             .with_is_internal(topic.internal)
-            .with_partitions(describe_partitions(&topic, known))
-            .with_topic_authorized_operations(OPERATIONS_UNKNOWN),
+            .with_partitions(describe_partitions(&topic, known)),
     }
 }
 

@@ -20,6 +20,7 @@ pub mod log_dirs;
 pub mod metadata;
 pub mod nodes;
 pub mod offsets;
+pub mod operations;
 pub mod partitions;
 pub mod produce;
 pub mod producer_id;

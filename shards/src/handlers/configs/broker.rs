@@ -8,7 +8,7 @@ use crate::catalog::{
     ConfigDefinition, broker_config_definition, broker_config_of, broker_only_configs,
     config_definitions,
 };
-use crate::config::{Config, ReplicaSelector};
+use crate::config::{Config, GroupConfig, KafkaConfig, ReplicaSelector};
 use crate::handlers::topics;
 use crate::shell::shard::Shard;
 
@@ -89,7 +89,6 @@ pub(super) fn cluster_entries(shard: &Shard) -> Vec<Entry> {
     .collect()
 }
 
-fn entry(fixed: Fixed) -> Entry {
 /// What only brokers can be given, as far as it is set: where it is not, Kafka tells nothing of it either.
 fn set_alone(shard: &Shard, node: NodeId) -> Vec<Entry> {
     let catalog = shard.catalog();
@@ -120,6 +119,7 @@ fn dynamic(name: &'static str, definition: &ConfigDefinition, synonyms: Vec<Syno
     }
 }
 
+fn entry(fixed: Fixed) -> Entry {
     let Fixed { name, kind, value, default } = fixed;
     let is_default = default == Some(value.as_str());
     let source = if is_default { Source::Default } else { Source::StaticBroker };
@@ -187,7 +187,7 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
         ),
         fixed("listeners", List, format!("PLAINTEXT://{}", node.config.kafka_addr), None),
         fixed("log.dirs", List, data_dir, None),
-        fixed("max.connections", Int, kafka.connections_max.to_string(), Some("2147483647")),
+        fixed("max.connections", Int, kafka.connections_max.to_string(), Some("10000")),
         fixed(
             "max.incremental.fetch.session.cache.slots",
             Int,
@@ -217,5 +217,100 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
         ),
     ];
     all.extend(rack.chain(selector));
+    all.extend(of_upkeep(kafka));
+    all.extend(of_groups(&node.config.group));
     all
+}
+
+/// What retention and compaction go by.
+fn of_upkeep(kafka: &KafkaConfig) -> [Fixed; 4] {
+    use ValueType::{Double, Long};
+    let fixed = |name, kind, value, default| Fixed { name, kind, value, default: Some(default) };
+    // A whole number of bytes, written as the fraction that clients expect.
+    let bytes_per_second = format!("{}.0", kafka.log_cleaner_io_max_bytes_per_second);
+    [
+        fixed(
+            "log.retention.check.interval.ms",
+            Long,
+            kafka.log_retention_check_interval_ms.to_string(),
+            "300000",
+        ),
+        fixed("log.cleaner.backoff.ms", Long, kafka.log_cleaner_backoff_ms.to_string(), "15000"),
+        fixed(
+            "log.cleaner.dedupe.buffer.size",
+            Long,
+            kafka.log_cleaner_dedupe_buffer_size.to_string(),
+            "33554432",
+        ),
+        fixed("log.cleaner.io.max.bytes.per.second", Double, bytes_per_second, "67108864.0"),
+    ]
+}
+
+/// What the groups of consumers go by.
+fn of_groups(group: &GroupConfig) -> [Fixed; 8] {
+    use ValueType::{Int, Long};
+    let fixed =
+        |name, kind, value: String, default| Fixed { name, kind, value, default: Some(default) };
+    [
+        fixed(
+            "group.initial.rebalance.delay.ms",
+            Int,
+            group.initial_rebalance_delay_ms.to_string(),
+            "3000",
+        ),
+        fixed(
+            "group.min.session.timeout.ms",
+            Int,
+            group.min_session_timeout_ms.to_string(),
+            "6000",
+        ),
+        fixed(
+            "group.max.session.timeout.ms",
+            Int,
+            group.max_session_timeout_ms.to_string(),
+            "1800000",
+        ),
+        fixed("group.max.size", Int, group.max_size.to_string(), "2147483647"),
+        fixed(
+            "offsets.topic.num.partitions",
+            Int,
+            group.offsets_topic_num_partitions.to_string(),
+            "50",
+        ),
+        fixed(
+            "offsets.retention.minutes",
+            Int,
+            group.offsets_retention_minutes.to_string(),
+            "10080",
+        ),
+        fixed(
+            "offsets.retention.check.interval.ms",
+            Long,
+            group.offsets_retention_check_interval_ms.to_string(),
+            "600000",
+        ),
+        fixed(
+            "offset.metadata.max.bytes",
+            Int,
+            group.offset_metadata_max_bytes.to_string(),
+            "4096",
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Inputs, load};
+    use crate::handlers::configs::docs;
+
+    #[test]
+    fn given_the_settings_as_they_are_by_default_when_told_then_each_is_a_default_and_explained() {
+        let config = load(&Inputs::default()).unwrap().config;
+        for fixed in of_upkeep(&config.kafka).into_iter().chain(of_groups(&config.group)) {
+            assert!(docs::of(fixed.name).is_some(), "{}", fixed.name);
+            let told = entry(fixed);
+            assert_eq!(told.source, Source::Default, "{}", told.name);
+        }
+    }
 }

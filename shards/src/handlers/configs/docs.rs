@@ -39,7 +39,7 @@ const SEGMENT_MS: &str = "The age at which a segment is sealed.";
 const UNCLEAN: &str = "Whether a replica that may lack records can lead. A quorum never lets it.";
 
 /// In the order of the names.
-static DOCS: [(&str, &str); 81] = [
+static DOCS: [(&str, &str); 93] = [
     ("advertised.listeners", "Where clients are told to connect."),
     (
         "auto.create.topics.enable",
@@ -70,17 +70,27 @@ static DOCS: [(&str, &str); 81] = [
     ("flush.ms", FLUSH_MS),
     ("follower.replication.throttled.rate", "How much this broker copies for its replicas."),
     ("follower.replication.throttled.replicas", "Replicas whose following is throttled."),
+    ("group.initial.rebalance.delay.ms", "How long the first member of a group waits for others."),
+    ("group.max.session.timeout.ms", "The longest session timeout that a member may ask for."),
+    ("group.max.size", "How many members a group may have."),
+    ("group.min.session.timeout.ms", "The shortest session timeout that a member may ask for."),
     ("index.interval.bytes", INDEX_INTERVAL),
     (
         "leader.imbalance.check.interval.seconds",
         "How often it is looked for partitions that another than their preferred replica leads.",
     ),
+    ("leader.replication.throttled.rate", "Without effect: who copies is throttled."),
     ("leader.replication.throttled.replicas", "Replicas whose leading is throttled."),
     ("listeners", "Where this broker listens for clients."),
     ("local.retention.bytes", LOCAL_BYTES),
     ("local.retention.ms", LOCAL_MS),
-    ("leader.replication.throttled.rate", "Without effect: who copies is throttled."),
+    ("log.cleaner.backoff.ms", "How often it is looked for segments to compact or to merge."),
+    ("log.cleaner.dedupe.buffer.size", "Memory for the keys of one round of compaction."),
     ("log.cleaner.delete.retention.ms", DELETE_RETENTION),
+    (
+        "log.cleaner.io.max.bytes.per.second",
+        "How much compaction and merging may read and write together.",
+    ),
     ("log.cleaner.max.compaction.lag.ms", LAG_MAX),
     ("log.cleaner.min.cleanable.ratio", DIRTY_RATIO),
     ("log.cleaner.min.compaction.lag.ms", LAG_MIN),
@@ -97,6 +107,10 @@ static DOCS: [(&str, &str); 81] = [
     ("log.message.timestamp.type", TIME_TYPE),
     ("log.preallocate", PREALLOCATE),
     ("log.retention.bytes", RETENTION_BYTES),
+    (
+        "log.retention.check.interval.ms",
+        "How often it is looked for records beyond their retention.",
+    ),
     ("log.retention.ms", RETENTION_MS),
     ("log.roll.jitter.ms", SEGMENT_JITTER),
     ("log.roll.ms", SEGMENT_MS),
@@ -115,6 +129,13 @@ static DOCS: [(&str, &str); 81] = [
     ("min.insync.replicas", INSYNC),
     ("node.id", "The id of this node."),
     ("num.partitions", "Partitions of a topic whose creator does not say."),
+    ("offset.metadata.max.bytes", "The longest metadata that may be committed with an offset."),
+    ("offsets.retention.check.interval.ms", "How often it is looked for offsets to forget."),
+    ("offsets.retention.minutes", "How long offsets outlive the last member of their group."),
+    (
+        "offsets.topic.num.partitions",
+        "Partitions of __consumer_offsets, fixed when the first group is formed.",
+    ),
     ("preallocate", PREALLOCATE),
     (
         "process.roles",
@@ -130,6 +151,10 @@ static DOCS: [(&str, &str); 81] = [
         "Whether what was uploaded goes when tiering is switched off.",
     ),
     ("remote.storage.enable", "Whether the topic is tiered."),
+    (
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+        "Without effect: a broker has one directory.",
+    ),
     (
         "replica.lag.time.max.ms",
         "How long a replica may lack what the others have and still count as in sync.",
@@ -151,10 +176,6 @@ mod tests {
     use super::*;
     use crate::catalog::{broker_config_of, config_definitions};
 
-    (
-        "replica.alter.log.dirs.io.max.bytes.per.second",
-        "Without effect: a broker has one directory.",
-    ),
     #[test]
     fn given_any_configuration_of_a_topic_when_its_sentence_is_sought_then_there_is_one() {
         assert!(DOCS.windows(2).all(|pair| pair[0].0 < pair[1].0));

@@ -25,24 +25,31 @@ pub fn check(definition: &ConfigDefinition, name: &str, value: &str) -> Result<(
     if let Err(problem) = definition.check(value) {
         return refuse(problem_message(definition.kind, name, value, &problem));
     }
-    if !is_available(definition.name, value) {
-        return refuse(format!(
-            "Invalid value {value} for configuration {name}: it is not available in this version"
-        ));
+    match unavailable(definition.name, value) {
+        Some(why) => refuse(format!("Invalid value {value} for configuration {name}: {why}")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// Whether the broker does what this value says.
-fn is_available(name: &str, value: &str) -> bool {
+/// Why the broker cannot do what this value says. What only tunes Kafka's own files, and so is without effect here, is
+/// taken: it changes nothing that a client could rely on, and tools set it.
+fn unavailable(name: &str, value: &str) -> Option<&'static str> {
     let value = value.trim();
+    let is_true = value.eq_ignore_ascii_case("true");
     match name {
-        "durability" => value != "relaxed",
-        "compression.type" => value == "producer",
-        "remote.storage.enable" | "searchable.enabled" => !value.eq_ignore_ascii_case("true"),
-        _ => true,
+        "durability" if value == "relaxed" => Some(LATER),
+        "remote.storage.enable" | "searchable.enabled" if is_true => Some(LATER),
+        "compression.type" if value != "producer" => Some(
+            "it is not available, as the broker stores records in the compression they came in; set producer",
+        ),
+        "unclean.leader.election.enable" if is_true => Some(
+            "it is not available, as a replica that lacks acknowledged records never becomes leader; set false",
+        ),
+        _ => None,
     }
 }
+
+const LATER: &str = "it is not available in this version";
 
 /// What Kafka would say.
 fn problem_message(kind: ConfigType, name: &str, value: &str, problem: &ConfigProblem) -> String {
@@ -107,11 +114,16 @@ mod tests {
 
     #[test]
     fn given_valid_values_that_nothing_acts_on_when_checked_then_they_are_refused() {
-        for (name, value) in [("durability", "relaxed"), ("compression.type", "zstd")] {
+        for (name, value) in [
+            ("durability", "relaxed"),
+            ("compression.type", "zstd"),
+            ("unclean.leader.election.enable", "TRUE"),
+        ] {
             let refused = check_topic_config(name, value).unwrap_err();
             assert_eq!(refused.0, ResponseError::InvalidConfig);
             assert!(refused.1.contains("not available"), "{}", refused.1);
         }
         assert_eq!(check_topic_config("compression.type", "producer"), Ok(()));
+        assert_eq!(check_topic_config("unclean.leader.election.enable", "false"), Ok(()));
     }
 }

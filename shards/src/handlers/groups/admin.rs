@@ -16,10 +16,9 @@ use kafka_protocol::protocol::StrBytes;
 use super::{ask_each, code, on_all_coordinators, on_coordinator, refused, route_of, text};
 use crate::groups::{DescribedGroup, GroupError, ListedGroup};
 use crate::handlers::each_once;
+use crate::handlers::operations::{self, Resource};
 use crate::shell::shard::Shard;
 
-/// What Kafka answers for the operations that a client is authorised to: "not asked for".
-const OPERATIONS_UNKNOWN: i32 = i32::MIN;
 /// The state of a group that is not there.
 const DEAD: &str = "Dead";
 /// What KIP-848 calls groups of this protocol.
@@ -39,12 +38,18 @@ pub async fn describe_groups(
     version: i16,
     request: DescribeGroupsRequest,
 ) -> DescribeGroupsResponse {
+    let asked = request.include_authorized_operations;
+    let operations = operations::authorized(Resource::Group, asked);
     let describe = async |id: GroupId| {
         let name = id.to_string();
         let asked = name.clone();
         let found =
             on_coordinator(&shard, &name, move |coordinator, _, _| coordinator.describe(&asked));
-        described(version, id, found.await)
+        let described = described(version, id, found.await);
+        match described.error_code {
+            0 => described.with_authorized_operations(operations),
+            _ => described,
+        }
     };
     let groups = ask_each(each_once(request.groups, GroupId::clone), describe).await;
     DescribeGroupsResponse::default().with_groups(groups)
@@ -55,7 +60,7 @@ fn described(
     id: GroupId,
     found: Result<Option<DescribedGroup>, GroupError>,
 ) -> DescribedOnWire {
-    let answer = DescribedOnWire::default().with_authorized_operations(OPERATIONS_UNKNOWN);
+    let answer = DescribedOnWire::default().with_authorized_operations(operations::NOT_ASKED_FOR);
     let group = match found {
         Ok(Some(group)) => group,
         Ok(None) => {

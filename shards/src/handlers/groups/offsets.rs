@@ -311,6 +311,10 @@ async fn fetch_groups(shard: &Rc<Shard>, request: OffsetFetchRequest) -> OffsetF
 
 /// Serves OffsetDelete. Cancel-safe; what was proposed is done.
 pub async fn offset_delete(shard: Rc<Shard>, request: OffsetDeleteRequest) -> OffsetDeleteResponse {
+    if request.group_id.is_empty() {
+        let error = GroupError::InvalidGroupId;
+        return OffsetDeleteResponse::default().with_error_code(error.code());
+    }
     let catalog = shard.catalog();
     let asked: Vec<(String, i32)> = request
         .topics
