@@ -28,6 +28,8 @@ enum Step {
     FinishSealed,
     Spare,
     Reclaim(RaftIndex),
+    /// What a group has not applied is written once more.
+    Carry(u64),
     Close,
 }
 
@@ -68,6 +70,8 @@ fn workload() -> Vec<Step> {
     steps.push(Step::Append(vec![p.install(5, 7, 5, 200_000), p.batch(5, 7, 2, 60)]));
     steps.push(Step::Append(vec![p.delete(6), p.noop(5, 7), p.install(5, 8, 1, 400)]));
     steps.push(Step::Append(vec![p.delete(3), p.create(4), p.vote(4, 5, 400), p.noop(4, 5)]));
+    steps.push(Step::Carry(1));
+    steps.push(Step::Carry(2));
     steps.push(Step::Applied(1, 8));
     steps.push(Step::Applied(2, 5));
     for round in 0..4 {
@@ -76,6 +80,7 @@ fn workload() -> Vec<Step> {
     }
     steps.push(Step::FinishSealed);
     steps.push(Step::Reclaim(RaftIndex(6)));
+    steps.push(Step::Carry(4));
     let mut last = vec![p.truncate_after(4, 3), p.batch(4, 6, 1, 90), p.noop(2, 3)];
     last.extend([p.install(2, 4, 3, 200), p.vote(2, 4, 202)]);
     steps.push(Step::Append(last));
@@ -108,12 +113,23 @@ async fn run(disk: &SimDisk, steps: &[Step]) -> Result<History, WalError> {
             Step::FinishSealed => wal.finish_sealed().await?,
             Step::Spare => drop(wal.prepare_spare_step(1 << 20).await?),
             Step::Reclaim(index) => drop(wal.reclaim(|| None, |_| Some(*index)).await?),
+            Step::Carry(group) => carry(&wal, &model, GroupId(*group)).await?,
             Step::Close => assert!(wal.close_clean().await?, "there is room"),
         }
         states.push((disk.counts().changes(), model.clone()));
     }
     check_readable(&wal, &model).await;
     Ok(History { states })
+}
+
+async fn carry(wal: &Wal<SimDisk>, model: &Model, group: GroupId) -> Result<(), WalError> {
+    let read = wal.read_to_carry(group, model.groups[&group].applied).await;
+    let carried = read.expect("no fault was planned").expect("it has entries");
+    if wal.needs_roll(carried.records()) {
+        wal.roll(model.checkpoints(), carried.records()).await?;
+    }
+    assert!(wal.append_carried(&carried).await?, "nothing was appended meanwhile");
+    Ok(())
 }
 
 /// What may be found when operation `op` was in flight: the state before it, or the one after the step it belongs to.

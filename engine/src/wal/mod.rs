@@ -35,9 +35,11 @@
 //!   more than that: it stands for several).
 //! - I3: after a failed write or sync nothing is written any more ([`WalError::Poisoned`]).
 //! - I4: the index is told of a block after its sync, so a reader never sees what may still vanish.
-//! - I5: files go oldest first, and never one that holds entries which the newest checkpoint has not applied.
+//! - I5: files go oldest first, and never one that holds entries which the newest checkpoint has not applied. Those that
+//!   stay so for long are carried forward ([`Wal::read_to_carry`]).
 
 pub mod block;
+mod carry;
 mod descriptor;
 mod error;
 mod file;
@@ -65,6 +67,7 @@ use std::rc::Rc;
 
 use uuid::Uuid;
 
+pub use self::carry::Carried;
 pub use self::error::{Contradiction, IoOp, ReadError, WalError};
 pub use self::reader::StoredBatch;
 pub use self::recovery::{RecoveredGroup, RecoveryReport, TornTail};
@@ -197,6 +200,8 @@ pub struct Wal<D: Disk> {
     parts: RefCell<Vec<<D::File as DiskFile>::Buf>>,
     /// The last index of each group within the records at hand; kept for its capacity.
     lasts: RefCell<HashMap<GroupId, Option<RaftIndex>>>,
+    /// How many blocks of records were appended since the start.
+    appends: Cell<u64>,
     in_flight: Cell<bool>,
     poisoned: Cell<bool>,
     closed: Cell<bool>,

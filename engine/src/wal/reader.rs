@@ -203,6 +203,22 @@ impl<D: Disk> Wal<D> {
         if known { Ok(()) } else { Err(ReadError::UnknownGroup { group }) }
     }
 
+    /// Whether damage took any entry of a group from `from` on.
+    pub(super) async fn any_lost(
+        &self,
+        group: GroupId,
+        from: RaftIndex,
+    ) -> Result<bool, ReadError> {
+        let mut place = self.place_of_index(group, from).await?;
+        while let Some(Place { extent, .. }) = place {
+            if extent.lost {
+                return Ok(true);
+            }
+            place = self.place_of_index(group, extent.last().next()).await?;
+        }
+        Ok(false)
+    }
+
     async fn place_of_offset(
         &self,
         group: GroupId,

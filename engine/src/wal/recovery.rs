@@ -124,6 +124,7 @@ impl<D: Disk> Wal<D> {
             spares: Spares::new(next_spare).into(),
             parts: Vec::new().into(),
             lasts: std::collections::HashMap::new().into(),
+            appends: 0.into(),
             in_flight: false.into(),
             poisoned: false.into(),
             closed: false.into(),

@@ -61,6 +61,7 @@ impl<D: Disk> Wal<D> {
         assert!(!records.is_empty(), "a block without records is a mark");
         let plan = BlockPlan::new(records)?;
         self.check_records(records);
+        self.appends.set(self.appends.get() + 1);
         self.append_plan(&plan, BlockKind::Data, on_written).await
     }
 

@@ -252,9 +252,9 @@ pub struct ShardCore {
     /// Groups that may have lost their only other replica.
     lost_count: usize,
     is_storage_full: bool,
+    stall: Stall,
     is_stopped: bool,
     expiry_cursor: GroupId,
-    stall: Stall,
 }
 
 impl ShardCore {
@@ -296,10 +296,10 @@ impl ShardCore {
             early_signs: BTreeMap::new(),
             lost_count: 0,
             is_storage_full: false,
+            stall: Stall::default(),
             is_stopped: false,
             expiry_cursor: GroupId::META,
         };
-            stall: Stall::default(),
         for recovered in recovered {
             let id = recovered.checkpoint.group;
             let group = Group::recover(&core.shared.config, recovered, now_ms)?;
@@ -367,10 +367,10 @@ impl ShardCore {
     pub fn tick(&mut self, now_ms: i64) {
         self.shared.now_ms = now_ms;
         self.tick_groups();
+        self.tick_stall();
         self.tick_fills();
         self.expire_awaited();
         self.forget_early_signs();
-        self.tick_stall();
         self.expire_producers();
     }
 
@@ -415,6 +415,12 @@ impl ShardCore {
     #[must_use]
     pub fn first_index_needed(&self, group: GroupId) -> Option<RaftIndex> {
         self.live(group).map(Group::first_index_needed)
+    }
+
+    /// The last entry of a group that is applied; `None` if it is not here.
+    #[must_use]
+    pub fn applied_index(&self, group: GroupId) -> Option<RaftIndex> {
+        self.live(group).map(|group| group.raft.applied())
     }
 
     /// The catalog, on the shard that has the META group.

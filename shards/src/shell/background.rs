@@ -126,7 +126,7 @@ mod tests {
     fn given_segments_that_are_written_slowly_when_files_are_to_go_then_they_do_not_wait_for_it() {
         let background = Background::start(1).unwrap();
         let (end_writing, is_to_end) = channel::<()>();
-        let write = move |_: &DirectDisk| drop(is_to_end.recv());
+        let write = move |_: &DirectDisk| is_to_end.recv().unwrap();
         background.writer.submit(Box::new(write)).unwrap();
         let (removed, is_removed) = channel();
         let remove = move |_: &DirectDisk| removed.send(()).unwrap();

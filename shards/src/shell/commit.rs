@@ -14,6 +14,7 @@ use chronik_engine::wal::WalError;
 use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
 use chronik_ring::{sleep, yield_if_needed};
 
+use super::carry::carry_forward;
 use super::fatal::{Reason, fatal};
 use super::shard::Shard;
 use crate::metrics::Stage;
@@ -36,6 +37,7 @@ pub async fn commit_loop(shard: Rc<Shard>) {
         if shard.want_roll.take() {
             roll_ahead_of_time(&shard).await;
         }
+        carry_forward(&shard).await;
         let block = shard.core.borrow_mut().take_block(BLOCK_BYTES_MAX);
         if shard.links().is_some() {
             // Followers get the entries while they are written here.
@@ -107,7 +109,7 @@ async fn write_block(shard: &Shard, records: &[WalRecord]) {
 }
 
 /// What became of the search for room.
-enum Room {
+pub(super) enum Room {
     /// The block fits the active file.
     Found,
     /// There is none; produces are refused from now on (I3).
@@ -115,7 +117,7 @@ enum Room {
 }
 
 /// Rolls to the next file if the block does not fit the active one.
-async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) -> Room {
+pub(super) async fn make_room(shard: &Rc<Shard>, records: &[WalRecord]) -> Room {
     if !shard.wal.needs_roll(records) {
         return Room::Found;
     }

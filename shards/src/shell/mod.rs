@@ -2,6 +2,7 @@
 
 pub mod background;
 pub mod barrier;
+mod carry;
 pub mod clock;
 pub mod cluster;
 pub mod commit;

@@ -140,6 +140,8 @@ pub struct Shard {
     pub(super) want_mark: Cell<bool>,
     /// The active file of the log has been in use for long enough.
     pub(super) want_roll: Cell<bool>,
+    /// Groups whose entries keep the oldest file of the log, and are to be carried forward.
+    pub(super) want_carry: RefCell<Vec<GroupId>>,
     /// Shard 0 only: the newest catalog, to be published.
     pub(super) catalog_newest: RefCell<Option<Arc<Catalog>>>,
     /// Shard 0 only: how often the catalog has changed since the start.
@@ -243,6 +245,7 @@ impl Shard {
             mark_due: Cell::new(false),
             want_mark: Cell::new(false),
             want_roll: Cell::new(false),
+            want_carry: RefCell::default(),
             catalog_newest: RefCell::new(None),
             catalog_generation: Cell::new(0),
             catalog_changed: Notify::default(),
@@ -360,10 +363,10 @@ impl Shard {
         counters.raft_heartbeats = figures.sent.heartbeats;
         counters.raft_vote_requests = figures.sent.vote_requests;
         counters.leaders = figures.leaders;
+        counters.wal_stalls = figures.stalls;
         counters.under_replicated = figures.under_replicated;
         counters.offline = figures.offline;
         snapshot.snapshots = self.snapshot_samples(&core);
-        counters.wal_stalls = figures.stalls;
         drop(core);
         snapshot.peers = self.links().map(|links| links.peers().stats()).unwrap_or_default();
         snapshot

@@ -10,6 +10,7 @@ use std::time::Duration;
 use chronik_engine::wal::{SpareProgress, WalError};
 use chronik_ring::sleep;
 
+use super::carry::Stuck;
 use super::fatal::{Reason, fatal};
 use super::segments::Removals;
 use super::shard::Shard;
@@ -38,6 +39,7 @@ pub async fn upkeep_loop(shard: Rc<Shard>) {
     let mut growth = Growth::default();
     let mut tidied_ns = None;
     let removals = Rc::new(Removals::default());
+    let mut stuck = Stuck::default();
     while !shard.stopping.get() {
         let now_ns = shard.clock.now_ns();
         growth.measure(now_ns, shard.metrics.borrow().counters.wal_bytes);
@@ -45,6 +47,7 @@ pub async fn upkeep_loop(shard: Rc<Shard>) {
         let tidies = tidied_ns.is_none_or(|at| u128::from(now_ns - at) >= IDLE.as_nanos());
         if tidies {
             tidied_ns = Some(now_ns);
+            stuck.ask(&shard);
         }
         let pause = match step(&shard, pace.step_bytes, tidies.then_some(&removals)).await {
             Ok(SpareProgress::Working) => pace.pause,

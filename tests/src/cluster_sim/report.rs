@@ -109,6 +109,8 @@ report! {
     slow_disks,
     /// Times that a log went on in a new file.
     rolls,
+    /// Times that what a group had not applied was written once more.
+    carried,
     /// Files that logs gave back.
     reclaimed,
     /// Segments written from full files of the log.
@@ -145,6 +147,7 @@ impl Report {
     /// Takes in what a life of a shard came to.
     pub(super) fn count(&mut self, node: &Node) {
         self.rolls += node.rolls.get();
+        self.carried += node.carried.get() as u64;
         self.reclaimed += node.reclaimed.get() as u64;
         self.segments += node.written.get() as u64;
         self.merges += node.merged.get() as u64;
