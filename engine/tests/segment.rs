@@ -200,15 +200,18 @@ fn given_another_base_offset_in_a_batch_when_read_then_it_is_damage_and_not_the_
     let disk = SimDisk::new(1);
     block_on(write(&disk, &batches)).unwrap();
     let mut begin = 4096;
-    for batch in &batches {
+    for (number, batch) in batches.iter().enumerate() {
         for byte in 0..8 {
             let mut bytes = batch.bytes[byte..=byte].to_vec();
             bytes[0] ^= 0x40;
             disk.write_raw(&path(), begin + byte as u64, &bytes).unwrap();
             block_on(async {
                 let reader = SegmentReader::open(&disk, &path()).await.unwrap();
-                let read = reader.read_batches(Offset(0), Offset(19), usize::MAX).await;
+                let read = reader.read_batches(Offset(batch.base), Offset(19), usize::MAX).await;
                 assert!(read.is_err(), "byte {byte} at {}: {read:?}", batch.base);
+                let read = reader.read_batches(Offset(0), Offset(19), usize::MAX).await;
+                let given = read.map_or(0, |read| read.len());
+                assert_eq!(given, number, "what is before it is given");
             });
             disk.write_raw(&path(), begin + byte as u64, &batch.bytes[byte..=byte]).unwrap();
         }

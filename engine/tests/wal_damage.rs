@@ -299,6 +299,23 @@ fn given_a_file_that_changes_under_an_open_log_when_read_then_no_wrong_byte_is_s
 }
 
 #[test]
+fn given_damage_behind_what_is_read_when_read_then_what_is_before_it_is_given() {
+    let disk = SimDisk::new(1);
+    let mut p = Proposer::default();
+    block_on(async {
+        let (wal, _, _) = Wal::open(disk.clone(), options()).await.unwrap();
+        let records = [p.create(1), p.batch(1, 1, 2, 600), p.batch(1, 1, 2, 600)];
+        wal.append(&records).await.unwrap();
+        let other = wal.append(&[p.batch(1, 1, 2, 600)]).await.unwrap().position;
+        disk.corrupt(Path::new(FIRST), other..other + 4096, Corruption::FlipBit(1)).unwrap();
+        let read = wal.read_batches(GroupId(1), Offset(0), Offset(8), 10_000).await.unwrap();
+        assert_eq!(read.len(), 2);
+        let read = wal.read_batches(GroupId(1), Offset(4), Offset(8), 10_000).await;
+        assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");
+    });
+}
+
+#[test]
 fn given_files_of_others_when_opened_then_each_is_refused_and_nothing_is_changed() {
     let disk = SimDisk::new(1);
     ten_blocks(&disk);

@@ -8,6 +8,7 @@
 //! - I2: a batch's base offset, which its own checksum leaves out, is where the index has it: what is damaged there is not
 //!   taken for the end of what was asked for.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -129,10 +130,11 @@ impl<D: Disk> SegmentReader<D> {
     }
 
     /// Whole batches from the one that holds `from`, or the first after it, none that begins at `up_to` or later. The
-    /// first one is given even if it is larger than `bytes_max`.
+    /// first one is given even if it is larger than `bytes_max`. What is read before something is found damaged is given,
+    /// too.
     ///
     /// # Errors
-    /// If a batch is damaged, or the disk fails.
+    /// If the first batch is damaged, or the disk fails.
     pub async fn read_batches(
         &self,
         from: Offset,
@@ -140,6 +142,20 @@ impl<D: Disk> SegmentReader<D> {
         bytes_max: usize,
     ) -> Result<Vec<SegmentBatch>, SegmentError> {
         let mut batches = Vec::new();
+        match self.gather_batches(from..up_to, bytes_max, &mut batches).await {
+            Err(error) if batches.is_empty() => Err(error),
+            // Who goes on behind them is told.
+            Ok(()) | Err(_) => Ok(batches),
+        }
+    }
+
+    async fn gather_batches(
+        &self,
+        offsets: Range<Offset>,
+        bytes_max: usize,
+        batches: &mut Vec<SegmentBatch>,
+    ) -> Result<(), SegmentError> {
+        let Range { start: from, end: up_to } = offsets;
         let mut bytes = 0;
         let mut cursor = Cursor::new(self.position_of(from), WINDOW_BYTES);
         loop {
@@ -161,7 +177,7 @@ impl<D: Disk> SegmentReader<D> {
             bytes += size;
             batches.push(self.batch(&mut cursor, size).await?);
         }
-        Ok(batches)
+        Ok(())
     }
 
     /// The first batch that ends after `from` and has a record, and a timestamp of at least `timestamp_ms`.

@@ -4,6 +4,7 @@
 //! writer. All of it is cancel-safe. It knows nothing of high watermarks: the caller says how far it may see.
 //! What passes the checks of [`super::rows`] is handed out.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -55,7 +56,7 @@ struct Place {
 
 impl<D: Disk> Wal<D> {
     /// Whole batches of a group from the one that holds `from` on, none that begins at `up_to` or after it. The first
-    /// one is given even if it is larger than `bytes_max`.
+    /// one is given even if it is larger than `bytes_max`. What is read before something is found damaged is given, too.
     pub async fn read_batches(
         &self,
         group: GroupId,
@@ -63,11 +64,26 @@ impl<D: Disk> Wal<D> {
         up_to: Offset,
         bytes_max: usize,
     ) -> Result<Vec<StoredBatch>, ReadError> {
+        let mut batches = Vec::new();
+        match self.gather_batches(group, from..up_to, bytes_max, &mut batches).await {
+            Err(error) if batches.is_empty() => Err(error),
+            // Who goes on behind them is told.
+            Ok(()) | Err(_) => Ok(batches),
+        }
+    }
+
+    async fn gather_batches(
+        &self,
+        group: GroupId,
+        offsets: Range<Offset>,
+        bytes_max: usize,
+        batches: &mut Vec<StoredBatch>,
+    ) -> Result<(), ReadError> {
+        let Range { start: from, end: up_to } = offsets;
         self.check_group(group)?;
         if self.first_offset(group).is_some_and(|first| from < first) {
             return Err(ReadError::OffsetReclaimed { group, offset: from });
         }
-        let mut batches = Vec::new();
         let mut bytes = 0;
         let mut place = self.place_of_offset(group, from).await?;
         while let Some(found) = place {
@@ -83,7 +99,7 @@ impl<D: Disk> Wal<D> {
                 let len = to_usize(u64::from(row.payload_len));
                 let full = !batches.is_empty() && bytes + len > bytes_max;
                 if full || Offset(row.base_offset) >= up_to {
-                    return Ok(batches);
+                    return Ok(());
                 }
                 bytes += len;
                 batches.push(stored(&row, self.payload(group, &file, &checked).await?));
@@ -92,13 +108,10 @@ impl<D: Disk> Wal<D> {
             place = self.place_of_index(group, next).await?;
             if place.is_some_and(|place| place.extent.first > next) {
                 // The log was cut meanwhile, and what follows does not follow on.
-                return match batches.is_empty() {
-                    true => Err(ReadError::OffsetReclaimed { group, offset: from }),
-                    false => Ok(batches),
-                };
+                return Err(ReadError::OffsetReclaimed { group, offset: from });
             }
         }
-        Ok(batches)
+        Ok(())
     }
 
     /// Entries of a group from `from` on, none at `to` or after it; the first one even if it is larger than
