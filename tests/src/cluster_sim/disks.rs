@@ -9,9 +9,13 @@ use rand::Rng;
 
 use super::event::Step;
 use super::run::Run;
+use super::swarm::MS;
 use super::{Check, Violation};
 use crate::sim::disk::{io_failed, is_full, tiering_io_failed};
 use crate::sim::node::poll_once;
+
+/// How often it is looked whether a disk hangs no more.
+const HANG_LOOK_US: u64 = 20 * MS;
 
 impl Run {
     /// An idle log is marked, and the next file is made.
@@ -46,6 +50,10 @@ impl Run {
 
     pub(super) fn write(&mut self, host: usize, shard: usize) -> Check {
         let delay_us = self.disk_us(host);
+        if self.hosts[host].hangs {
+            self.plan(HANG_LOOK_US, host, shard, Step::Write);
+            return Ok(());
+        }
         let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
         let node = &running.node;
         let task = running.writer.get_or_insert_with(|| Box::pin(Rc::clone(node).write_block()));

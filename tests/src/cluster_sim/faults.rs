@@ -30,6 +30,8 @@ pub(super) enum Healing {
 /// Half a day: producers are remembered for a whole one.
 const JUMP_MS_MAX: i64 = 12 * 3_600_000;
 
+const HANGS_FROM: u64 = 35;
+
 impl Run {
     /// Something goes wrong.
     pub(super) fn fault(&mut self) -> Check {
@@ -64,7 +66,12 @@ impl Run {
             Fault::DiskFull => self.fill_disk(host, shard, for_us),
             Fault::SlowDisk => {
                 self.report.slow_disks += 1;
-                self.hosts[host].slowness = self.rng.random_range(5..50);
+                let slowness = self.rng.random_range(5..50);
+                // The slowest do nothing at all for a while.
+                let hangs = slowness >= HANGS_FROM;
+                self.report.disk_hangs += u64::from(hangs);
+                self.hosts[host].slowness = slowness;
+                self.hosts[host].hangs = hangs;
                 self.after(for_us, Event::Heal(Healing::Slowness { host }));
             }
             Fault::Pause => self.pause(host, for_us),
@@ -146,7 +153,10 @@ impl Run {
             Healing::Capacity { host, shard } => {
                 self.hosts[host].shards[shard].disk.set_capacity(None);
             }
-            Healing::Slowness { host } => self.hosts[host].slowness = 1,
+            Healing::Slowness { host } => {
+                self.hosts[host].slowness = 1;
+                self.hosts[host].hangs = false;
+            }
         }
         Ok(())
     }

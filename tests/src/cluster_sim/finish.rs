@@ -60,6 +60,7 @@ impl Run {
         self.net.heal();
         for host in 0..self.hosts.len() {
             self.hosts[host].slowness = 1;
+            self.hosts[host].hangs = false;
             self.resume(host)?;
             let mut has_stopped = false;
             for shard in &self.hosts[host].shards {

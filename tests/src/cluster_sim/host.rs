@@ -84,6 +84,8 @@ pub(super) struct Host {
     pub tick_us: u64,
     /// Its disks take so many times as long.
     pub slowness: u64,
+    /// Its disks take nothing for their logs, and do not fail either.
+    pub hangs: bool,
     /// What waits while it stands still.
     pub inbox: Vec<Event>,
     pub lost_peers: Vec<usize>,
@@ -125,6 +127,7 @@ impl Host {
             clock_ms: rng.random_range(-2_000..2_000),
             tick_us: 50 * MS * rng.random_range(90..110) / 100,
             slowness: 1,
+            hangs: false,
             inbox: Vec::new(),
             lost_peers: Vec::new(),
             is_registered: false,
@@ -340,6 +343,7 @@ impl Run {
         here.state = HostState::Down;
         here.life += 1;
         here.slowness = 1;
+        here.hangs = false;
         here.inbox.clear();
         here.lost_peers.clear();
         here.calls.clear();

@@ -107,6 +107,8 @@ report! {
     storage_full,
     /// Disks that were slow.
     slow_disks,
+    /// Disks that took nothing for their logs for a while.
+    disk_hangs,
     /// Times that a log went on in a new file.
     rolls,
     /// Times that what a group had not applied was written once more.
