@@ -20,7 +20,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::{LOGGERS, Refusal, ResourceType, invalid, named_broker, rules};
 use crate::catalog::{
     CatalogCommand, CommandOutcome, ConfigDefinition, ConfigType, broker_config_definition,
-    broker_config_of, config_definition, config_definitions,
+    broker_config_of, config_definition, config_definitions, topic_name_problem,
 };
 use crate::handlers::change::{CHANGE_WAIT_DEFAULT, change_within};
 use crate::handlers::error_code::catalog_error;
@@ -206,8 +206,15 @@ fn target(
     first: Option<&str>,
 ) -> Result<Option<Target>, Refusal> {
     match ResourceType::from_wire(resource_type)? {
+        ResourceType::Topic if name.is_empty() => {
+            Err(invalid("Default topic resources are not allowed."))
+        }
         ResourceType::Topic => match shard.catalog().topic(name) {
             Some(_) => Ok(Some(Target::Topic(name.to_owned()))),
+            None if topic_name_problem(name).is_some() => Err((
+                ResponseError::InvalidTopicException,
+                format!("The topic name '{name}' is not a valid one."),
+            )),
             None => Err((
                 ResponseError::UnknownTopicOrPartition,
                 format!("The topic '{name}' does not exist."),

@@ -151,7 +151,7 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
         fixed("replica.selector.class", ValueType::String, selector.class().to_owned(), None)
     });
     let mut all = vec![
-        fixed("advertised.listeners", List, advertised, None),
+        fixed("advertised.listeners", ValueType::String, advertised, None),
         fixed(
             "auto.create.topics.enable",
             Boolean,
@@ -185,8 +185,13 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
             kafka.leader_imbalance_check_interval_seconds.to_string(),
             Some("300"),
         ),
-        fixed("listeners", List, format!("PLAINTEXT://{}", node.config.kafka_addr), None),
-        fixed("log.dirs", List, data_dir, None),
+        fixed(
+            "listeners",
+            ValueType::String,
+            format!("PLAINTEXT://{}", node.config.kafka_addr),
+            None,
+        ),
+        fixed("log.dirs", ValueType::String, data_dir, None),
         fixed("max.connections", Int, kafka.connections_max.to_string(), Some("10000")),
         fixed(
             "max.incremental.fetch.session.cache.slots",
