@@ -21,7 +21,7 @@ const RUN_DEADLINE: Duration = Duration::from_secs(150);
 const BUILD_DEADLINE: Duration = Duration::from_secs(120);
 
 /// The scenarios and their checks, in the order in which they run.
-pub const SCENARIOS: [(&str, &[&str]); 4] = [
+pub const SCENARIOS: [(&str, &[&str]); 5] = [
     ("topics", &["topics.create", "topics.create_again", "topics.delete"]),
     (
         "records",
@@ -48,7 +48,11 @@ pub const SCENARIOS: [(&str, &[&str]); 4] = [
             "groups.describe",
         ],
     ),
+    (REBALANCES, &["rebalances.static", "rebalances.cooperative"]),
 ];
+
+/// The scenario that only some programs have.
+const REBALANCES: &str = "rebalances";
 
 /// What runs a client's program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,6 +206,15 @@ impl Client {
     #[must_use]
     pub fn title(&self) -> String {
         format!("{} {}", self.name, self.version)
+    }
+
+    /// The scenarios that its program has.
+    #[must_use]
+    pub fn scenarios(&self) -> Vec<&'static str> {
+        let of_rebalances =
+            matches!(self.runtime, Runtime::Java(_) | Runtime::Python("confluent.py"));
+        let all = SCENARIOS.iter().map(|(scenario, _)| *scenario);
+        all.filter(|scenario| *scenario != REBALANCES || of_rebalances).collect()
     }
 
     /// The text of its lock files, one after the other.

@@ -1,7 +1,8 @@
-//! `docs/compatibility.md`: which APIs are advertised and what each client of the matrix was seen to do.
+//! `docs/compatibility.md`: which APIs are advertised, what each client of the matrix was seen to do, and what is different
+//! from Apache Kafka.
 //!
-//! The page is made from the version table and from `tests/clients/results.tsv`, which a recording run of the matrix
-//! writes. Made again by [`REGENERATE`]; a test compares.
+//! The page is made from the version table, from `tests/clients/results.tsv`, which a recording run of the matrix writes,
+//! and from [`DIFFERENCES`], by which the tests that ask both brokers go. Made again by [`REGENERATE`]; a test compares.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,10 +19,13 @@ pub const REGENERATE: &str = "cargo run -p chronik-tests --bin compatibility";
 /// Runs the matrix and writes down what came of it.
 pub const RECORD: &str = "CHRONIK_MATRIX_RECORD=1 cargo test -p chronik-tests --test client_matrix";
 
+/// The Apache Kafka that answers are compared with.
+const COMPARED_WITH: &str = "4.1";
+
 const HEAD: &str = "client\tversion\tcheck\tresult\tdetail\n";
 
 /// What each check means, for readers.
-const MEANINGS: [(&str, &str); 21] = [
+const MEANINGS: [(&str, &str); 23] = [
     ("topics.create", "the admin client creates a topic of three partitions and sees it"),
     ("topics.create_again", "creating it again is refused as TOPIC_ALREADY_EXISTS"),
     ("topics.delete", "the admin client deletes it and it is gone"),
@@ -46,6 +50,103 @@ const MEANINGS: [(&str, &str); 21] = [
     ("groups.share", "two members share the partitions and nothing is read twice"),
     ("groups.list", "the group is in the admin client's list"),
     ("groups.describe", "the admin client sees a stable group of two members"),
+    (
+        "rebalances.static",
+        "a static member starts again: its partitions are its own, and the other sees no rebalance",
+    ),
+    (
+        "rebalances.cooperative",
+        "a second cooperative member joins: only what moves is given up, nothing is read twice or lost",
+    ),
+];
+
+/// What is different from Apache Kafka on purpose.
+#[derive(Debug, Clone, Copy)]
+pub struct Difference {
+    /// Lines that begin so may differ where the tests ask both brokers the same. They must differ: what has become the same
+    /// is no longer to be explained.
+    pub lines: &'static [&'static str],
+    /// What is different, and why.
+    pub text: &'static str,
+}
+
+/// All of them.
+pub const DIFFERENCES: [Difference; 13] = [
+    Difference {
+        lines: &["create compressed", "alter compression"],
+        text: "`compression.type` can only be `producer`; other values are refused as INVALID_CONFIG. The broker never \
+               compresses anew: records are stored and read in the compression they were sent in.",
+    },
+    Difference {
+        lines: &["create unclean", "alter unclean"],
+        text: "`unclean.leader.election.enable=true` is refused as INVALID_CONFIG. A leader is elected by a majority of \
+               the replicas, so one that lacks acknowledged records never becomes leader.",
+    },
+    Difference {
+        lines: &[],
+        text: "These topic configurations, and those of brokers that are their defaults, are taken and shown, and have no \
+               effect, as what they tune in Kafka's files is not there: `segment.jitter.ms`, `segment.index.bytes`, \
+               `index.interval.bytes`, `file.delete.delay.ms` and `preallocate` (logs have another layout), \
+               `flush.messages` and `flush.ms` (every acknowledged record is synced), `compression.gzip.level`, \
+               `compression.lz4.level` and `compression.zstd.level` (the broker never compresses), `local.retention.ms`, \
+               `local.retention.bytes`, `remote.log.copy.disable` and `remote.log.delete.on.disable` (no topic is \
+               tiered), `leader.replication.throttled.replicas` and `follower.replication.throttled.replicas` \
+               (what a broker copies is throttled as a whole).",
+    },
+    Difference {
+        lines: &[],
+        text: "A segment is never larger than 64 MiB, whatever `segment.bytes` says: what is deleted or compacted goes in \
+               steps of one segment.",
+    },
+    Difference {
+        lines: &["config durability", "config searchable.enabled"],
+        text: "Topics have two configurations more, `durability` and `searchable.enabled`, of which only the defaults can \
+               be set.",
+    },
+    Difference {
+        lines: &["config min.insync.replicas"],
+        text: "A new Kafka cluster sets `min.insync.replicas` for all brokers by itself. Here it is 1 by default until \
+               somebody sets it.",
+    },
+    Difference {
+        lines: &["create internal"],
+        text: "`__consumer_offsets`, `__transaction_state` and `__share_group_state` can be neither created nor deleted by \
+               clients: `__consumer_offsets` is made with the first group, and deleting it would lose every group.",
+    },
+    Difference {
+        lines: &[],
+        text: "`__consumer_offsets` reads as empty. Groups and their offsets are kept there, but not as Kafka's records, so \
+               tools that read this topic themselves see nothing; those that ask for groups and offsets see all.",
+    },
+    Difference {
+        lines: &[
+            "broker config listeners",
+            "broker config producer.id.expiration.ms",
+            "broker config log.cleaner.backoff.ms",
+            "broker config log.cleaner.dedupe.buffer.size",
+            "broker config log.cleaner.io.max.bytes.per.second",
+        ],
+        text: "`listeners`, `producer.id.expiration.ms`, `log.cleaner.backoff.ms`, `log.cleaner.dedupe.buffer.size` (32 MiB \
+               by default) and `log.cleaner.io.max.bytes.per.second` (64 MiB by default, so that compaction never takes \
+               the whole disk) are set where the broker is started and cannot be changed while it runs.",
+    },
+    Difference {
+        lines: &["broker config max.connections"],
+        text: "A broker takes 10,000 connections by default, not as many as come.",
+    },
+    Difference {
+        lines: &["commit metadata of many bytes"],
+        text: "`offset.metadata.max.bytes` counts the bytes of what is committed with an offset, Kafka its characters.",
+    },
+    Difference {
+        lines: &["fetch twice"],
+        text: "A partition that one OffsetFetch names twice is answered once, so that an answer is never much longer \
+               than its request.",
+    },
+    Difference {
+        lines: &[],
+        text: "Groups and client metrics have no configurations: any that is set is refused as of an unknown name.",
+    },
 ];
 
 /// `docs/compatibility.md`.
@@ -152,6 +253,15 @@ pub fn page() -> Result<String> {
     let notes = notes(&clients, &results);
     if !notes.is_empty() {
         write!(text, "\n{notes}")?;
+    }
+    write!(
+        text,
+        "\n## Differences from Apache Kafka\n\n\
+         The same requests go to Apache Kafka {COMPARED_WITH} and to this broker, and the answers are compared\n\
+         (`tests/tests/differential`). What is different stands here, and nothing else may be.\n\n"
+    )?;
+    for difference in DIFFERENCES {
+        writeln!(text, "- {}", difference.text)?;
     }
     Ok(text)
 }

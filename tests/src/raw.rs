@@ -59,6 +59,11 @@ impl RawConnection {
         Ok(RawConnection { stream, correlation: 0 })
     }
 
+    /// Connects to the same broker again.
+    pub fn open_another(&self) -> Result<RawConnection> {
+        RawConnection::open(self.stream.peer_addr()?)
+    }
+
     /// Sends a request and waits for its answer.
     pub fn call<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response> {
         let correlation = self.send(version, request)?;

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use chronik_tests::clients::{CLIENTS, Outcome, Runtime, SCENARIOS};
+use chronik_tests::clients::{CLIENTS, Outcome, Runtime};
 use chronik_tests::compatibility::record;
 use chronik_tests::process::Served;
 use chronik_tests::raw::RawConnection;
@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const PARTITIONS: usize = 3;
 const RECORDS: usize = 1_000;
 
-/// What the scenario `groups` needs.
+/// What the scenarios `groups` and `rebalances` need.
 const GROUP_APIS: [ApiKey; 9] = [
     ApiKey::FindCoordinator,
     ApiKey::JoinGroup,
@@ -42,11 +42,11 @@ fn run(runtime: Runtime) {
         return;
     }
     let served = Served::new().unwrap();
-    let mut scenarios: Vec<&str> = SCENARIOS.iter().map(|(scenario, _)| *scenario).collect();
+    let mut scenarios = client.scenarios();
     let advertised = RawConnection::open(served.addr()).unwrap().api_versions().unwrap();
     let has = |api: &ApiKey| advertised.iter().any(|(key, _, _)| *key == *api as i16);
     if let Some(api) = GROUP_APIS.iter().find(|api| !has(api)) {
-        scenarios.retain(|scenario| *scenario != "groups");
+        scenarios.retain(|scenario| !["groups", "rebalances"].contains(scenario));
         say_skipped(&format!("{}, groups: the broker does not advertise {api:?}", client.title()));
     }
     let mut outcomes = client.run(&served.bootstrap(), &scenarios).unwrap();

@@ -48,6 +48,7 @@ public class Client {
                 case "records" -> client.records();
                 case "offsets" -> client.offsets();
                 case "groups" -> client.groups();
+                case "rebalances" -> client.rebalances();
                 default -> throw new IllegalArgumentException(scenario);
             }
         }
@@ -186,10 +187,13 @@ public class Client {
         }
     }
 
-    KafkaConsumer<byte[], byte[]> consumer(String group) {
+    KafkaConsumer<byte[], byte[]> consumer(String group) { return consumer(group, Map.of()); }
+
+    KafkaConsumer<byte[], byte[]> consumer(String group, Map<String, Object> settings) {
         Map<String, Object> more = new HashMap<>(Map.of("auto.offset.reset", "earliest", "enable.auto.commit", false,
             "allow.auto.create.topics", false, "session.timeout.ms", 10_000, "heartbeat.interval.ms", 500));
         if (group != null) more.put("group.id", group);
+        more.putAll(settings);
         return new KafkaConsumer<>(config(more), new ByteArrayDeserializer(), new ByteArrayDeserializer());
     }
 
@@ -436,5 +440,108 @@ public class Client {
                 Thread.currentThread().interrupt();
             }
         }
+    }
+
+    /** A member that commits what it has read before it gives partitions up and before it closes, and counts rebalances. */
+    class Balanced implements AutoCloseable, ConsumerRebalanceListener {
+        final List<ConsumerRecord<byte[], byte[]>> read = Collections.synchronizedList(new ArrayList<>());
+        final List<Integer> revoked = Collections.synchronizedList(new ArrayList<>());
+        volatile Set<Integer> assigned = Set.of();
+        volatile int generation = -1;
+        volatile int rebalances = 0;
+        volatile boolean stopping = false;
+        final KafkaConsumer<byte[], byte[]> consumer;
+        final Thread thread;
+
+        Balanced(String group, String topic, Map<String, Object> settings) {
+            consumer = consumer(group, settings);
+            thread = new Thread(() -> {
+                consumer.subscribe(List.of(topic), this);
+                while (!stopping) {
+                    read.addAll(poll(consumer));
+                    assigned = consumer.assignment().stream().map(TopicPartition::partition).collect(Collectors.toSet());
+                    generation = consumer.groupMetadata().generationId();
+                }
+                consumer.commitSync();
+                consumer.close();
+            });
+            thread.setDaemon(true);
+            thread.start();
+        }
+
+        public void onPartitionsAssigned(Collection<TopicPartition> partitions) { rebalances++; }
+
+        public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
+            // What it gives up at its end was not asked for by others.
+            if (!stopping) partitions.forEach(tp -> revoked.add(tp.partition()));
+            consumer.commitSync();
+        }
+
+        /** Does nothing the second time. */
+        public void close() throws InterruptedException {
+            stopping = true;
+            thread.join(DEADLINE_MS);
+        }
+    }
+
+    static boolean shared(Balanced one, Balanced two) {
+        Set<Integer> all = new TreeSet<>(one.assigned);
+        all.addAll(two.assigned);
+        return one.assigned.size() + two.assigned.size() == PARTITIONS && all.size() == PARTITIONS
+            && !one.assigned.isEmpty() && !two.assigned.isEmpty();
+    }
+
+    static List<ConsumerRecord<byte[], byte[]>> allRead(Balanced... members) {
+        return Stream.of(members).flatMap(m -> List.copyOf(m.read).stream()).toList();
+    }
+
+    void rebalances() {
+        check("rebalances.static", () -> {
+            String topic = topic("static", PARTITIONS), group = fresh("static");
+            var records = sample(topic, "none");
+            try (var one = new Balanced(group, topic, Map.of("group.instance.id", "one"));
+                 var two = new Balanced(group, topic, Map.of("group.instance.id", "two"))) {
+                waitUntil("both have partitions", () -> shared(one, two));
+                produce(records.subList(0, RECORDS / 2), "none", false);
+                waitUntil("half of the records", () -> allRead(one, two).size() >= RECORDS / 2);
+                Set<Integer> owned = two.assigned;
+                int generation = one.generation, rebalances = one.rebalances;
+                two.close();
+                produce(records.subList(RECORDS / 2, RECORDS), "none", false);
+                try (var again = new Balanced(group, topic, Map.of("group.instance.id", "two"))) {
+                    waitUntil("the partitions are back", () -> again.assigned.equals(owned));
+                    waitUntil("the other records", () -> allRead(one, two, again).size() >= RECORDS);
+                    expect(one.rebalances, rebalances, "rebalances that the other saw");
+                    expect(List.of(one.generation, again.generation), List.of(generation, generation), "generations");
+                    var found = admin.describeConsumerGroups(List.of(group)).all().get().get(group);
+                    expect(found.state().toString(), "Stable", "state");
+                    var names = found.members().stream().map(m -> m.groupInstanceId().orElse("")).sorted().toList();
+                    expect(names, List.of("one", "two"), "instances");
+                    compare("none", allRead(one, two, again));
+                }
+            }
+            return null;
+        });
+        check("rebalances.cooperative", () -> {
+            String topic = topic("cooperative", PARTITIONS), group = fresh("cooperative");
+            var records = sample(topic, "none");
+            Map<String, Object> cooperative =
+                Map.of("partition.assignment.strategy", CooperativeStickyAssignor.class.getName());
+            try (var one = new Balanced(group, topic, cooperative)) {
+                waitUntil("the first has all", () -> one.assigned.size() == PARTITIONS);
+                produce(records.subList(0, 300), "none", false);
+                try (var two = new Balanced(group, topic, cooperative)) {
+                    for (int start = 300; start < RECORDS; start += 100)
+                        produce(records.subList(start, start + 100), "none", false);
+                    waitUntil("both have partitions", () -> shared(one, two));
+                    waitUntil("all records consumed", () -> allRead(one, two).size() >= RECORDS);
+                    expect(Set.copyOf(one.revoked), two.assigned, "what the first was told to give up");
+                    expect(one.revoked.size(), two.assigned.size(), "how often it was told");
+                    expect(two.revoked, List.of(), "what the second was told to give up");
+                    compare("none", allRead(one, two));
+                }
+            }
+            return null;
+        });
     }
 }

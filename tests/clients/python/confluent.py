@@ -41,6 +41,44 @@ class Member:
         self.consumer.close()
 
 
+class Balanced(Member):
+    """Polls one record after the other, so that what it has read is what it commits when partitions are revoked."""
+
+    def __init__(self, consumer, topic):
+        super().__init__(consumer)
+        self.assignments, self.revoked = 0, []
+        consumer.subscribe([topic], on_assign=self._assigned, on_revoke=self._revoked)
+
+    def _assigned(self, _, partitions):
+        self.assignments += bool(partitions)
+
+    def _revoked(self, _, partitions):
+        self.revoked += [tp.partition for tp in partitions]
+        self.commit()
+
+    def commit(self):
+        try:
+            super().commit()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._NO_OFFSET:  # Nothing read since the last time.
+                raise
+
+    def poll(self):
+        read, message = [], self.consumer.poll(0.1)
+        while message is not None:
+            if message.error():
+                raise KafkaException(message.error())
+            read.append(to_record(message))
+            message = self.consumer.poll(0) if len(read) < 500 else None
+        return read
+
+    def close(self):
+        self.commit()
+        revoked = list(self.revoked)
+        super().close()
+        self.revoked = revoked  # What it gives up at its end was not asked for by others.
+
+
 class Confluent(Adapter):
     name = "confluent"
 
@@ -139,6 +177,12 @@ class Confluent(Adapter):
         consumer = self.consumer(group, **{"session.timeout.ms": 10_000, "heartbeat.interval.ms": 500})
         consumer.subscribe([topic])
         return Member(consumer)
+
+    def balanced(self, group, topic, instance=None, cooperative=False):
+        more = {"partition.assignment.strategy": "cooperative-sticky" if cooperative else "range"}
+        if instance is not None:
+            more["group.instance.id"] = instance
+        return Balanced(self.consumer(group, **{"session.timeout.ms": 10_000, "heartbeat.interval.ms": 500} | more), topic)
 
     def committed(self, group, topic):
         wanted = [ConsumerGroupTopicPartitions(group)]

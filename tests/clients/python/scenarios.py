@@ -61,6 +61,10 @@ class Adapter:
         """The offset in partition 0; None where no record is that young."""
     def member(self, group, topic):
         """A subscribed consumer with poll() -> records, assignment() -> partitions, commit(), close()."""
+    def balanced(self, group, topic, instance=None, cooperative=False):
+        """The same, a static member of this name or one that rebalances cooperatively. It commits what it has read before
+        it gives partitions up and before it closes, and has `assignments`, how often it was assigned something, and
+        `revoked`, a list of what it was told to give up."""
     def committed(self, group, topic):
         """{partition: offset}."""
     def groups(self): ...
@@ -307,6 +311,65 @@ class Run:
                 member.close()
 
 
+    def rebalances(self):
+        self.check("rebalances.static", self.static_member)
+        self.check("rebalances.cooperative", self.cooperative_members)
+
+    def static_member(self):
+        a, topic, group = self.adapter, self.topic("static"), self.fresh("static")
+        records, members = sample("none"), []
+
+        def begin(instance):
+            members.append(Polled(a.balanced(group, topic, instance=instance)))
+            return members[-1]
+
+        def read():
+            return [r for m in members for r in m.read]
+
+        try:
+            one, two = begin("one"), begin("two")
+            wait_until("both have partitions", lambda: spread([one.assigned, two.assigned]))
+            a.produce(topic, records[: RECORDS // 2])
+            wait_until("half of the records", lambda: len(read()) >= RECORDS // 2)
+            owned, before = set(two.assigned), one.member.assignments
+            two.close()
+            a.produce(topic, records[RECORDS // 2 :])
+            again = begin("two")
+            wait_until("the partitions are back", lambda: again.assigned == owned)
+            wait_until("the other records", lambda: len(read()) >= RECORDS)
+            expect((one.member.assignments, one.member.revoked), (before, []), "rebalances that the other saw")
+            state, count = a.describe(group)
+            expect((str(state).lower(), count), ("stable", 2), "state and members")
+            compare("none", read())
+        finally:
+            for member in members:
+                member.close()
+
+    def cooperative_members(self):
+        a, topic, group = self.adapter, self.topic("cooperative"), self.fresh("cooperative")
+        records, members = sample("none"), []
+
+        def begin():
+            members.append(Polled(a.balanced(group, topic, cooperative=True)))
+            return members[-1]
+
+        try:
+            one = begin()
+            wait_until("the first has all", lambda: len(one.assigned) == PARTITIONS)
+            a.produce(topic, records[:300])
+            two = begin()
+            for start in range(300, RECORDS, 100):
+                a.produce(topic, records[start : start + 100])
+            wait_until("both have partitions", lambda: spread([one.assigned, two.assigned]))
+            wait_until("all records consumed", lambda: len(one.read) + len(two.read) >= RECORDS)
+            expect(sorted(one.member.revoked), sorted(two.assigned), "what the first was told to give up")
+            expect(two.member.revoked, [], "what the second was told to give up")
+            compare("none", one.read + two.read)
+        finally:
+            for member in members:
+                member.close()
+
+
 def spread(assigned):
     """Whether every member has something, nobody the same, and together all partitions."""
     return all(assigned) and sum(map(len, assigned)) == PARTITIONS == len(set().union(*assigned))
@@ -328,6 +391,7 @@ class Polled:
         self.member.close()
 
     def close(self):
+        """Does nothing the second time."""
         self.stopping.set()
         self.thread.join(DEADLINE)
 
