@@ -12,7 +12,8 @@ use chronik_tests::workload::{Load, read_topic};
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
-use kafka_protocol::messages::{AlterPartitionReassignmentsRequest, BrokerId};
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::{AlterPartitionReassignmentsRequest, BrokerId, CreateTopicsRequest};
 use serde_json::Value;
 
 const PARTITIONS: usize = 3;
@@ -90,6 +91,18 @@ fn replicate(asked: &Broker, topic: &str, to: &[i32]) -> Result<()> {
     Ok(())
 }
 
+/// How many replicas a topic gets whose creator does not say.
+fn replicas_by_default(asked: &Broker) -> Result<i16> {
+    let topic = CreatableTopic::default()
+        .with_name(topic_name(&fresh_name("plain")))
+        .with_num_partitions(1)
+        .with_replication_factor(-1);
+    let request = CreateTopicsRequest::default().with_timeout_ms(30_000).with_topics(vec![topic]);
+    let answer = RawConnection::open(asked.ports().kafka_addr())?.call(7, &request)?;
+    ensure!(answer.topics[0].error_code == 0, "error {}", answer.topics[0].error_code);
+    Ok(answer.topics[0].replication_factor)
+}
+
 /// From one node to three; the first is killed, and all that was written before and after is there.
 fn grow(nodes: &mut Vec<Broker>, ports: &[Ports], begins_alone: bool) -> Result<()> {
     let topic = fresh_name("grown");
@@ -119,7 +132,10 @@ fn grow(nodes: &mut Vec<Broker>, ports: &[Ports], begins_alone: bool) -> Result<
         node.wait_ready()?;
     }
     wait_whole(nodes)?;
-    ensure!(cluster_status(&nodes[2])?["cluster_id"] == cluster_id, "it is another cluster");
+    let status = cluster_status(&nodes[2])?;
+    ensure!(status["cluster_id"] == cluster_id, "it is another cluster");
+    ensure!(status["single_replica"] == PARTITIONS, "{status}");
+    ensure!(replicas_by_default(&nodes[2])? == 3, "nobody has said how many");
     replicate(&nodes[2], &topic, &[2, 3, 1])?;
     load.run_until_acked(RECORDS, DEADLINE)?;
     load.drain(DEADLINE)?;

@@ -66,6 +66,15 @@ fn given_links_that_lose_a_fifth_and_are_reset_now_and_then_when_a_node_is_kille
 }
 
 #[test]
+fn given_links_that_take_100_ms_each_way_when_a_node_is_killed_then_all_goes_on() {
+    run(Faults { delay: Duration::from_millis(100), ..Faults::default() }, |cluster| {
+        let mut load = loaded(cluster)?;
+        lose_one(cluster, &mut load)?;
+        end(cluster, &mut load)
+    });
+}
+
+#[test]
 fn given_connections_that_close_5_s_late_when_a_node_is_killed_then_nobody_waits_for_that() {
     run(Faults { holds_closes: true, ..Faults::default() }, |cluster| {
         let mut load = loaded(cluster)?;
