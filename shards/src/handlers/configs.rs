@@ -22,7 +22,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use self::entry::Entry;
-use crate::catalog::topic_name_problem;
+use crate::catalog::{Topic, topic_name_problem};
 use crate::shell::shard::Shard;
 
 mod alter;
@@ -33,6 +33,12 @@ pub(super) mod rules;
 mod topic;
 
 pub use alter::{alter, alter_incrementally};
+
+/// What the configurations of a topic come to: name, value, and where that comes from by Kafka's number.
+pub(super) fn of_topic(shard: &Shard, topic: &Topic) -> Vec<(&'static str, Option<String>, i8)> {
+    let told = |entry: Entry| (entry.name, entry.value, entry.source.wire());
+    topic::entries(shard, topic).into_iter().map(told).collect()
+}
 
 /// A refusal: Kafka's name for it, and what a person reads.
 type Refusal = (ResponseError, String);

@@ -17,19 +17,15 @@ use rand::Rng;
 use uuid::Uuid;
 
 use super::change::{change_catalog, change_error, wait_of, within};
-use super::configs::rules;
+use super::configs::{self, rules};
 use super::error_code::catalog_error;
 use super::partitions::check_replicas;
 use crate::catalog::{
     CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, TOPIC_PARTITIONS_MAX,
-    Topic, TopicId, config_definitions,
+    Topic, TopicId,
 };
 use crate::core::ProduceError;
 use crate::shell::shard::Shard;
-
-/// Where Kafka says a topic's configuration comes from: set on the topic, or the default.
-const SOURCE_TOPIC: i8 = 1;
-const SOURCE_DEFAULT: i8 = 5;
 
 /// Replicas where nobody says how many; any more are the operator's decision.
 const REPLICAS_BY_DEFAULT_MAX: usize = 3;
@@ -122,7 +118,7 @@ pub async fn create_topics(
     for (at, made) in places.into_iter().zip(made) {
         let asked = &request.topics[at];
         results[at] = Some(match made {
-            Ok(topic) => created(&topic),
+            Ok(topic) => created(&shard, &topic),
             Err(why) => refused(asked, &why),
         });
     }
@@ -409,7 +405,7 @@ pub(super) fn nodes_down(shard: &Shard) -> Vec<NodeId> {
     others.filter(|node| !links.is_up(*node)).collect()
 }
 
-fn created(topic: &Topic) -> CreatableTopicResult {
+fn created(shard: &Shard, topic: &Topic) -> CreatableTopicResult {
     let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
     let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
     CreatableTopicResult::default()
@@ -417,21 +413,18 @@ fn created(topic: &Topic) -> CreatableTopicResult {
         .with_topic_id(topic.id.0)
         .with_num_partitions(partitions)
         .with_replication_factor(i16::try_from(replicas).unwrap_or(i16::MAX))
-        .with_configs(Some(described_configs(topic)))
+        .with_configs(Some(described_configs(shard, topic)))
 }
 
-fn described_configs(topic: &Topic) -> Vec<CreatableTopicConfigs> {
-    config_definitions()
-        .iter()
-        .map(|definition| {
-            let set = topic.configs.get(definition.name);
-            let value = set.map_or(definition.default, String::as_str);
-            CreatableTopicConfigs::default()
-                .with_name(StrBytes::from_static_str(definition.name))
-                .with_value(Some(StrBytes::from_string(value.to_owned())))
-                .with_config_source(if set.is_some() { SOURCE_TOPIC } else { SOURCE_DEFAULT })
-        })
-        .collect()
+fn described_configs(shard: &Shard, topic: &Topic) -> Vec<CreatableTopicConfigs> {
+    let told = configs::of_topic(shard, topic).into_iter();
+    told.map(|(name, value, source)| {
+        CreatableTopicConfigs::default()
+            .with_name(StrBytes::from_static_str(name))
+            .with_value(value.map(StrBytes::from_string))
+            .with_config_source(source)
+    })
+    .collect()
 }
 
 fn refused(asked: &CreatableTopic, why: &RefusedBecause) -> CreatableTopicResult {
