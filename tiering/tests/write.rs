@@ -23,6 +23,9 @@ use uuid::Uuid;
 const SHARD: Uuid = Uuid::from_u128(7);
 const DIR: &str = "/segments";
 
+/// The parts that could not be read.
+type Failed = Vec<FailedPart>;
+
 /// A log of three groups, and what it holds of each.
 struct Log {
     disk: SimDisk,
@@ -122,7 +125,7 @@ impl Log {
     fn write(
         &self,
         parts: Vec<WritePart>,
-    ) -> (Vec<(GroupId, Segment)>, Result<Vec<FailedPart>, WriteError>) {
+    ) -> (Vec<(GroupId, Segment)>, Result<Failed, WriteError>) {
         let job =
             WriteJob { wal_file: self.name(), shard_uuid: SHARD, segments_dir: DIR.into(), parts };
         let mut written = Vec::new();
