@@ -68,6 +68,8 @@ fn given_links_that_lose_a_fifth_and_are_reset_now_and_then_when_a_node_is_kille
 #[test]
 fn given_links_that_take_100_ms_each_way_when_a_node_is_killed_then_all_goes_on() {
     run(Faults { delay: Duration::from_millis(100), ..Faults::default() }, |cluster| {
+        // Who is ready may not have heard of the others' registration.
+        cluster.wait_whole()?;
         let mut load = loaded(cluster)?;
         lose_one(cluster, &mut load)?;
         end(cluster, &mut load)
