@@ -51,6 +51,30 @@ pub enum StoredError {
     },
 }
 
+/// Why a shard's segments and its log do not belong together.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    /// Records that the log is about to give offsets to are in a segment already.
+    #[error(
+        "{} holds records of partition {partition} of topic {topic} up to offset {end}, but its log ends at {log_end}: the log \
+         is older than its segments. Put both back as they were at one moment, or move this file elsewhere, with which its \
+         records are lost",
+        path.display()
+    )]
+    BeyondLog {
+        /// The segment.
+        path: PathBuf,
+        /// Its topic.
+        topic: TopicId,
+        /// Its partition.
+        partition: u32,
+        /// Where it ends.
+        end: Offset,
+        /// Where the log ends.
+        log_end: Offset,
+    },
+}
+
 /// The directory of a shard's segments.
 pub struct Segments<D: Disk> {
     disk: D,
@@ -201,12 +225,18 @@ impl<D: Disk> Segments<D> {
 
     /// Tells the core which segments the directory holds, and finds out what is missing. Segments of partitions that are
     /// not here are handed back: they may be left over from a topic that was deleted as the process ended.
-    pub fn restore(
+    ///
+    /// A name alone is not believed where others would go for it, or where it tells of more than the log does.
+    ///
+    /// # Errors
+    /// If the log of a partition that has no other replica ends before its segments do: what is appended there would be
+    /// taken for stored, and would be lost.
+    pub async fn restore(
         &self,
         core: &mut ShardCore,
         wal: &Wal<D>,
         listed: Vec<DirEntry>,
-    ) -> Vec<NamedSegment> {
+    ) -> Result<Vec<NamedSegment>, RestoreError> {
         let mut found: BTreeMap<(uuid::Uuid, u32), Vec<Segment>> = BTreeMap::new();
         for entry in listed {
             match Segment::parse(&entry.name, entry.len) {
@@ -219,12 +249,23 @@ impl<D: Disk> Segments<D> {
         let partitions: Vec<(GroupId, PartitionTag)> = core.record_partitions().collect();
         for (group, tag) in partitions {
             let segments = found.remove(&(tag.topic.0, tag.partition)).unwrap_or_default();
+            let log_end = core.partition(group).map(|view| view.end_offset).unwrap_or_default();
+            let segments = self.credible(tag, segments, log_end).await;
+            let path_of =
+                |segment: &Segment| self.dir.join(segment.file_name(tag.topic.0, tag.partition));
             for segment in core.restore_segments(group, segments) {
-                let name = segment.file_name(tag.topic.0, tag.partition);
-                tracing::error!("{} contradicts other segments", self.dir.join(name).display());
+                tracing::error!("{} contradicts other segments", path_of(&segment).display());
             }
-            let end_offset = core.partition(group).map(|view| view.end_offset);
-            let first_in_log = wal.first_offset(group).or(end_offset).unwrap_or_default();
+            if let Some(segment) = core.segment_beyond_log(group) {
+                return Err(RestoreError::BeyondLog {
+                    path: path_of(&segment),
+                    topic: tag.topic,
+                    partition: tag.partition,
+                    end: segment.end_offset,
+                    log_end,
+                });
+            }
+            let first_in_log = wal.first_offset(group).unwrap_or(log_end);
             let covered_to = core.covered_to(group).unwrap_or_default();
             if covered_to < first_in_log {
                 tracing::error!(
@@ -240,7 +281,33 @@ impl<D: Disk> Segments<D> {
             let topic = TopicId(topic);
             segments.into_iter().map(move |segment| NamedSegment { topic, partition, segment })
         };
-        found.into_iter().flat_map(named).collect()
+        Ok(found.into_iter().flat_map(named).collect())
+    }
+
+    /// Leaves out those that are not whole, as far as it matters: that others would go for, or that reach behind the log.
+    async fn credible(
+        &self,
+        tag: PartitionTag,
+        segments: Vec<Segment>,
+        log_end: Offset,
+    ) -> Vec<Segment> {
+        let rank = |segment: &Segment| (segment.generation, segment.end_offset);
+        let mut credible = Vec::with_capacity(segments.len());
+        for (at, segment) in segments.iter().enumerate() {
+            let mut others = segments.iter().enumerate().filter(|(other, _)| *other != at);
+            let replaces = others.any(|(_, o)| segment.overlaps(o) && rank(segment) >= rank(o));
+            if replaces || segment.end_offset > log_end {
+                let path = self.dir.join(segment.file_name(tag.topic.0, tag.partition));
+                if let Err(error) = SegmentReader::open(&self.disk, &path).await {
+                    tracing::error!(
+                        "a segment does not count, and what it stands for stays: {error}"
+                    );
+                    continue;
+                }
+            }
+            credible.push(*segment);
+        }
+        credible
     }
 
     /// Whether files of a partition's segments that end behind `from` are to be removed, or are being removed at this

@@ -149,6 +149,21 @@ fn given_lost_segments_when_later_ones_are_written_then_their_records_are_missin
     }
 }
 
+/// Waits until all files of the log but the active one have their index at their end, so that no start reads what is in
+/// them. It has its place there, where nothing was before in a file that is new.
+fn wait_for_footers(broker: &Broker) {
+    let have_all = || {
+        let names = files(broker, "wal", "0", ".wal");
+        let (_active, sealed) = names.split_last()?;
+        let has_footer = |name: &String| {
+            let bytes = std::fs::read(shard_dir(broker, "wal").join(name)).unwrap();
+            bytes[bytes.len() - 4096..].iter().any(|byte| *byte != 0)
+        };
+        sealed.iter().all(has_footer).then_some(())
+    };
+    wait_for("the log's files have their indexes", DEADLINE, have_all).unwrap();
+}
+
 /// Damages the log where the value of a record is.
 fn damage_record(broker: &Broker, topic: &str, offset: i64) {
     let value = value(topic, offset);
@@ -182,6 +197,7 @@ fn given_a_damaged_log_when_segments_are_written_then_others_get_theirs_and_it_i
             produce(&mut connection, topic, 0, round * 10..(round + 1) * 10);
         }
     }
+    wait_for_footers(&broker);
     broker.kill().unwrap();
     damage_record(&broker, &bad, DAMAGED);
     *broker.settings_mut() = settings(1);
@@ -286,4 +302,86 @@ fn given_a_segment_that_vanishes_when_compaction_goes_round_then_its_partition_i
         wait_for("the other topic is compacted", DEADLINE, failed_and_went_on).unwrap();
     }
     assert!(metric(&broker, "chronik_compaction_failures_total") <= 1.0, "it is tried each time");
+}
+
+/// A file in the directory of segments with nothing in it, that tells of these offsets.
+fn make_empty_segment(broker: &Broker, like: &str, base: i64, last: i64, generation: u32) {
+    let fields: Vec<&str> = like.trim_end_matches(".segment").split('-').collect();
+    let [topic, partition, _, _, term, _, rest @ ..] = &fields[..] else { panic!("{like}") };
+    let rest = rest.join("-");
+    let name =
+        format!("{topic}-{partition}-{base:020}-{last:020}-{term}-{generation}-{rest}.segment");
+    std::fs::write(shard_dir(broker, "segments").join(name), b"").unwrap();
+}
+
+#[test]
+fn given_names_of_segments_with_nothing_in_them_when_started_then_no_record_goes_for_them() {
+    let mut broker = Broker::start(settings(1)).unwrap();
+    let topic = fresh_name("names");
+    let mut connection = connect(&broker);
+    connection.create_topic(&topic, &[]).unwrap();
+    let hex = connection.topic_id(&topic).unwrap().simple().to_string();
+    produce(&mut connection, &topic, 0, 0..100);
+    wait_for_reclaim(&broker);
+    broker.kill().unwrap();
+    let names = files(&broker, "segments", &hex, ".segment");
+    make_empty_segment(&broker, &names[0], 0, 99, 9);
+    make_empty_segment(&broker, &names[0], 110, 130, 0);
+    broker.start_again().unwrap();
+    let log = broker.log();
+    assert_eq!(log.matches("a segment does not count").count(), 2, "{log}");
+    produce(&mut connect(&broker), &topic, 0, 100..180);
+    wait_until_stored(&broker, &hex, 0, 155);
+    wait_for_reclaim(&broker);
+    for is_restarted in [false, true] {
+        let mut connection = connect(&broker);
+        for offset in 0..180 {
+            assert_eq!(fetch(&mut connection, &topic, offset), 0, "{offset} {is_restarted}");
+        }
+        broker.kill().unwrap();
+        broker.start_again().unwrap();
+    }
+}
+
+/// The files of the log of the first shard, as they are.
+fn read_log(broker: &Broker) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = std::fs::read_dir(shard_dir(broker, "wal")).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    paths.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn given_a_log_that_is_older_than_its_segments_when_started_then_it_says_so_and_takes_nothing() {
+    let mut broker = Broker::start(settings(1)).unwrap();
+    let topic = fresh_name("older");
+    let mut connection = connect(&broker);
+    connection.create_topic(&topic, &[]).unwrap();
+    let hex = connection.topic_id(&topic).unwrap().simple().to_string();
+    produce(&mut connection, &topic, 0, 0..10);
+    broker.terminate().unwrap();
+    let old = read_log(&broker);
+    broker.start_again().unwrap();
+    produce(&mut connect(&broker), &topic, 0, 10..120);
+    wait_until_stored(&broker, &hex, 0, 60);
+    broker.terminate().unwrap();
+    let new = read_log(&broker);
+    let put_back = |log: &[(PathBuf, Vec<u8>)], broker: &Broker| {
+        for (path, _) in read_log(broker) {
+            std::fs::remove_file(path).unwrap();
+        }
+        for (path, bytes) in log {
+            std::fs::write(path, bytes).unwrap();
+        }
+    };
+    put_back(&old, &broker);
+    broker.spawn().unwrap();
+    assert!(!broker.wait_exit().unwrap().success());
+    let log = broker.log_tail();
+    assert!(log.contains("the log is older than its segments"), "{log}");
+    put_back(&new, &broker);
+    broker.start_again().unwrap();
+    let mut connection = connect(&broker);
+    for offset in 0..120 {
+        assert_eq!(fetch(&mut connection, &topic, offset), 0, "{offset}");
+    }
 }

@@ -123,6 +123,18 @@ impl ShardCore {
         unclear
     }
 
+    /// The last segment of a partition where it holds records that the log is yet to have. What another replica has
+    /// copied may do so until Raft brings the log there; without another one the log cannot come there by itself.
+    #[must_use]
+    pub fn segment_beyond_log(&self, group: GroupId) -> Option<Segment> {
+        let group = self.live(group)?;
+        let members = group.raft.members();
+        let is_alone =
+            members.voters == [group.raft.replica()] && members.voters_outgoing.is_empty();
+        let last = *group.segments.iter().next_back()?;
+        (is_alone && last.end_offset > group.raft.end_offset()).then_some(last)
+    }
+
     /// Up to where segments stand for the records of a partition without a gap, from its log start on.
     #[must_use]
     pub fn covered_to(&self, group: GroupId) -> Option<Offset> {

@@ -40,7 +40,7 @@ use crate::core::{CoreConfig, CoreError, ShardCore};
 use crate::handlers::change::change_catalog;
 use crate::identity::Identity;
 use crate::startup::{Environment, exit_code};
-use crate::stored::Segments;
+use crate::stored::{RestoreError, Segments};
 
 /// A visit to glommio's reactor is over before this; beyond it the reactor would go to sleep.
 const REACTOR_SPIN: Duration = Duration::from_micros(20);
@@ -80,6 +80,14 @@ pub enum RunError {
         /// What the kernel says.
         #[source]
         error: std::io::Error,
+    },
+    /// The log and the segments of a shard do not belong together.
+    #[error("shard {shard}: {error}")]
+    Segments {
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong.
+        error: RestoreError,
     },
     /// A background thread could not be started.
     #[error("cannot start a background thread: {error}")]
@@ -175,6 +183,7 @@ impl RunError {
             RunError::Wal { error: WalError::Damaged { .. }, .. } => exit_code::WAL_DAMAGED,
             RunError::Wal { .. }
             | RunError::LogGone { .. }
+            | RunError::Segments { .. }
             | RunError::Core { .. }
             | RunError::Disk { .. } => exit_code::DATA_DIR,
             RunError::Listen { .. } | RunError::RaftPort { .. } => exit_code::PORT_IN_USE,
@@ -413,7 +422,8 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     let segments = Segments::open(disk, segments_dir.clone()).await;
     let segments = segments.map_err(disk_failed(&segments_dir))?;
     let listed = segments.list().await.map_err(disk_failed(&segments_dir))?;
-    let strangers = segments.restore(&mut core, &wal, listed);
+    let strangers = segments.restore(&mut core, &wal, listed).await;
+    let strangers = strangers.map_err(|error| RunError::Segments { shard: id, error })?;
     let parts = ShardParts {
         id,
         node,

@@ -215,7 +215,8 @@ impl Run {
         let config = random_config(&mut self.rng, seat.node, seat.shard);
         let mut core = ShardCore::new(config, recovered, now_ms)
             .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
-        let strangers = segments.restore(&mut core, &wal, listed);
+        let strangers = block_on(segments.restore(&mut core, &wal, listed));
+        let strangers = strangers.map_err(|error| Violation { what: error.to_string() })?;
         segments.note_gone(strangers);
         self.oracle.started(seat, &core.checkpoints())?;
         let bug = self.bug.and_then(Bug::of_shard);

@@ -128,7 +128,8 @@ impl Run {
         let config = random_config(&mut self.rng, NODE, SHARD);
         let mut core = ShardCore::new(config, recovered, self.now_ms)
             .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
-        let strangers = segments.restore(&mut core, &wal, listed);
+        let strangers = block_on(segments.restore(&mut core, &wal, listed));
+        let strangers = strangers.map_err(|error| Violation { what: error.to_string() })?;
         segments.note_gone(strangers);
         let hooked = HookedDisk::new(self.disk.clone(), self.bug);
         self.node = Node::new(core, wal, segments, hooked, self.bug);
