@@ -17,12 +17,17 @@ mod records;
 mod topics;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use chronik_tests::compatibility::DIFFERENCES;
 use chronik_tests::process::{Served, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
-use chronik_tests::scratch::say_skipped;
+use chronik_tests::scratch::{say_skipped, wait_for};
+use kafka_protocol::ResponseError::{
+    CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator,
+};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::{DescribeGroupsRequest, FindCoordinatorRequest};
 use kafka_protocol::protocol::StrBytes;
 
 /// What one broker says to the questions of a test.
@@ -41,9 +46,31 @@ fn sides<T>(ask: impl Fn(&mut RawConnection, &str) -> T) -> Option<(T, T)> {
     let side = |addr| {
         let mut connection = RawConnection::open(addr).unwrap();
         connection.ensure_topic(&topic).unwrap();
+        wait_for_coordinators(&mut connection);
         ask(&mut connection, &topic)
     };
     Some((side(kafka), side(served.addr())))
+}
+
+/// A broker that was asked for no group yet makes the topic that holds them first, which takes Kafka seconds.
+fn wait_for_coordinators(connection: &mut RawConnection) {
+    // Enough names for each of 50 partitions.
+    let names: Vec<StrBytes> = (0..500).map(|n| text(&format!("nobody-{n}"))).collect();
+    let find = FindCoordinatorRequest::default().with_coordinator_keys(names.clone());
+    let describe = DescribeGroupsRequest::default()
+        .with_groups(names.into_iter().map(kafka_protocol::messages::GroupId).collect());
+    let waits = |code: i16| {
+        [CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator]
+            .iter()
+            .any(|error| error.code() == code)
+    };
+    wait_for("all groups have coordinators", Duration::from_secs(60), || {
+        let found = connection.call(4, &find).unwrap();
+        let is_found = found.coordinators.iter().all(|told| told.error_code == 0);
+        let described = is_found.then(|| connection.call(5, &describe).unwrap())?;
+        (!described.groups.iter().any(|group| waits(group.error_code))).then_some(())
+    })
+    .unwrap();
 }
 
 /// Asks both brokers and compares.
