@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::change::{change_within, wait_of};
 use super::each_once;
 use super::error_code::catalog_error;
-use crate::catalog::{Catalog, CatalogCommand, CommandOutcome, TopicId, TopicRef};
+use crate::catalog::{Catalog, CatalogCommand, CommandOutcome, Topic, TopicId, TopicRef};
 use crate::shell::shard::Shard;
 
 /// A topic that is to go: up to version 5 it is named, from 6 on it has a name or an id.
@@ -22,43 +22,65 @@ struct Asked {
     id: Uuid,
 }
 
-impl Asked {
-    /// How often topics are asked for by this name, and by this id.
-    fn counted(asked: &[Asked], catalog: &Catalog) -> (Counts<String>, Counts<Uuid>) {
-        let (mut names, mut ids) = (Counts::new(), Counts::new());
+/// How often topics are asked for by each name and by each id.
+#[derive(Debug, Default)]
+struct Counted {
+    names: BTreeMap<TopicName, u32>,
+    ids: BTreeMap<Uuid, u32>,
+}
+
+impl Counted {
+    fn of(asked: &[Asked]) -> Counted {
+        let mut counted = Counted::default();
         for Asked { name, id } in asked {
             match name {
-                Some(name) => {
-                    *names.entry(name.to_string()).or_default() += 1;
-                    let topic = catalog.topic(name);
-                    _ = topic.map(|topic| *ids.entry(topic.id.0).or_default() += 1);
-                }
-                None => *ids.entry(*id).or_default() += 1,
+                Some(_) if !id.is_nil() => {} // refused, whatever else there is
+                Some(name) => *counted.names.entry(name.clone()).or_default() += 1,
+                None => *counted.ids.entry(*id).or_default() += 1,
             }
         }
-        (names, ids)
+        counted
+    }
+
+    fn by_name(&self, name: &TopicName) -> u32 {
+        self.names.get(name).copied().unwrap_or(0)
+    }
+
+    fn by_id(&self, id: Uuid) -> u32 {
+        self.ids.get(&id).copied().unwrap_or(0)
     }
 }
 
-type Counts<T> = BTreeMap<T, u32>;
+/// What becomes of a topic that is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Delete,
+    /// It cannot be meant, so that nothing is deleted for it. The answer names this id.
+    Refuse(Uuid, &'static str),
+    /// What is asked for by its name, too, is answered there.
+    Silent,
+}
 
-/// What cannot be meant, so that nothing is deleted for it. `None` where all is well.
-fn refusal(
-    Asked { name, id }: &Asked,
-    (names, ids): &(Counts<String>, Counts<Uuid>),
-    catalog: &Catalog,
-) -> Option<&'static str> {
-    let is_once = |counted: Option<&u32>| counted.is_none_or(|count| *count == 1);
+/// As Kafka judges: a topic that is named twice, or by its name and by its id, is not deleted and answered once.
+fn judge(Asked { name, id }: &Asked, counted: &Counted, catalog: &Catalog) -> Verdict {
+    let by_name = |topic: &Topic| counted.by_name(&text(topic.name.to_string()).into()) == 1;
     match name {
-        Some(_) if !id.is_nil() => Some("a topic is named by its name or by its id, not by both"),
-        None if id.is_nil() => Some("neither a name nor an id of a topic is given"),
-        Some(name) if !is_once(names.get(name.as_str())) => Some("the topic is named twice"),
-        Some(name) => {
-            let by_id = catalog.topic(name).map(|topic| topic.id.0);
-            let is_once = by_id.is_none_or(|id| is_once(ids.get(&id)));
-            (!is_once).then_some("the topic is named by its id, too")
+        Some(_) if !id.is_nil() => {
+            Verdict::Refuse(*id, "a topic is named by its name or by its id, not by both")
         }
-        None => (!is_once(ids.get(id))).then_some("the topic is named twice"),
+        None if id.is_nil() => Verdict::Refuse(*id, "neither a name nor an id of a topic is given"),
+        Some(name) if counted.by_name(name) > 1 => Verdict::Refuse(*id, "the topic is named twice"),
+        Some(name) => match catalog.topic(name).map(|topic| topic.id.0) {
+            Some(id) if counted.by_id(id) > 0 => {
+                Verdict::Refuse(id, "the topic is named by its id, too")
+            }
+            _ => Verdict::Delete,
+        },
+        None if counted.by_id(*id) > 1 => Verdict::Refuse(*id, "the topic is named twice"),
+        None if catalog.topic_by_id(TopicId(*id)).is_some_and(|topic| by_name(topic)) => {
+            Verdict::Silent
+        }
+        None => Verdict::Delete,
     }
 }
 
@@ -76,16 +98,17 @@ pub async fn delete_topics(
         names.map(|name| Asked { name: Some(name), id: Uuid::nil() }).collect()
     };
     let catalog = shard.catalog();
-    let counts = Asked::counted(&asked, &catalog);
+    let counted = Counted::of(&asked);
     let mut refused = Vec::new();
     let mut wanted = Vec::new();
     for asked in each_once(asked, Asked::clone) {
-        match refusal(&asked, &counts, &catalog) {
-            Some(why) => {
+        match judge(&asked, &counted, &catalog) {
+            Verdict::Delete => wanted.push(asked),
+            Verdict::Refuse(id, why) => {
                 let (error, why) = (ResponseError::InvalidRequest, why.to_owned());
-                refused.push(not_deleted(asked, error, why));
+                refused.push(not_deleted(Asked { id, ..asked }, error, why));
             }
-            None => wanted.push(asked),
+            Verdict::Silent => {}
         }
     }
     if !wanted.is_empty() {
@@ -113,7 +136,7 @@ async fn delete(
         Ok(CommandOutcome::TopicsDeleted(results)) => {
             let of_each = wanted.into_iter().zip(results).map(|(asked, result)| match result {
                 Ok(deleted) => DeletableTopicResult::default()
-                    .with_name(Some(StrBytes::from_string(deleted.name.to_string()).into()))
+                    .with_name(Some(text(deleted.name.to_string()).into()))
                     .with_topic_id(deleted.id.0),
                 Err(error) => not_deleted(asked, catalog_error(&error), error.to_string()),
             });
@@ -132,5 +155,9 @@ fn not_deleted(asked: Asked, error: ResponseError, why: String) -> DeletableTopi
         .with_name(asked.name)
         .with_topic_id(asked.id)
         .with_error_code(error.code())
-        .with_error_message(Some(StrBytes::from_string(why)))
+        .with_error_message(Some(text(why)))
+}
+
+fn text(text: String) -> StrBytes {
+    StrBytes::from_string(text)
 }

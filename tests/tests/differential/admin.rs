@@ -116,6 +116,14 @@ fn given_topics_by_name_and_by_id_when_deleted_then_the_answers_are_kafkas() {
             ("an id", vec![by_id(made[2].1)]),
             ("the id again", vec![by_id(made[2].1)]),
             ("an id twice", vec![by_id(made[3].1), by_id(made[3].1)]),
+            ("a name and its id", vec![by_name(&made[3].0), by_id(made[3].1)]),
+            ("an id twice and its name", {
+                vec![by_id(made[3].1), by_name(&made[3].0), by_id(made[3].1)]
+            }),
+            ("a name twice and its id", {
+                vec![by_name(&made[3].0), by_id(made[3].1), by_name(&made[3].0)]
+            }),
+            ("the id again", vec![by_id(made[3].1)]),
         ];
         let mut answers: Answers = Vec::new();
         for (case, topics) in cases {
