@@ -135,8 +135,10 @@ pub const DIFFERENCES: [Difference; 13] = [
         text: "A broker takes 10,000 connections by default, not as many as come.",
     },
     Difference {
-        lines: &["commit metadata of many bytes"],
-        text: "`offset.metadata.max.bytes` counts the bytes of what is committed with an offset, Kafka its characters.",
+        lines: &[],
+        text: "Only Produce requests may be as large as `socket.request.max.bytes` (100 MiB) says. Any other may have 8 MiB, \
+               so JoinGroup, SyncGroup and OffsetCommit, too, and 1,000,000 elements in its arrays. Beyond that the \
+               connection is closed and the broker's log says why.",
     },
     Difference {
         lines: &["fetch twice"],

@@ -334,8 +334,28 @@ fn given_wrong_commits_when_sent_then_each_gets_kafkas_error_and_nothing_is_comm
     assert_eq!(member.commit(&topic, 7, "good"), 0);
     let huge = "x".repeat(4_097);
     assert_eq!(member.commit(&topic, 8, &huge), code(ResponseError::OffsetMetadataTooLarge));
+    // It is characters that count, as Java has them.
+    for (character, units) in [("\u{e9}", 1), ("\u{1f600}", 2)] {
+        let (fits, too_long) = (4_096 / units, 4_096 / units + 1);
+        assert_eq!(member.commit(&topic, 6, &character.repeat(fits)), 0);
+        let refused = member.commit(&topic, 8, &character.repeat(too_long));
+        assert_eq!(refused, code(ResponseError::OffsetMetadataTooLarge));
+    }
+    assert_eq!(member.commit(&topic, 7, "good"), 0);
     let absent = fresh_name("absent");
     assert_eq!(member.commit(&absent, 8, ""), code(ResponseError::UnknownTopicOrPartition));
+    let mut request = member.commit_request(&topic, 7, "good");
+    for name in [&topic, &absent] {
+        request.topics.push(OffsetCommitRequestTopic::default().with_name(topic_name(name)));
+    }
+    let told = member.connection.call(COMMIT, &request).unwrap().topics;
+    let told: Vec<_> =
+        told.iter().map(|topic| (topic.name.to_string(), topic.partitions.len())).collect();
+    assert_eq!(
+        told,
+        [(topic.clone(), 1), (absent.clone(), 0)],
+        "one that is known needs partitions"
+    );
     member.generation = 0;
     assert_eq!(member.commit(&topic, 8, ""), code(ResponseError::IllegalGeneration));
     member.generation = 1;

@@ -129,7 +129,10 @@ static DOCS: [(&str, &str); 93] = [
     ("min.insync.replicas", INSYNC),
     ("node.id", "The id of this node."),
     ("num.partitions", "Partitions of a topic whose creator does not say."),
-    ("offset.metadata.max.bytes", "The longest metadata that may be committed with an offset."),
+    (
+        "offset.metadata.max.bytes",
+        "The longest metadata that may be committed with an offset, in characters as Java counts them.",
+    ),
     ("offsets.retention.check.interval.ms", "How often it is looked for offsets to forget."),
     ("offsets.retention.minutes", "How long offsets outlive the last member of their group."),
     (

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use chronik_engine::ids::GroupId;
-use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
@@ -58,6 +60,13 @@ pub async fn offset_commit(
 ) -> impl Future<Output = OffsetCommitResponse> {
     let topic = offsets_topic(&shard).await;
     let route = topic.and_then(|topic| route_in(&shard, &topic, &request.group_id));
+    let mut request = request;
+    // As in Kafka, whose answer has no topic without partitions, unless it does not know it.
+    let catalog = shard.catalog();
+    let is_told = |topic: &OffsetCommitRequestTopic| {
+        !topic.partitions.is_empty() || catalog.topic(&topic.name).is_none()
+    };
+    request.topics.retain(is_told);
     let (checked, offsets) = check(&shard, &request);
     let begun = route.map(|route| commit(&shard, route, version, &request, offsets));
     async move {
@@ -86,7 +95,7 @@ fn check(
     request: &OffsetCommitRequest,
 ) -> (Checked, Vec<(String, i32, SavedOffset)>) {
     let catalog = shard.catalog();
-    let metadata_bytes_max = shard.node.config.group.offset_metadata_max_bytes;
+    let metadata_chars_max = shard.node.config.group.offset_metadata_max_bytes;
     let now_ms = shard.clock.wall_ms();
     let expires_ms =
         (request.retention_time_ms >= 0).then(|| now_ms.saturating_add(request.retention_time_ms));
@@ -99,7 +108,8 @@ fn check(
             let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
             let refused = match raft_group(&catalog, &topic.name, number) {
                 None => Some(GroupError::UnknownPartition),
-                Some(_) if metadata.len() > metadata_bytes_max => {
+                // Java's characters are units of UTF-16.
+                Some(_) if metadata.encode_utf16().count() > metadata_chars_max => {
                     Some(GroupError::MetadataTooLarge)
                 }
                 Some(raft_group) => {
