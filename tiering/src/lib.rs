@@ -14,6 +14,7 @@
 //! | [`merge`] | many small segments become one |
 //! | [`gather`] | batches on their way into a segment |
 //! | [`pace`] | how fast background work may go |
+//! | [`room`] | what is kept free for the log's segments |
 //! | [`failures`] | what failed and is tried again less and less often |
 
 pub mod backlog;
@@ -24,4 +25,5 @@ pub mod fill;
 pub mod gather;
 pub mod merge;
 pub mod pace;
+pub mod room;
 pub mod write;

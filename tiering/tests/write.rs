@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use chronik_engine::batch::BatchBuilder;
-use chronik_engine::disk::Disk;
+use chronik_engine::disk::{Disk, is_full};
 use chronik_engine::disk_sim::{Corruption, Fault, SimDisk, block_on};
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
-use chronik_engine::segment::{Manifest, Segment, SegmentId, SegmentReader};
+use chronik_engine::segment::{Manifest, Segment, SegmentError, SegmentId, SegmentReader};
 use chronik_engine::wal::record::{EntryKind, GroupMeta, LogEntry, WalRecord};
 use chronik_engine::wal::{SealedName, Wal, WalOptions};
 use chronik_tiering::merge::{MergeLimits, merge, mergeable};
 use chronik_tiering::pace::Unpaced;
+use chronik_tiering::room::RoomKept;
 use chronik_tiering::write::{FailedPart, WriteError, WriteJob, WritePart, write_segments};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -157,6 +158,12 @@ impl Log {
     }
 }
 
+/// What the files on the disk take.
+fn used(log: &Log) -> u64 {
+    let len = |path: PathBuf| log.disk.read_raw(&path).unwrap().len() as u64;
+    log.disk.files().into_iter().map(len).sum()
+}
+
 #[test]
 fn given_a_file_of_several_partitions_when_written_then_each_has_all_its_batches_in_order() {
     for seed in 0..8 {
@@ -255,10 +262,6 @@ fn given_too_little_room_when_written_then_nothing_is_and_what_was_asked_for_is_
         let mut rng = StdRng::seed_from_u64(seed);
         let mut log = Log::new();
         log.fill(&mut rng, 60);
-        let used = |log: &Log| -> u64 {
-            let len = |path: PathBuf| log.disk.read_raw(&path).unwrap().len() as u64;
-            log.disk.files().into_iter().map(len).sum()
-        };
         let parts = || [1, 2, 3].map(|group| log.part(GroupId(group), Offset(0), false)).to_vec();
         let before = used(&log);
         log.disk.set_capacity(Some(before));
@@ -296,6 +299,13 @@ fn given_small_segments_when_merged_then_one_stands_for_all_with_the_same_batche
     assert_eq!(failed.unwrap_err().path(), damaged);
     assert_eq!(log.disk.files(), files, "nothing is left of it");
     log.disk.write_raw(&damaged, 0, &whole).unwrap();
+    let free = some.iter().map(|segment| segment.file_bytes).sum();
+    log.disk.set_capacity(Some(used(&log) + free));
+    let kept = RoomKept::new(&log.disk, free);
+    let refused = block_on(merge(&kept, dir, id(group), some, &mut Unpaced)).unwrap_err();
+    let SegmentError::Io { source, .. } = &refused else { panic!("{refused}") };
+    assert!(is_full(source), "what is kept free is not taken: {source}");
+    assert_eq!(log.disk.files(), files, "nothing is left of it");
     let merged = block_on(merge(&log.disk, dir, id(group), some, &mut Unpaced)).unwrap();
     assert_eq!(log.read(group, &[merged]), log.read(group, some));
     assert_eq!(merged.generation, 1);

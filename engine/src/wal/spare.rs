@@ -190,7 +190,8 @@ impl<D: Disk> Wal<D> {
     }
 
     /// Whether enough is left free where `bytes` more are taken. What a file system does not tell shows when it is full.
-    pub(super) async fn leaves_enough(&self, bytes: u64) -> bool {
+    /// Cancel-safe.
+    pub async fn leaves_enough(&self, bytes: u64) -> bool {
         let left = self.options.left_free_bytes;
         if left == 0 {
             return true;

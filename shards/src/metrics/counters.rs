@@ -116,6 +116,8 @@ counters! {
     compactions: "chronik_compactions_total" Counter Sum Shard;
     /// Rounds of compaction or merging of a partition that failed; its segments stay as they are.
     compaction_failures: "chronik_compaction_failures_total" Counter Sum Shard;
+    /// Rounds of compaction or merging that were put off: what is free on the disk is kept for the segments of the log.
+    compactions_put_off: "chronik_compactions_put_off_total" Counter Sum Shard;
     /// Bytes that compaction has read to write them anew.
     compaction_bytes_read: "chronik_compaction_bytes_read_total" Counter Sum Shard;
     /// Bytes that compaction has written.

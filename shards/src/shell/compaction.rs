@@ -6,7 +6,9 @@
 //! - I1: a partition is read and written anew by one round at a time, so its segments only change under it where its log
 //!   start moves. Then the round fails because a file is gone, and the next one does it again; or what it made takes the
 //!   place of what is left.
-//! - I2: a partition that cannot be written anew, as one with a damaged segment, holds up no other and is read in vain less
+//! - I2: what is written leaves the room free that the log's own segments need. Where it would not it is put off: it frees
+//!   room only once it is done.
+//! - I3: a partition that cannot be written anew, as one with a damaged segment, holds up no other and is read in vain less
 //!   and less often.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chronik_engine::disk::is_full;
 use chronik_engine::disk_direct::DirectDisk;
 use chronik_engine::ids::{GroupId, Offset};
 use chronik_engine::segment::{Segment, SegmentError, SegmentId};
@@ -24,10 +27,11 @@ use chronik_tiering::compact::{
 use chronik_tiering::failures::Failures;
 use chronik_tiering::merge::{MergeLimits, merge, mergeable};
 use chronik_tiering::pace::ThreadPace;
+use chronik_tiering::room::RoomKept;
 use futures_lite::future::block_on;
 
 use super::shard::{Shard, random_seed};
-use super::tiering::segment_bytes_max;
+use super::tiering::{room_for_segments, segment_bytes_max};
 use crate::catalog::{PartitionTag, Topic};
 use crate::core::NamedSegment;
 
@@ -38,7 +42,10 @@ type Horizons = BTreeMap<GroupId, Option<i64>>;
 #[derive(Debug, Default)]
 struct Known {
     horizons: Horizons,
-    /// The partitions that could not be written anew (I2).
+    /// How often something was put off (I2), in this turn and in the one before.
+    put_off: u32,
+    put_off_before: u32,
+    /// The partitions that could not be written anew (I3).
     failures: Failures<GroupId>,
     /// Where segments begin that could not be read to be merged: others are merged around them.
     unreadable: BTreeMap<GroupId, BTreeSet<Offset>>,
@@ -87,6 +94,13 @@ pub async fn compaction_loop(shard: Rc<Shard>) {
             }
             yield_if_needed().await;
         }
+        if known.put_off == 0 && known.put_off_before > 0 {
+            tracing::info!(
+                shard = shard.id.0,
+                "compaction goes on: there is room on the disk again"
+            );
+        }
+        known.put_off_before = std::mem::take(&mut known.put_off);
         let is_here = |group: &GroupId| shard.with_core(|core| core.partition(*group).is_some());
         known.horizons.retain(|group, _| is_here(group));
         known.failures.retain(is_here);
@@ -109,7 +123,7 @@ fn candidate(shard: &Shard, group: GroupId, tag: PartitionTag) -> Option<Candida
 async fn turn(shard: &Rc<Shard>, topic: &Topic, candidate: Candidate, known: &mut Known) {
     let (group, partition) = (candidate.group, candidate.id.partition);
     let result = if topic.settings.cleanup.compact {
-        compact_one(shard, topic, &candidate, &mut known.horizons).await
+        compact_one(shard, topic, &candidate, known).await
     } else {
         let unreadable = known.unreadable.remove(&group).unwrap_or_default();
         merge_one(shard, topic, &candidate, unreadable, known).await
@@ -119,6 +133,7 @@ async fn turn(shard: &Rc<Shard>, topic: &Topic, candidate: Candidate, known: &mu
         Err(error) if log_start_moved(shard, &candidate, &error) => {
             tracing::debug!(shard = shard.id.0, topic = %topic.name, "compaction begins again: {error}");
         }
+        Err(error) if is_no_room(&error) => put_off(shard, topic, known),
         Err(error) => {
             let noted = known.failures.note(group, shard.clock.now_ns());
             shard.metrics.borrow_mut().counters.compaction_failures += 1;
@@ -131,6 +146,34 @@ async fn turn(shard: &Rc<Shard>, topic: &Topic, candidate: Candidate, known: &mu
             );
         }
     }
+}
+
+fn is_no_room(error: &CompactError) -> bool {
+    match error {
+        CompactError::Segment { source: SegmentError::Io { source, .. } } => is_full(source),
+        _ => false,
+    }
+}
+
+/// Counts what was put off for want of room, and says so once (I2).
+fn put_off(shard: &Shard, topic: &Topic, known: &mut Known) {
+    shard.metrics.borrow_mut().counters.compactions_put_off += 1;
+    if known.put_off == 0 && known.put_off_before == 0 {
+        tracing::warn!(
+            shard = shard.id.0,
+            topic = %topic.name,
+            "compaction is put off: what is free on the disk is kept for the segments of the log"
+        );
+    }
+    known.put_off += 1;
+}
+
+/// Whether what is written first of these leaves enough free (I2): so much at least gets done.
+async fn has_room(shard: &Shard, topic: &Topic, segments: &[Segment]) -> bool {
+    let bytes = segments.iter().map(|segment| segment.file_bytes);
+    let largest = bytes.clone().max().unwrap_or(0);
+    let first = largest.max(segment_bytes_max(topic).min(bytes.sum()));
+    shard.wal.leaves_enough(first).await
 }
 
 /// Whether a segment went away under the round (I1): its file is gone, and nobody looks for it any more.
@@ -168,43 +211,48 @@ async fn compact_one(
     shard: &Rc<Shard>,
     topic: &Topic,
     candidate: &Candidate,
-    horizons: &mut Horizons,
+    known: &mut Known,
 ) -> Result<(), CompactError> {
     let settings = settings(shard, topic);
     let Candidate { group, id, ref segments } = *candidate;
     let dir = shard.segments.dir().to_owned();
     let up_to = segments.last().map_or(Offset(0), |last| last.end_offset);
-    if !horizons.contains_key(&group) && segments.iter().any(|segment| segment.is_compacted) {
+    if !known.horizons.contains_key(&group) && segments.iter().any(|segment| segment.is_compacted) {
         let (dir, segments, mut pace) = (dir.clone(), segments.clone(), pace(shard));
         let find =
             move |disk: &DirectDisk| block_on(delete_horizon(disk, &dir, id, &segments, &mut pace));
         let found = shard.in_background(&shard.background.cleaner, find).await;
         let Some(found) = found else { return Ok(()) };
-        horizons.insert(group, found?);
+        known.horizons.insert(group, found?);
     }
-    let horizon_ms = horizons.get(&group).copied().flatten();
+    let horizon_ms = known.horizons.get(&group).copied().flatten();
     let now_ms = shard.clock.wall_ms();
     let Some(reason) = wants_compaction(segments, up_to, &settings, horizon_ms, now_ms) else {
         return Ok(());
     };
+    if !has_room(shard, topic, segments).await {
+        put_off(shard, topic, known);
+        return Ok(());
+    }
     let mut hash_key = [0; 16];
     hash_key[..8].copy_from_slice(&random_seed().to_le_bytes());
     hash_key[8..].copy_from_slice(&random_seed().to_le_bytes());
     let segments = segments.clone();
     let job = CompactionJob { dir, id, segments, up_to, settings, hash_key, now_ms };
     let (mesh, shard_id, mut pace) = (shard.mesh().clone(), shard.id, pace(shard));
+    let room_bytes = room_for_segments(&shard.node.config.wal);
     let work = move |disk: &DirectDisk| {
         let mut done = |segment: Segment| {
             let tell = move |shard: &Rc<Shard>| replace(shard, group, id, segment);
             mesh.send_patiently(shard_id, Box::new(tell));
         };
-        block_on(compact(disk, &job, &mut pace, &mut done))
+        block_on(compact(&RoomKept::new(disk, room_bytes), &job, &mut pace, &mut done))
     };
     let Some(compacted) = shard.in_background(&shard.background.cleaner, work).await else {
         return Ok(());
     };
     let compacted = compacted?;
-    horizons.insert(group, compacted.delete_horizon_ms);
+    known.horizons.insert(group, compacted.delete_horizon_ms);
     tracing::info!(
         shard = shard.id.0,
         topic = %topic.name,
@@ -250,8 +298,16 @@ async fn merge_one(
         known.unreadable.insert(group, unreadable);
     }
     let Some(small) = small else { return Ok(()) };
+    if !has_room(shard, topic, &small).await {
+        put_off(shard, topic, known);
+        return Ok(());
+    }
     let (dir, mut pace) = (shard.segments.dir().to_owned(), pace(shard));
-    let work = move |disk: &DirectDisk| block_on(merge(disk, &dir, id, &small, &mut pace));
+    let room_bytes = room_for_segments(&shard.node.config.wal);
+    let work = move |disk: &DirectDisk| {
+        let disk = RoomKept::new(disk, room_bytes);
+        block_on(merge(&disk, &dir, id, &small, &mut pace))
+    };
     let Some(merged) = shard.in_background(&shard.background.cleaner, work).await else {
         return Ok(());
     };
