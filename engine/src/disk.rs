@@ -48,6 +48,16 @@ pub trait Disk: Clone + 'static {
     /// The regular files of a directory, in no particular order.
     fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<DirEntry>>>;
 
+    /// The names in a directory that are no regular files: directories, pipes, links. A disk that only has files has none.
+    fn list_others(&self, _dir: &Path) -> impl Future<Output = io::Result<Vec<String>>> {
+        async { Ok(Vec::new()) }
+    }
+
+    /// When a file was written last, in milliseconds since 1970. Not every disk knows.
+    fn modified_ms(&self, _path: &Path) -> impl Future<Output = io::Result<i64>> {
+        async { Err(io::ErrorKind::Unsupported.into()) }
+    }
+
     /// Makes a directory and those above it, durable on return; no error where it exists.
     fn create_dir_all(&self, dir: &Path) -> impl Future<Output = io::Result<()>>;
 

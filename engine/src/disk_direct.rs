@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use crate::disk::{DISK_ALIGN, DirEntry, Disk, DiskFile};
 use crate::disk_std::{
     StdDisk, assert_aligned, assert_transfer, available, check_within, create_unsynced, list,
-    sync_dir,
+    list_others, modified_ms, sync_dir,
 };
 
 /// The largest single read: writes of the log that wait behind one in the device's queue wait long enough.
@@ -45,6 +45,14 @@ impl Disk for DirectDisk {
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         list(dir)
+    }
+
+    async fn list_others(&self, dir: &Path) -> io::Result<Vec<String>> {
+        list_others(dir)
+    }
+
+    async fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+        modified_ms(path)
     }
 
     async fn create_dir_all(&self, dir: &Path) -> io::Result<()> {

@@ -111,6 +111,16 @@ impl Disk for GlommioDisk {
         blocking(move || disk_std::list(&dir)).await
     }
 
+    async fn list_others(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let dir = dir.to_path_buf();
+        blocking(move || disk_std::list_others(&dir)).await
+    }
+
+    async fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+        let path = path.to_path_buf();
+        blocking(move || disk_std::modified_ms(&path)).await
+    }
+
     async fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_path_buf();
         blocking(move || disk_std::create_dir_all_durable(&dir)).await

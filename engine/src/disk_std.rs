@@ -37,6 +37,14 @@ impl Disk for StdDisk {
         list(dir)
     }
 
+    async fn list_others(&self, dir: &Path) -> io::Result<Vec<String>> {
+        list_others(dir)
+    }
+
+    async fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+        modified_ms(path)
+    }
+
     async fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         create_dir_all_durable(dir)
     }
@@ -169,6 +177,23 @@ pub(crate) fn list(dir: &Path) -> io::Result<Vec<DirEntry>> {
     Ok(entries)
 }
 
+pub(crate) fn list_others(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if let (false, Ok(name)) = (entry.file_type()?.is_file(), entry.file_name().into_string()) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+pub(crate) fn modified_ms(path: &Path) -> io::Result<i64> {
+    let modified = std::fs::symlink_metadata(path)?.modified()?;
+    let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
 /// `fsync`, not `fdatasync`: ext4 may leave a new name out of the latter, as it does not change the directory's size.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
@@ -247,5 +272,28 @@ mod tests {
         let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::FileTooLarge];
         assert!(kinds.contains(&error.kind()), "{error}");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn given_a_directory_with_more_than_files_when_listed_then_files_and_others_are_told_apart() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path();
+        std::fs::create_dir(dir.join("a")).unwrap();
+        std::fs::write(dir.join("b"), "b").unwrap();
+        std::os::unix::fs::symlink(dir.join("b"), dir.join("c")).unwrap();
+        let mut others = block_on(StdDisk.list_others(dir)).unwrap();
+        others.sort();
+        assert_eq!(others, ["a", "c"]);
+        let files = block_on(StdDisk.list(dir)).unwrap();
+        assert_eq!(files, [DirEntry { name: "b".to_owned(), len: 1 }]);
+    }
+
+    #[test]
+    fn given_a_file_when_asked_then_it_is_known_when_it_was_written() {
+        let scratch = tempfile::NamedTempFile::new().unwrap();
+        let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(1_234_567);
+        scratch.as_file().set_modified(at).unwrap();
+        assert_eq!(block_on(StdDisk.modified_ms(scratch.path())).unwrap(), 1_234_567);
+        assert!(block_on(StdDisk.modified_ms(Path::new("/nowhere"))).is_err());
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use chronik_engine::batch::BatchHeader;
 use chronik_engine::disk::{DirEntry, Disk};
 use chronik_engine::ids::{GroupId, Offset, Term};
-use chronik_engine::segment::{self, Segment, SegmentBatch, SegmentError, SegmentReader};
+use chronik_engine::segment::{self, Manifest, Segment, SegmentBatch, SegmentError, SegmentReader};
 use chronik_engine::wal::{ReadError, StoredBatch, Wal};
 use thiserror::Error;
 
@@ -42,11 +42,15 @@ pub enum StoredError {
     #[error(transparent)]
     Segment(#[from] SegmentError),
     /// Neither the log nor a segment has them.
-    #[error("records of group {group} from offset {from} on are missing: a segment is gone")]
+    #[error("offsets {} to {} are in no segment and no longer in the log", gap.start, gap.end.0 - 1)]
     Missing {
-        /// The partition's group.
-        group: GroupId,
-        /// The first one that is missing.
+        /// What is missing, as a whole.
+        gap: Range<Offset>,
+    },
+    /// What there is changes faster than it is read.
+    #[error("records from offset {from} on were moved each time that they were looked for")]
+    Restless {
+        /// The first one looked for.
         from: Offset,
     },
 }
@@ -246,6 +250,7 @@ impl<D: Disk> Segments<D> {
                 None => tracing::warn!("{} is no segment", self.dir.join(&entry.name).display()),
             }
         }
+        self.tell_others().await;
         let partitions: Vec<(GroupId, PartitionTag)> = core.record_partitions().collect();
         for (group, tag) in partitions {
             let segments = found.remove(&(tag.topic.0, tag.partition)).unwrap_or_default();
@@ -266,14 +271,14 @@ impl<D: Disk> Segments<D> {
                 });
             }
             let first_in_log = wal.first_offset(group).unwrap_or(log_end);
-            let covered_to = core.covered_to(group).unwrap_or_default();
-            if covered_to < first_in_log {
+            for gap in core.gaps(group, first_in_log) {
                 tracing::error!(
-                    group = group.0,
                     topic_id = %tag.topic.0,
                     partition = tag.partition,
-                    "records from offset {covered_to} on, up to {first_in_log} at most, are in no segment and no longer in \
-                     the log; reading them fails until the log starts behind them"
+                    "offsets {} to {} are in no segment and no longer in the log; reading them fails until the log starts \
+                     behind them",
+                    gap.start,
+                    gap.end.0 - 1
                 );
             }
         }
@@ -282,6 +287,22 @@ impl<D: Disk> Segments<D> {
             segments.into_iter().map(move |segment| NamedSegment { topic, partition, segment })
         };
         Ok(found.into_iter().flat_map(named).collect())
+    }
+
+    /// Names what lies among the segments and is no file: it may be in the place of one.
+    async fn tell_others(&self) {
+        for name in self.disk.list_others(&self.dir).await.unwrap_or_default() {
+            let path = self.dir.join(&name);
+            match Segment::parse(&name, 0) {
+                Some((_, _, segment)) => tracing::error!(
+                    "{} is no regular file: offsets {} to {} are not read from it",
+                    path.display(),
+                    segment.base_offset,
+                    segment.end_offset.0 - 1
+                ),
+                None => tracing::warn!("{} is no segment", path.display()),
+            }
+        }
     }
 
     /// Leaves out those that are not whole, as far as it matters: that others would go for, or that reach behind the log.
@@ -308,6 +329,11 @@ impl<D: Disk> Segments<D> {
             credible.push(*segment);
         }
         credible
+    }
+
+    /// When a segment was written, if the disk knows.
+    pub async fn written_ms(&self, named: &NamedSegment) -> Option<i64> {
+        self.disk.modified_ms(&self.dir.join(named.file_name())).await.ok()
     }
 
     /// Whether files of a partition's segments that end behind `from` are to be removed, or are being removed at this
@@ -391,7 +417,8 @@ impl<D: Disk> Segments<D> {
                 }
             };
             if named.segment.base_offset > from {
-                return Err(StoredError::Missing { group, from });
+                let gap = core.borrow().gap_at(group, from, first_in_log);
+                return Err(StoredError::Missing { gap });
             }
             let read = async {
                 let reader = self.reader(core, group, named).await?;
@@ -423,12 +450,15 @@ impl<D: Disk> Segments<D> {
         from: Offset,
         timestamp_ms: i64,
     ) -> Result<Option<FoundBatch>, StoredError> {
-        let mut at = from;
         for _ in 0..ATTEMPTS_MAX {
             let first_in_log = wal.first_offset(group);
-            loop {
+            let mut at = from;
+            let logged_from = loop {
                 let next = next_with_timestamp(&core.borrow(), group, at, timestamp_ms);
-                let Some(named) = next else { break };
+                let named = match next {
+                    Next::Segment(named) => named,
+                    Next::Log(offset) => break offset,
+                };
                 let read = async {
                     let reader = self.reader(core, group, named).await?;
                     reader.find_timestamp(from, timestamp_ms).await
@@ -436,32 +466,69 @@ impl<D: Disk> Segments<D> {
                 match read.await {
                     Ok(Some(batch)) => return Ok(Some(batch.into())),
                     Ok(None) => at = named.segment.end_offset,
-                    Err(_) if has_moved_on(core, group, at, named) => {}
+                    Err(_) if has_moved_on(core, group, named.segment.base_offset, named) => {}
                     Err(error) => return Err(error.into()),
                 }
+            };
+            let first_stored = first_or_end(&core.borrow(), wal, group);
+            if logged_from < first_stored {
+                // What is missing may be what is looked for.
+                let gap = core.borrow().gap_at(group, logged_from, first_stored);
+                return Err(StoredError::Missing { gap });
             }
-            let stored_to = core.borrow().stored_to(group).unwrap_or(from);
-            let found = wal.find_timestamp(group, from.max(stored_to), timestamp_ms).await;
+            let found = wal.find_timestamp(group, logged_from, timestamp_ms).await;
             // What was cut meanwhile is in a segment now, and the log was not searched there.
             if wal.first_offset(group) == first_in_log {
                 return Ok(found?.map(FoundBatch::from));
             }
         }
-        Err(StoredError::Missing { group, from })
+        Err(StoredError::Restless { from })
+    }
+
+    /// What neither a segment nor the log has of a partition, its first piece.
+    pub fn first_gap(
+        &self,
+        core: &ShardCore,
+        wal: &Wal<D>,
+        group: GroupId,
+    ) -> Option<Range<Offset>> {
+        core.gaps(group, first_or_end(core, wal, group)).into_iter().next()
     }
 }
 
-/// The first segment with records from `at` on that can hold such a timestamp.
-fn next_with_timestamp(
-    core: &ShardCore,
-    group: GroupId,
-    at: Offset,
-    timestamp_ms: i64,
-) -> Option<NamedSegment> {
-    let fits =
-        |segment: &&Segment| segment.end_offset > at && segment.max_timestamp_ms >= timestamp_ms;
-    let segment = core.segments(group)?.iter().find(fits)?;
-    core.segment_at(group, segment.base_offset.max(at))
+/// The first offset that the log has of a partition, or its end.
+fn first_or_end<D: Disk>(core: &ShardCore, wal: &Wal<D>, group: GroupId) -> Offset {
+    let end = || core.partition(group).map(|view| view.end_offset);
+    wal.first_offset(group).or_else(end).unwrap_or_default()
+}
+
+/// Where a timestamp is to be looked for.
+enum Next {
+    /// In this segment.
+    Segment(NamedSegment),
+    /// In the log from here on, the end of the segments or of what they stand for without a gap.
+    Log(Offset),
+}
+
+/// The first segment with records from `at` on that can hold such a timestamp, if those between are in segments.
+fn next_with_timestamp(core: &ShardCore, group: GroupId, at: Offset, timestamp_ms: i64) -> Next {
+    let log_start = core.partition(group).map_or(at, |view| view.log_start_offset);
+    let mut covered = at.max(log_start);
+    for segment in core.segments(group).into_iter().flat_map(Manifest::iter) {
+        if segment.end_offset <= covered {
+            continue;
+        }
+        if segment.base_offset > covered {
+            break;
+        }
+        if segment.max_timestamp_ms >= timestamp_ms
+            && let Some(named) = core.segment_at(group, covered)
+        {
+            return Next::Segment(named);
+        }
+        covered = segment.end_offset;
+    }
+    Next::Log(covered)
 }
 
 /// Whether the records from `from` on are no longer where they were looked for.

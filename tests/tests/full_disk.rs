@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use chronik_tests::batch::BatchBuilder;
+use chronik_tests::http;
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::{say_skipped, wait_for};
@@ -55,6 +56,9 @@ fn start_without_room(broker: &mut Broker, topic: &str) {
     .unwrap();
     // Once it has looked for room; otherwise the disk would not be full, and this no test.
     wait_for("it is not ready", DEADLINE, || (!broker.is_ready()).then_some(())).unwrap();
+    let answer = http::get(broker.ports().admin_addr(), "/ready").unwrap();
+    let why = "not ready\nshard 0: no room on the disk: produce is refused\n";
+    assert_eq!((answer.status, answer.body.as_str()), (503, why));
 }
 
 /// Offers `n` until it is stored or refused; how that ended and how long it took.

@@ -131,6 +131,44 @@ fn given_old_and_young_records_when_retention_looks_then_only_the_old_go() {
     assert_eq!(connection.offset_of(&short, LATEST).unwrap(), 4);
 }
 
+/// The names of the first shard's segments.
+fn segments(broker: &Broker) -> usize {
+    let dir = broker.data_dir().join("shards/000/segments");
+    std::fs::read_dir(dir).unwrap().count()
+}
+
+#[test]
+fn given_records_without_times_when_their_file_is_old_then_they_go() {
+    for (as_segments, retention_ms) in [(false, "2000"), (true, "10000")] {
+        let settings = Settings { shards: 1, wal_file_bytes: MIB, ..Settings::new() }
+            .with_top("kafka.log_retention_check_interval_ms = 50")
+            .with_top(&format!("wal.indexing_enabled = {as_segments}"))
+            .with_top("wal.indexing_interval = 1");
+        let broker = Broker::start(settings).unwrap();
+        let mut connection = connect(&broker);
+        let (short, long) = (fresh_name("short"), fresh_name("long"));
+        connection.create_topic(&short, &[("retention.ms", retention_ms)]).unwrap();
+        connection.create_topic(&long, &[("retention.ms", "3600000")]).unwrap();
+        // The last of them are in the active file.
+        for topic in [&short, &long, &short, &long] {
+            for _ in 0..20 {
+                let batch = BatchBuilder::of_value(vec![7; 60_000]).timestamp_ms(-1).build();
+                assert_eq!(connection.produce(topic, 0, batch).unwrap().error_code, 0);
+            }
+        }
+        if as_segments {
+            let are_there = || (segments(&broker) >= 2).then_some(());
+            wait_for("segments are written", DEADLINE, are_there).unwrap();
+            assert_eq!(connection.offset_of(&short, EARLIEST).unwrap(), 0, "it was too early");
+        }
+        wait_for("the old records are gone", DEADLINE, || {
+            (connection.offset_of(&short, EARLIEST).unwrap() >= 20).then_some(())
+        })
+        .unwrap();
+        assert_eq!(connection.offset_of(&long, EARLIEST).unwrap(), 0);
+    }
+}
+
 /// Produces `count` batches; the offsets given out follow one another.
 fn produce_many(connection: &mut RawConnection, topic: &str, from: i64, count: i64) {
     let value = vec![7; 60_000];

@@ -12,19 +12,23 @@ use chronik_tests::batch::BatchBuilder;
 use chronik_tests::cluster::{Cluster, create_topic, leaders_seen, run_on};
 use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
-use chronik_tests::raw::{RawConnection, produce_request};
+use chronik_tests::raw::{RawConnection, produce_request, topic_name};
 use chronik_tests::scratch::wait_for;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::IncrementalAlterConfigsRequest;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{BrokerId, IncrementalAlterConfigsRequest, ListOffsetsRequest};
 use kafka_protocol::protocol::StrBytes;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 /// A file of the log holds some twenty of them.
 const VALUE_BYTES: usize = 50_000;
+/// A time after that of all records, and the question for the last one.
+const LATER: i64 = 1_700_000_000_001;
+const MAX_TIMESTAMP: i64 = -3;
 const TOPIC_RESOURCE: i8 = 2;
 const FAILURES: &str = "chronik_segment_source_failures_total";
 
@@ -60,6 +64,19 @@ fn produce(connection: &mut RawConnection, topic: &str, partition: i32, offsets:
 /// The error code of a fetch.
 fn fetch(connection: &mut RawConnection, topic: &str, offset: i64) -> i16 {
     connection.fetch(topic, 0, offset).unwrap().responses[0].partitions[0].error_code
+}
+
+/// The error code of a question for the offset of a time.
+fn list(connection: &mut RawConnection, topic: &str, timestamp: i64) -> i16 {
+    let partition = ListOffsetsPartition::default()
+        .with_partition_index(0)
+        .with_current_leader_epoch(-1)
+        .with_timestamp(timestamp);
+    let topic =
+        ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition]);
+    let request =
+        ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+    connection.call(7, &request).unwrap().topics[0].partitions[0].error_code
 }
 
 fn shard_dir(broker: &Broker, dir: &str) -> PathBuf {
@@ -133,9 +150,30 @@ fn given_lost_segments_when_later_ones_are_written_then_their_records_are_missin
                 assert_eq!(fetch(&mut connection, &topic, offset), storage_error, "at {offset}");
             }
             assert_eq!(fetch(&mut connection, &topic, end - 1), 0);
+            // Nor are they passed over when a time is looked for.
+            assert_eq!(list(&mut connection, &topic, LATER), storage_error);
+            assert_eq!(list(&mut connection, &topic, MAX_TIMESTAMP), storage_error);
+            let of_first = if keeps_first { 0 } else { storage_error };
+            assert_eq!(list(&mut connection, &topic, 0), of_first);
             if keeps_first {
                 assert_eq!(fetch(&mut connection, &topic, lost - 1), 0);
             }
+            // What else is there is not said to be missing; and whatever is asked for, it is said once.
+            let missing = stored(broker, &hex, 0).into_iter().map(|(base, _)| base);
+            let missing = missing.filter(|base| *base > lost).min().map(|base| base - 1);
+            let text = missing.map_or_else(
+                || format!("offsets {lost} to "),
+                |last| format!("offsets {lost} to {last} are in no segment"),
+            );
+            let log = broker.log();
+            let told: Vec<&str> = log
+                .lines()
+                .filter(|line| line.contains("records could not be read") && line.contains(&text))
+                .collect();
+            assert!((1..=3).contains(&told.len()), "{text}: {told:?}\n{log}");
+            assert!(told.iter().all(|line| line.contains(&format!("{topic}-0"))), "{told:?}");
+            let at_start = format!("{text} and no longer in the log; reading them fails");
+            assert!(missing.is_none() || log.contains(&at_start), "{at_start}: {log}");
         };
         for end in [160, 220] {
             broker.start_again().unwrap();
@@ -147,6 +185,34 @@ fn given_lost_segments_when_later_ones_are_written_then_their_records_are_missin
             broker.kill().unwrap();
         }
     }
+}
+
+#[test]
+fn given_a_directory_in_the_place_of_a_segment_when_started_then_it_is_named_and_others_are_read() {
+    let mut broker = Broker::start(settings(1)).unwrap();
+    let topic = fresh_name("directory");
+    let mut connection = connect(&broker);
+    connection.create_topic(&topic, &[]).unwrap();
+    let hex = connection.topic_id(&topic).unwrap().simple().to_string();
+    produce(&mut connection, &topic, 0, 0..100);
+    wait_for_reclaim(&broker);
+    broker.kill().unwrap();
+    let names = files(&broker, "segments", &hex, ".segment");
+    let (base, end) = stored(&broker, &hex, 0)[1];
+    let path = shard_dir(&broker, "segments").join(&names[1]);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    broker.start_again().unwrap();
+    let last = end - 1;
+    let told = format!("{} is no regular file: offsets {base} to {last}", path.display());
+    assert!(broker.log().contains(&told), "{told}: {}", broker.log());
+    let missing = format!("offsets {base} to {last} are in no segment");
+    assert!(broker.log().contains(&missing), "{missing}: {}", broker.log());
+    let mut connection = connect(&broker);
+    let storage_error = ResponseError::KafkaStorageError.code();
+    assert_eq!(fetch(&mut connection, &topic, base), storage_error);
+    assert_eq!(fetch(&mut connection, &topic, base - 1), 0);
+    assert_eq!(fetch(&mut connection, &topic, end), 0);
 }
 
 /// Waits until all files of the log but the active one have their index at their end, so that no start reads what is in

@@ -11,6 +11,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use super::name::Segment;
 use crate::ids::Offset;
@@ -99,6 +100,26 @@ impl Manifest {
             covered = segment.end_offset;
         }
         covered
+    }
+
+    /// What no segment stands for from `from` on and before `up_to`.
+    #[must_use]
+    pub fn gaps(&self, from: Offset, up_to: Offset) -> Vec<Range<Offset>> {
+        let mut gaps = Vec::new();
+        let mut covered = from;
+        for segment in self.segments.range(self.position(from)..) {
+            if covered >= up_to {
+                return gaps;
+            }
+            if segment.base_offset > covered {
+                gaps.push(covered..segment.base_offset.min(up_to));
+            }
+            covered = segment.end_offset;
+        }
+        if covered < up_to {
+            gaps.push(covered..up_to);
+        }
+        gaps
     }
 
     /// The segment that stands for `offset`, or the first one after it.
@@ -273,5 +294,21 @@ mod tests {
         assert!(all.is_next(&segment(10, 15, 0)) && !all.is_next(&segment(9, 15, 0)));
         assert_eq!(all.drop_from(Offset(10)), []);
         assert_eq!(all.drop_from(Offset(0)), segments[..1]);
+    }
+
+    #[test]
+    fn given_segments_with_gaps_when_asked_then_only_what_none_of_them_stands_for_is_told() {
+        let found = vec![segment(10, 20, 0), segment(30, 40, 0), segment(40, 50, 0)];
+        let manifest = Manifest::load(found, Offset(0)).manifest;
+        let gaps = |from: i64, up_to: i64| -> Vec<(i64, i64)> {
+            let gaps = manifest.gaps(Offset(from), Offset(up_to)).into_iter();
+            gaps.map(|gap| (gap.start.0, gap.end.0)).collect()
+        };
+        assert_eq!(gaps(0, 60), [(0, 10), (20, 30), (50, 60)]);
+        assert_eq!(gaps(15, 45), [(20, 30)]);
+        assert_eq!(gaps(25, 28), [(25, 28)]);
+        assert_eq!(gaps(30, 50), []);
+        assert_eq!(gaps(55, 55), []);
+        assert_eq!(Manifest::default().gaps(Offset(3), Offset(5)), [Offset(3)..Offset(5)]);
     }
 }

@@ -48,7 +48,7 @@ struct Judge {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Goes,
-    /// It has no timestamp: it goes with a later one that does.
+    /// It has no timestamp, and nobody knows when it was written: it goes with a later one that does.
     Open,
     Stays,
 }
@@ -138,12 +138,15 @@ impl<D: Disk> Wal<D> {
         let from = stored_end;
         for range in self.ranges_from(group, from) {
             let is_whole = range.base_offset >= from;
-            let (bytes, timestamp) = (range.payload_bytes, range.max_timestamp_ms);
+            let (bytes, timestamp) = (range.payload_bytes, self.dated(&range, limits).await);
             if is_whole && judge.judge(bytes, timestamp, range.end_offset) == Fate::Goes {
                 judge.take(bytes, timestamp, range.end_offset);
                 continue;
             }
-            for extent in self.extents_from(group, &range, from).await? {
+            for mut extent in self.extents_from(group, &range, from).await? {
+                if range.max_timestamp_ms < 0 {
+                    extent.max_timestamp_ms = timestamp;
+                }
                 if judge.take_extent(&extent) == Fate::Stays {
                     return Ok(judge.cut);
                 }
@@ -157,6 +160,19 @@ impl<D: Disk> Wal<D> {
         // What was cut meanwhile was not judged, so neither is what lies behind it.
         let is_whole = self.first_offset(group) == first_in_log;
         Ok(if is_whole { judge.cut } else { started_at })
+    }
+
+    /// The greatest timestamp of what a sealed file holds of a group. Where no batch has one, the time counts when the file
+    /// was written last, if it is needed: nothing in it came later.
+    async fn dated(&self, range: &FileRange, limits: RetentionLimits) -> i64 {
+        if range.max_timestamp_ms >= 0 || limits.timestamp_ms_min.is_none() {
+            return range.max_timestamp_ms;
+        }
+        let path = self.state.borrow().sealed.get(&range.file).map(|file| file.path.clone());
+        match path {
+            Some(path) => self.disk.modified_ms(&path).await.unwrap_or(range.max_timestamp_ms),
+            None => range.max_timestamp_ms,
+        }
     }
 
     /// What must be cut so that the oldest sealed file can be given back: for each group the last entry that nobody

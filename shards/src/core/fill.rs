@@ -313,7 +313,7 @@ impl ShardCore {
         if let Err(error) = group.raft.step(fill.snapshot) {
             self.shared.messages_refused += 1;
             self.shared.counted.dropped(id);
-            tracing::warn!("group {id}: the snapshot that was filled is refused: {error}");
+            tracing::warn!("{}: the snapshot that was filled is refused: {error}", group.label());
         }
         group.observe_leadership(&mut self.shared);
         group.pump(&mut self.shared);

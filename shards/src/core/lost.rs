@@ -28,10 +28,12 @@ use super::group::Group;
 const ROUNDS_MAX: usize = 32;
 
 impl ShardCore {
-    /// Says of which groups of this shard other replicas went with their disks (I1), and which.
-    pub fn set_lost(&mut self, lost: &BTreeMap<GroupId, BTreeSet<ReplicaId>>) {
+    /// Says of which groups of this shard other replicas went with their disks (I1), and which; returns those that go on
+    /// alone from now on.
+    pub fn set_lost(&mut self, lost: &BTreeMap<GroupId, BTreeSet<ReplicaId>>) -> Vec<GroupId> {
+        let mut alone = Vec::new();
         if lost.is_empty() && self.lost_count == 0 {
-            return;
+            return alone;
         }
         self.lost_count = lost.len();
         for (id, group) in &mut self.groups {
@@ -40,10 +42,11 @@ impl ShardCore {
                 group.lost = now;
                 let mut lost = group.lost.iter();
                 if lost.any(|lost| group.answers_for(*lost)) {
-                    tracing::warn!("{id}: its other replica is lost, this one goes on alone");
+                    alone.push(*id);
                 }
             }
         }
+        alone
     }
 
     /// Takes out messages to lost replicas, and lets the groups have their answers.

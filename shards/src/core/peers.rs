@@ -365,10 +365,7 @@ impl Group {
                 is_wanted && self.raft.has_ready()
             }
             Err(error) => {
-                tracing::error!(
-                    "group {}: its state cannot be sent to a replica: {error}",
-                    self.id
-                );
+                tracing::error!("{}: its state cannot be sent to a replica: {error}", self.label());
                 self.raft.decline_snapshot();
                 false
             }

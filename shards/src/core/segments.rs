@@ -8,6 +8,8 @@
 //! - I2: the log gives up entries only that lie before the log start offset or in a segment that is named here.
 //! - I3: a segment that was lost stays a gap: no later one stands for its records, so whoever asks for them is told.
 
+use std::ops::Range;
+
 use chronik_engine::ids::{GroupId, Offset};
 use chronik_engine::log_index::FileRange;
 use chronik_engine::segment::{Loaded, Manifest, Segment, SegmentId};
@@ -45,7 +47,8 @@ impl NamedSegment {
 }
 
 impl PartitionTag {
-    fn named(self, segment: Segment) -> NamedSegment {
+    /// A segment of this partition.
+    pub(crate) fn named(self, segment: Segment) -> NamedSegment {
         NamedSegment { topic: self.topic, partition: self.partition, segment }
     }
 }
@@ -102,6 +105,12 @@ impl ShardCore {
         })
     }
 
+    /// The partition that a group is; `None` if there is no such group here, or it is the catalog's.
+    #[must_use]
+    pub fn tag(&self, group: GroupId) -> Option<PartitionTag> {
+        self.live(group).and_then(Group::tag)
+    }
+
     /// The partitions with records that are placed here.
     pub fn record_partitions(&self) -> impl Iterator<Item = (GroupId, PartitionTag)> {
         self.groups.iter().filter(|(_, group)| group.is_live()).filter_map(|(id, group)| {
@@ -139,6 +148,20 @@ impl ShardCore {
     #[must_use]
     pub fn covered_to(&self, group: GroupId) -> Option<Offset> {
         self.live(group).map(|group| group.segments.covered_to(group.log_start_offset))
+    }
+
+    /// What no segment stands for of a partition, from its log start on and before `up_to`.
+    #[must_use]
+    pub fn gaps(&self, group: GroupId, up_to: Offset) -> Vec<Range<Offset>> {
+        let gaps = |group: &Group| group.segments.gaps(group.log_start_offset, up_to);
+        self.live(group).map(gaps).unwrap_or_default()
+    }
+
+    /// The gap between segments that `offset` lies in, the whole of it.
+    #[must_use]
+    pub fn gap_at(&self, group: GroupId, offset: Offset, up_to: Offset) -> Range<Offset> {
+        let gaps = self.gaps(group, up_to).into_iter();
+        gaps.rev().find(|gap| gap.contains(&offset)).unwrap_or(offset..offset.plus(1).max(up_to))
     }
 
     /// Tells of a segment that was written of what the log has; says whether it counts. The first one of a part may begin
@@ -234,6 +257,14 @@ impl Group {
     /// Whose log it is, if it is a partition's.
     pub(super) fn tag(&self) -> Option<PartitionTag> {
         PartitionTag::decode(&self.raft.meta().tag)
+    }
+
+    /// What it is called where nobody knows the names of topics.
+    pub(super) fn label(&self) -> String {
+        match self.tag() {
+            Some(tag) => format!("partition {} of topic {}", tag.partition, tag.topic.0),
+            None => format!("group {}", self.id),
+        }
     }
 
     pub(super) fn stored_to(&self) -> Offset {

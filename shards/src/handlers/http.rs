@@ -72,19 +72,26 @@ pub async fn http(shard: Rc<Shard>, listener: ListenerKind, request: HttpRequest
     }
 }
 
+/// Whether all cores are ready; if not, what each of them waits for, a line for each reason.
 async fn ready(shard: &Rc<Shard>) -> HttpResponse {
     let all = (0..shard.node.shards).map(ShardId);
-    let answers = join_all(all.map(|id| {
+    let answers = join_all(all.clone().map(|id| {
         shard.on(id, |there| {
-            let ready = there.is_ready();
-            async move { ready }
+            let unready = there.unready();
+            async move { unready }
         })
     }))
     .await;
-    if answers.iter().all(|answer| *answer == Ok(true)) {
+    let mut reasons = String::new();
+    for (id, answer) in all.zip(answers) {
+        for why in answer.unwrap_or_else(|_| vec!["does not answer"]) {
+            reasons.push_str(&format!("shard {id}: {why}\n"));
+        }
+    }
+    if reasons.is_empty() {
         HttpResponse::text(200, "ready\n")
     } else {
-        HttpResponse::text(503, "not ready: starting, stopping, or without room on the disk\n")
+        HttpResponse::text(503, format!("not ready\n{reasons}"))
     }
 }
 

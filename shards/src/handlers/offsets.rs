@@ -24,7 +24,7 @@ use kafka_protocol::messages::{
 };
 use uuid::Uuid;
 
-use self::time_search::TimeSearch;
+use self::time_search::{InBatch, TimeSearch, Wanted};
 use super::error_code::fetch_error;
 use super::routing::{Route, RouteError, resolve_topic};
 use crate::catalog::CATALOG_PARTITIONS_MAX;
@@ -257,41 +257,71 @@ async fn find(
         EARLIEST | EARLIEST_LOCAL => Ok(at(view.log_start_offset)),
         // Nothing is tiered: there is no such offset.
         LATEST_TIERED => Ok(NOT_FOUND),
-        MAX_TIMESTAMP => match shard.max_timestamp_ms(group, &view) {
-            Some(timestamp) => first_at_or_after(shard, group, &view, timestamp, searches).await,
-            None => Ok(NOT_FOUND),
-        },
+        MAX_TIMESTAMP => latest(shard, group, &view, searches).await,
         timestamp if timestamp >= 0 => {
-            first_at_or_after(shard, group, &view, timestamp, searches).await
+            let found = first_at_or_after(shard, group, &view, timestamp, searches).await?;
+            Ok(found.unwrap_or(NOT_FOUND))
         }
         _ => Ok(NOT_FOUND),
     }
 }
 
-/// The first record whose timestamp is not before `timestamp`: the index finds the batch, its records tell the rest.
+/// The first record with the greatest timestamp. What the index takes for the greatest may be that of a record before the
+/// log's start, or of one that is not committed; then the greatest of the others is closed in on.
+async fn latest(
+    shard: &Rc<Shard>,
+    group: GroupId,
+    view: &PartitionView,
+    searches: &mut TimeSearch,
+) -> Result<Found, FetchError> {
+    let Some(mut above) = shard.max_timestamp_ms(group, view)? else { return Ok(NOT_FOUND) };
+    if let Some(found) = first_at_or_after(shard, group, view, above, searches).await? {
+        return Ok(found);
+    }
+    let Some(mut best) = first_at_or_after(shard, group, view, 0, searches).await? else {
+        return Ok(NOT_FOUND);
+    };
+    while best.timestamp + 1 < above {
+        let middle = best.timestamp + (above - best.timestamp) / 2;
+        match first_at_or_after(shard, group, view, middle, searches).await? {
+            Some(found) => best = found,
+            None => above = middle,
+        }
+        yield_if_needed().await;
+    }
+    Ok(best)
+}
+
+/// The first record from the log's start on whose timestamp is not before `timestamp`: the index finds the batch, its records
+/// tell the rest.
 async fn first_at_or_after(
     shard: &Rc<Shard>,
     group: GroupId,
     view: &PartitionView,
     timestamp: i64,
     searches: &mut TimeSearch,
-) -> Result<Found, FetchError> {
-    let batch = shard.find_timestamp(group, view.log_start_offset, timestamp).await?;
-    let Some(batch) = batch.filter(|batch| batch.base_offset < view.high_watermark) else {
-        return Ok(NOT_FOUND);
-    };
-    let found = searches
-        .first_at_or_after(batch.bytes, timestamp)
-        .await
-        .map_err(|_| FetchError::Storage)?;
-    let epoch = kafka_epoch(batch.epoch);
-    let base = batch.base_offset.0;
-    let (offset, timestamp) = match found {
-        Some(place) => (base + place.offset_delta, place.timestamp),
-        None => (base, batch.max_timestamp_ms),
-    };
-    // The batch may begin before the log does.
-    Ok(Found { offset: offset.max(view.log_start_offset.0), timestamp, epoch })
+) -> Result<Option<Found>, FetchError> {
+    let mut from = view.log_start_offset;
+    loop {
+        let batch = shard.find_timestamp(group, from, timestamp).await?;
+        let Some(batch) = batch.filter(|batch| batch.base_offset < view.high_watermark) else {
+            return Ok(None);
+        };
+        let base = batch.base_offset.0;
+        let wanted = Wanted { delta_min: (from.0 - base).max(0), timestamp };
+        let searched = searches.search(batch.bytes, wanted).await;
+        let (offset, timestamp) = match searched.map_err(|_| FetchError::Storage)? {
+            InBatch::Record(place) => (base + place.offset_delta, place.timestamp),
+            // The batch may begin before the log does.
+            InBatch::Whole => (base.max(from.0), batch.max_timestamp_ms),
+            InBatch::Before => {
+                from = batch.end_offset;
+                continue;
+            }
+        };
+        let epoch = kafka_epoch(batch.epoch);
+        return Ok(Some(Found { offset, timestamp, epoch }));
+    }
 }
 
 /// An epoch whose end a partition is asked for.

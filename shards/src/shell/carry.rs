@@ -63,10 +63,9 @@ pub(super) async fn carry_forward(shard: &Rc<Shard>) {
             Ok(Some(carried)) => carried,
             Ok(None) => continue,
             Err(error) => {
-                let shard = shard.id.0;
                 tracing::error!(
-                    shard,
-                    group = group.0,
+                    shard = shard.id.0,
+                    partition = shard.name_of(group),
                     "entries cannot be carried forward: {error}"
                 );
                 continue;
@@ -83,7 +82,7 @@ pub(super) async fn carry_forward(shard: &Rc<Shard>) {
                 shard.mark_due.set(true);
                 tracing::info!(
                     shard = shard.id.0,
-                    group = group.0,
+                    partition = shard.name_of(group),
                     entries = carried.records().len(),
                     "entries without a quorum keep the oldest file of the log, and move to its end"
                 );

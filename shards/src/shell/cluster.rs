@@ -48,6 +48,7 @@ pub use self::forward::NotProposed;
 use self::in_sync::InSync;
 use self::replace::Replacing;
 pub use self::start::ClusterPlace;
+use super::complaints::Said;
 use super::fatal::{Reason, fatal};
 use super::fill;
 use super::shard::Shard;
@@ -335,7 +336,10 @@ async fn fetch_entries(shard: Rc<Shard>, GroupFetch { group, fetch }: GroupFetch
     let bytes_max = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX);
     let read = shard.wal.read_entries(group, fetch.from, fetch.up_to, bytes_max).await;
     let entries = read.unwrap_or_else(|error| {
-        tracing::warn!("{group}: entries from {} on for a follower: {error}", fetch.from);
+        if let Some(Said { partition, times }) = shard.complain(group, &error.to_string()) {
+            let from = fetch.from;
+            tracing::warn!(partition, times, "entries from {from} on for a follower: {error}");
+        }
         Vec::new()
     });
     shard.change_core(|core| core.entries_fetched(group, fetch.from, entries));

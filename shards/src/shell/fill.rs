@@ -24,14 +24,16 @@ use chronik_replication::wire::{CallRefused, Seat};
 use chronik_ring::{Task, sleep};
 use chronik_tiering::fill::{FillJob, write_fill};
 use chronik_tiering::pace::Unpaced;
+use chronik_tiering::room::RoomKept;
 use chronik_tiering::write::GATHERED_BYTES_MAX;
 use futures_lite::future::block_on;
 
 mod wire;
 
 use self::wire::{Answer, Found, Request};
+use super::complaints::Said;
 use super::shard::Shard;
-use super::tiering::segment_bytes_max;
+use super::tiering::{room_for_segments, segment_bytes_max};
 use crate::core::{FetchError, FillAnswer, FillAsk, FillStep, FillWrite, NamedSegment};
 
 /// A call that asks for records of a partition.
@@ -106,6 +108,14 @@ impl Shard {
         self.wait_for_pace().await;
         let Some(links) = self.links() else { return FillAnswer::Failed };
         let Some(seat) = links.seat_of(group, leader) else { return FillAnswer::Failed };
+        if !self.wal.leaves_enough(bytes_max as u64).await {
+            let why = "what is free on the disk is kept for the segments of the log";
+            if let Some(Said { partition, times }) = self.complain(group, why) {
+                let shard = self.id.0;
+                tracing::warn!(shard, partition, times, "records are not copied yet: {why}");
+            }
+            return FillAnswer::Failed;
+        }
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
         let body = Request { bytes_max, group, replica, from, up_to }.encode();
         let asked = links.peers().call(seat, CALL_RECORDS, body, CALL_TIMEOUT).await;
@@ -117,7 +127,9 @@ impl Shard {
             }
             Ok(Some(Answer::LogStart(offset))) => FillAnswer::LogStart(offset),
             Ok(None) => {
-                tracing::warn!(%seat, %group, "an answer with records cannot be read");
+                if let Some(Said { partition, times }) = self.complain(group, "answer") {
+                    tracing::warn!(%seat, partition, times, "an answer with records cannot be read");
+                }
                 FillAnswer::Failed
             }
             Err(error) => {
@@ -131,7 +143,10 @@ impl Shard {
     fn log_failed_ask(&self, seat: Seat, group: GroupId, error: &CallError) {
         match error {
             CallError::Refused(CallRefused::Invalid { .. }) | CallError::TooLarge { .. } => {
-                tracing::warn!(shard = self.id.0, %seat, %group, "records to copy: {error}");
+                if let Some(Said { partition, times }) = self.complain(group, &error.to_string()) {
+                    let shard = self.id.0;
+                    tracing::warn!(shard, %seat, partition, times, "records to copy: {error}");
+                }
             }
             _ => tracing::debug!(shard = self.id.0, %seat, %group, "records to copy: {error}"),
         }
@@ -186,10 +201,12 @@ impl Shard {
             chunks: chunks.into_iter().map(|chunk| chunk.bytes).collect(),
             segment_bytes_max: topic_bytes_max.unwrap_or(GATHERED_BYTES_MAX),
         };
+        let room_bytes = room_for_segments(&self.node.config.wal);
         let work = move |disk: &DirectDisk| {
+            let disk = RoomKept::new(disk, room_bytes);
             let mut segments = Vec::new();
             let mut done = |segment| segments.push(NamedSegment::of(id, segment));
-            let result = block_on(write_fill(disk, &job, &mut Unpaced, &mut done));
+            let result = block_on(write_fill(&disk, &job, &mut Unpaced, &mut done));
             (segments, result)
         };
         let written = self.in_background(self.background.filler(self.id), work).await;
@@ -197,11 +214,14 @@ impl Shard {
             None => (Vec::new(), false), // the thread has too much to do
             Some((segments, Ok(()))) => (segments, true),
             Some((segments, Err(error))) => {
-                tracing::error!(
-                    shard = self.id.0,
-                    group = group.0,
-                    "copied records could not be written, another try follows: {error}"
-                );
+                if let Some(Said { partition, times }) = self.complain(group, &error.to_string()) {
+                    tracing::error!(
+                        shard = self.id.0,
+                        partition,
+                        times,
+                        "copied records could not be written, another try follows: {error}"
+                    );
+                }
                 (segments, false)
             }
         };

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cluster;
 pub mod commit;
 pub mod compaction;
+mod complaints;
 pub mod fatal;
 pub mod fill;
 pub mod groups;

@@ -148,7 +148,10 @@ async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) -> bool {
         }
     });
     let lost = catalog.lost_beside(shard.node.config.node_id, shard.id);
-    shard.change_core(|core| core.set_lost(&lost));
+    for group in shard.change_core(|core| core.set_lost(&lost)) {
+        let partition = shard.name_in(&catalog, group);
+        tracing::warn!(partition, "its other replica is lost, this one goes on alone");
+    }
     if !unready.is_empty() {
         let led = std::pin::pin!(shard.all_led(unready));
         let patience = match shard.links() {
@@ -186,4 +189,6 @@ async fn delete_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) {
             core.delete_group(group);
         }
     });
+    let is_here = |group| shard.with_core(|core| core.partition(group).is_some());
+    shard.complaints.forget(is_here);
 }

@@ -1,7 +1,8 @@
 //! Retention: the leader of a partition finds out what of it is beyond the topic's limits, and lets its log start behind.
 //!
 //! The judgement is by extents of the log: by their bytes, and by the greatest timestamp in them, which is the records'
-//! own and not the time of arrival, as in Kafka. It ends in a command of the partition's log, so all replicas agree on
+//! own and not the time of arrival, as in Kafka. Where no record of a piece has one, the time counts when its file was
+//! written; a merge, a compaction, or a copy to another node writes it anew, so such records may stay longer. It ends in a command of the partition's log, so all replicas agree on
 //! the start and each takes its files back for itself.
 //!
 //! - I1: a turn looks at each partition once, and lets others run between two of them.
@@ -17,6 +18,7 @@ use chronik_engine::segment::Segment;
 use chronik_engine::wal::RetentionLimits;
 use chronik_ring::{sleep, yield_if_needed};
 
+use super::complaints::Said;
 use super::shard::Shard;
 use crate::catalog::Topic;
 use crate::config::KafkaConfig;
@@ -83,20 +85,50 @@ async fn check(shard: &Rc<Shard>, group: GroupId, limits: RetentionLimits) {
         return;
     };
     let (from, up_to) = (view.log_start_offset, view.high_watermark);
-    let segments: Vec<Segment> = shard.with_core(|core| {
-        core.segments(group).into_iter().flat_map(|manifest| manifest.iter()).copied().collect()
-    });
+    let segments = dated_segments(shard, group, limits).await;
     let cut = match shard.wal.retention_cut(group, from, up_to, &segments, limits).await {
         Ok(cut) => cut,
         Err(error) => {
             // Most likely its topic was deleted meanwhile; if not, it comes again.
-            tracing::warn!(shard = shard.id.0, group = group.0, "retention passes over: {error}");
+            if let Some(Said { partition, times }) = shard.complain(group, &error.to_string()) {
+                tracing::warn!(
+                    shard = shard.id.0,
+                    partition,
+                    times,
+                    "retention passes over: {error}"
+                );
+            }
             return;
         }
     };
     if cut > from {
         start_log_at(shard, group, from, cut);
     }
+}
+
+/// The segments of a partition, each with the time that it is judged by.
+async fn dated_segments(
+    shard: &Rc<Shard>,
+    group: GroupId,
+    limits: RetentionLimits,
+) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = shard.with_core(|core| {
+        core.segments(group).into_iter().flat_map(|manifest| manifest.iter()).copied().collect()
+    });
+    let Some(oldest_ms) = limits.timestamp_ms_min else { return segments };
+    let Some(tag) = shard.with_core(|core| core.tag(group)) else { return segments };
+    let mut is_young = false;
+    for segment in &mut segments {
+        if segment.max_timestamp_ms < 0 {
+            // What was written behind a young one is no older.
+            segment.max_timestamp_ms = match is_young {
+                true => i64::MAX,
+                false => shard.segments.written_ms(&tag.named(*segment)).await.unwrap_or(-1),
+            };
+        }
+        is_young |= segment.max_timestamp_ms >= oldest_ms;
+    }
+    segments
 }
 
 fn start_log_at(shard: &Rc<Shard>, group: GroupId, from: Offset, cut: Offset) {

@@ -8,8 +8,10 @@ use std::rc::Rc;
 use chronik_engine::disk::Disk;
 use chronik_engine::disk_direct::DirectDisk;
 use chronik_engine::ids::{GroupId, Offset};
+use chronik_engine::segment::Manifest;
 use futures_lite::future::block_on;
 
+use super::complaints::Said;
 use super::shard::Shard;
 use crate::core::{FetchError, NamedSegment, PartitionView};
 use crate::stored::{FoundBatch, StoredError};
@@ -72,15 +74,25 @@ impl Shard {
         found.map_err(|error| self.read_failed(group, &error))
     }
 
-    /// The greatest timestamp of a partition's records, an upper bound where the log starts in the middle of a piece;
-    /// `None` if there is none.
-    #[must_use]
-    pub fn max_timestamp_ms(&self, group: GroupId, view: &PartitionView) -> Option<i64> {
+    /// The greatest timestamp of a partition's records, an upper bound where the log starts in the middle of a piece or
+    /// ends with what is not committed; `None` if there is none.
+    ///
+    /// # Errors
+    /// If records are missing, which might have a greater one.
+    pub fn max_timestamp_ms(
+        &self,
+        group: GroupId,
+        view: &PartitionView,
+    ) -> Result<Option<i64>, FetchError> {
         let core = self.core.borrow();
-        let stored = core.segments(group)?.iter().map(|segment| segment.max_timestamp_ms).max();
-        let stored_to = core.stored_to(group)?;
+        if let Some(gap) = self.segments.first_gap(&core, &self.wal, group) {
+            return Err(self.read_failed(group, &StoredError::Missing { gap }));
+        }
+        let segments = core.segments(group).into_iter().flat_map(Manifest::iter);
+        let stored = segments.map(|segment| segment.max_timestamp_ms).max();
+        let stored_to = core.stored_to(group).unwrap_or_default();
         let logged = self.wal.max_timestamp_ms(group, stored_to.max(view.log_start_offset));
-        stored.max(logged).filter(|timestamp_ms| *timestamp_ms >= 0)
+        Ok(stored.max(logged).filter(|timestamp_ms| *timestamp_ms >= 0))
     }
 
     /// What a partition's records take from the log's start on; of the log all that there is where its index does not
@@ -158,7 +170,14 @@ impl Shard {
         if self.core.borrow().partition(group).is_none() {
             return FetchError::UnknownPartition; // deleted while it was read
         }
-        tracing::error!(shard = self.id.0, group = group.0, "records could not be read: {error}");
+        if let Some(Said { partition, times }) = self.complain(group, &error.to_string()) {
+            tracing::error!(
+                shard = self.id.0,
+                partition,
+                times,
+                "records could not be read: {error}"
+            );
+        }
         FetchError::Storage
     }
 }

@@ -26,6 +26,7 @@ use rand::Rng;
 use super::background::Background;
 use super::clock::Clock;
 use super::cluster::{ClusterLinks, ClusterPlace};
+use super::complaints::Complaints;
 use super::fill::FillTraffic;
 use super::groups::Coordinators;
 use super::leadership::LeadershipWaits;
@@ -117,6 +118,8 @@ pub struct Shard {
     pub(super) held_file: Cell<Option<FileSeq>>,
     /// The threads for what may take its time.
     pub(super) background: Background,
+    /// What was said of partitions in trouble.
+    pub(super) complaints: Complaints,
     pub(super) core: RefCell<ShardCore>,
     pub(super) work: Notify,
     pub(super) stopping: Cell<bool>,
@@ -229,6 +232,7 @@ impl Shard {
             segments,
             held_file: Cell::new(None),
             background,
+            complaints: Complaints::default(),
             core: RefCell::new(core),
             work: Notify::default(),
             stopping: Cell::new(false),
@@ -300,12 +304,17 @@ impl Shard {
         self.catalog_changed.notify();
     }
 
-    /// Whether this core serves clients and its log takes writes; and of a node that joins a cluster, whether it counts
-    /// there: whoever restarts one node after the other waits for that.
+    /// What this core lacks to serve clients and take writes; and of a node that joins a cluster, to count there: whoever
+    /// restarts one node after the other waits for that. Nothing if it is ready.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        let takes_writes = !self.stopping.get() && !self.core.borrow().storage_full();
-        self.serving.get() && takes_writes && self.has_joined()
+    pub fn unready(&self) -> Vec<&'static str> {
+        let reasons = [
+            (self.stopping.get(), "stopping"),
+            (!self.serving.get(), "the catalog was not seen yet, or does not name this node"),
+            (self.core.borrow().storage_full(), "no room on the disk: produce is refused"),
+            (!self.has_joined(), "joining: not a full member of the catalog yet"),
+        ];
+        reasons.into_iter().filter_map(|(holds, why)| holds.then_some(why)).collect()
     }
 
     /// Refuses produces, or takes them again, as the disk has room for another WAL file or not.

@@ -209,17 +209,23 @@ fn log_unreadable(
     error: &WriteError,
 ) {
     shard.metrics.borrow_mut().counters.segment_source_failures += 1;
-    let (shard, file, group) = (shard.id.0, file.0, group.map(|group| group.0));
+    let partition = group.map(|group| shard.name_of(group));
+    let (shard, file) = (shard.id.0, file.0);
     let pause_s = noted.pause.as_secs();
     if noted.is_first {
         tracing::error!(
             shard,
             file,
-            group,
+            partition,
             "these records stay in the log, tried again in {pause_s} s: {error}"
         );
     } else {
-        tracing::debug!(shard, file, group, "no segments still, next try in {pause_s} s: {error}");
+        tracing::debug!(
+            shard,
+            file,
+            partition,
+            "no segments still, next try in {pause_s} s: {error}"
+        );
     }
 }
 

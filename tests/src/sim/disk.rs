@@ -172,6 +172,6 @@ pub fn stored_io_failed(error: &StoredError) -> bool {
     match error {
         StoredError::Log(error) => read_io_failed(error),
         StoredError::Segment(error) => matches!(error, SegmentError::Io { .. }),
-        StoredError::Missing { .. } => false,
+        StoredError::Missing { .. } | StoredError::Restless { .. } => false,
     }
 }

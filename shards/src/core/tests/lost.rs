@@ -32,7 +32,10 @@ fn given_a_group_of_two_when_the_other_is_lost_then_this_one_leads_and_commits_u
     let mut bench = of(&[OWN, OTHER]);
     pass(&mut bench);
     assert!(!bench.core.leads(GROUP), "one of two is no quorum");
-    bench.core.set_lost(&BTreeMap::from([(GROUP, BTreeSet::from([OTHER]))]));
+    let alone = bench.core.set_lost(&BTreeMap::from([(GROUP, BTreeSet::from([OTHER]))]));
+    assert_eq!(alone, [GROUP]);
+    let again = bench.core.set_lost(&BTreeMap::from([(GROUP, BTreeSet::from([OTHER]))]));
+    assert!(again.is_empty(), "it is said once");
     pass(&mut bench);
     assert!(bench.core.leads(GROUP));
     let token = bench.produce(batch(1), RequiredAcks::All).unwrap();

@@ -35,12 +35,30 @@ pub struct Place {
     pub timestamp: i64,
 }
 
+/// What is looked for in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Records before it do not count: the log starts there.
+    pub delta_min: i64,
+    /// The least timestamp.
+    pub timestamp: i64,
+}
+
+/// What of a batch is the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InBatch {
+    /// This record.
+    Record(Place),
+    /// No record is known to be the one: the batch counts as a whole.
+    Whole,
+    /// Nothing: what would be lies before the log's start.
+    Before,
+}
+
 /// What a search in one batch came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Searched {
-    Found(Place),
-    /// No record is known to be the one: the batch counts as a whole.
-    Whole,
+    Found(InBatch),
     /// More bytes than allowed.
     TooLarge,
 }
@@ -62,30 +80,25 @@ impl TimeSearch {
         TimeSearch { off_core_left: OFF_CORE_SEARCHES_MAX }
     }
 
-    /// The first record of this batch whose timestamp is not before `timestamp`; `None` if the batch counts as a whole.
-    /// Cancel-safe.
+    /// The first record of this batch that is wanted. Cancel-safe.
     ///
     /// # Errors
     /// [`NoBatch`] if the bytes are not a batch.
-    pub async fn first_at_or_after(
-        &mut self,
-        batch: Bytes,
-        timestamp: i64,
-    ) -> Result<Option<Place>, NoBatch> {
+    pub async fn search(&mut self, batch: Bytes, wanted: Wanted) -> Result<InBatch, NoBatch> {
         let header = BatchHeader::read(&batch).ok_or(NoBatch)?;
         if header.timestamp_type() == TimestampType::LogAppendTime {
-            return Ok(None); // all its records have the batch's time, whatever their own fields say
+            return Ok(InBatch::Whole); // all its records have the batch's time, whatever their own fields say
         }
         let mut searched = Searched::TooLarge;
         if batch.len() <= ON_CORE_BYTES_MAX {
-            searched = search(&batch, timestamp, ON_CORE_BYTES_MAX)?;
+            searched = search(&batch, wanted, ON_CORE_BYTES_MAX)?;
         }
         if searched == Searched::TooLarge && self.take_off_core() {
-            searched = off_core(move || search(&batch, timestamp, UNPACKED_BYTES_MAX)).await?;
+            searched = off_core(move || search(&batch, wanted, UNPACKED_BYTES_MAX)).await?;
         }
         match searched {
-            Searched::Found(place) => Ok(Some(place)),
-            Searched::Whole | Searched::TooLarge => Ok(None),
+            Searched::Found(found) => Ok(found),
+            Searched::TooLarge => Ok(InBatch::Whole),
         }
     }
 
@@ -109,7 +122,8 @@ async fn off_core<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     guest(glommio::executor().spawn_blocking(work)).await
 }
 
-fn search(batch: &Bytes, timestamp: i64, bytes_max: usize) -> Result<Searched, NoBatch> {
+fn search(batch: &Bytes, wanted: Wanted, bytes_max: usize) -> Result<Searched, NoBatch> {
+    const WHOLE: Searched = Searched::Found(InBatch::Whole);
     let batch = RecordBatch::parse_stored(batch.clone()).map_err(|_| NoBatch)?;
     let records = match batch.records(bytes_max) {
         Ok(records) => records,
@@ -117,20 +131,26 @@ fn search(batch: &Bytes, timestamp: i64, bytes_max: usize) -> Result<Searched, N
             return Ok(Searched::TooLarge);
         }
         // It was taken as its producer sent it; its first offset is the best there is.
-        Err(_) => return Ok(Searched::Whole),
+        Err(_) => return Ok(WHOLE),
     };
+    let mut any_before = false;
     for record in records {
-        let Ok(record) = record else { return Ok(Searched::Whole) };
-        let record_timestamp = batch.base_timestamp_ms().saturating_add(record.timestamp_delta);
-        if record_timestamp >= timestamp {
-            let offset_delta = record.offset_delta;
-            let lies_within = (0..=batch.last_offset_delta()).contains(&offset_delta);
-            let place =
-                Place { offset_delta: i64::from(offset_delta), timestamp: record_timestamp };
-            return Ok(if lies_within { Searched::Found(place) } else { Searched::Whole });
+        let Ok(record) = record else { return Ok(WHOLE) };
+        let offset_delta = i64::from(record.offset_delta);
+        let timestamp = batch.base_timestamp_ms().saturating_add(record.timestamp_delta);
+        if timestamp < wanted.timestamp {
+            continue;
         }
+        if !(0..=i64::from(batch.last_offset_delta())).contains(&offset_delta) {
+            return Ok(WHOLE);
+        }
+        if offset_delta < wanted.delta_min {
+            any_before = true;
+            continue;
+        }
+        return Ok(Searched::Found(InBatch::Record(Place { offset_delta, timestamp })));
     }
-    Ok(Searched::Whole)
+    Ok(Searched::Found(if any_before { InBatch::Before } else { InBatch::Whole }))
 }
 
 #[cfg(test)]
@@ -152,8 +172,19 @@ mod tests {
         builder.build().unwrap().into_bytes()
     }
 
+    const WHOLE: Searched = Searched::Found(InBatch::Whole);
+
+    fn record(offset_delta: i64, timestamp: i64) -> InBatch {
+        InBatch::Record(Place { offset_delta, timestamp })
+    }
+
     fn found(offset_delta: i64, timestamp: i64) -> Searched {
-        Searched::Found(Place { offset_delta, timestamp })
+        Searched::Found(record(offset_delta, timestamp))
+    }
+
+    /// Wanted of a batch that lies behind the log's start.
+    fn at(timestamp: i64) -> Wanted {
+        Wanted { delta_min: 0, timestamp }
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {
@@ -164,20 +195,36 @@ mod tests {
     fn given_records_when_searched_for_a_time_then_the_first_that_is_not_older_is_found() {
         for codec in Codec::ALL {
             let batch = batch(codec, 5);
-            let search = |timestamp| search(&batch, timestamp, ON_CORE_BYTES_MAX).unwrap();
+            let search = |timestamp| search(&batch, at(timestamp), ON_CORE_BYTES_MAX).unwrap();
             assert_eq!(search(0), found(0, 0));
             assert_eq!(search(11), found(2, 20));
             assert_eq!(search(40), found(4, 40));
-            assert_eq!(search(41), Searched::Whole);
+            assert_eq!(search(41), WHOLE);
         }
+    }
+
+    #[test]
+    fn given_a_log_that_starts_within_a_batch_when_searched_then_records_before_it_do_not_count() {
+        let mut builder = BatchBuilder::new();
+        for timestamp in [50, 10, 30, 20] {
+            builder = builder.record(timestamp, None, None);
+        }
+        let batch = builder.build().unwrap().into_bytes();
+        let search = |delta_min, timestamp| {
+            search(&batch, Wanted { delta_min, timestamp }, ON_CORE_BYTES_MAX).unwrap()
+        };
+        assert_eq!(search(0, 20), found(0, 50));
+        assert_eq!(search(1, 20), found(2, 30));
+        assert_eq!(search(3, 20), found(3, 20));
+        assert_eq!(search(1, 40), Searched::Found(InBatch::Before));
     }
 
     #[test]
     fn given_bytes_that_are_no_batch_when_searched_then_it_is_an_error() {
         let cut = batch(Codec::None, 5).slice(..200);
-        assert_eq!(run(TimeSearch::new().first_at_or_after(cut, 0)), Err(NoBatch));
+        assert_eq!(run(TimeSearch::new().search(cut, at(0))), Err(NoBatch));
         let short = Bytes::from_static(b"x");
-        assert_eq!(run(TimeSearch::new().first_at_or_after(short, 0)), Err(NoBatch));
+        assert_eq!(run(TimeSearch::new().search(short, at(0))), Err(NoBatch));
     }
 
     #[test]
@@ -185,7 +232,7 @@ mod tests {
         let sent = RecordBatch::parse(batch(Codec::None, 5)).unwrap();
         let stamped = sent.with_log_append_time(1000).into_bytes();
         // By the clients' times the third record would be the first at or after 20.
-        assert_eq!(run(TimeSearch::new().first_at_or_after(stamped, 20)), Ok(None));
+        assert_eq!(run(TimeSearch::new().search(stamped, at(20))), Ok(InBatch::Whole));
     }
 
     /// The checksum of a batch, over what follows it in the header.
@@ -204,7 +251,7 @@ mod tests {
         bytes[offset_delta_at] = 3; // -2
         let crc = crc32c(&bytes[21..]);
         bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(search(&Bytes::from(bytes), 0, ON_CORE_BYTES_MAX), Ok(Searched::Whole));
+        assert_eq!(search(&Bytes::from(bytes), at(0), ON_CORE_BYTES_MAX), Ok(WHOLE));
     }
 
     #[test]
@@ -212,18 +259,18 @@ mod tests {
         let packed = batch(Codec::Zstd, 500);
         assert!(packed.len() < ON_CORE_BYTES_MAX, "only what it unpacks to is large");
         let plain = batch(Codec::None, 500);
-        assert_eq!(search(&packed, 4000, ON_CORE_BYTES_MAX), Ok(Searched::TooLarge));
+        assert_eq!(search(&packed, at(4000), ON_CORE_BYTES_MAX), Ok(Searched::TooLarge));
         run(async {
             let mut searches = TimeSearch::new();
-            for at in 0..OFF_CORE_SEARCHES_MAX {
-                let large = if at % 2 == 0 { &packed } else { &plain };
-                let place = searches.first_at_or_after(large.clone(), 4000).await.unwrap();
-                assert_eq!(place, Some(Place { offset_delta: 400, timestamp: 4000 }));
+            for count in 0..OFF_CORE_SEARCHES_MAX {
+                let large = if count % 2 == 0 { &packed } else { &plain };
+                let place = searches.search(large.clone(), at(4000)).await.unwrap();
+                assert_eq!(place, record(400, 4000));
             }
-            assert_eq!(searches.first_at_or_after(packed, 4000).await, Ok(None));
-            assert_eq!(searches.first_at_or_after(plain, 4000).await, Ok(None));
-            let small = searches.first_at_or_after(batch(Codec::Zstd, 5), 20).await.unwrap();
-            assert_eq!(small, Some(Place { offset_delta: 2, timestamp: 20 }));
+            assert_eq!(searches.search(packed, at(4000)).await, Ok(InBatch::Whole));
+            assert_eq!(searches.search(plain, at(4000)).await, Ok(InBatch::Whole));
+            let small = searches.search(batch(Codec::Zstd, 5), at(20)).await.unwrap();
+            assert_eq!(small, record(2, 20));
         });
     }
 
@@ -255,6 +302,6 @@ mod tests {
         let huge = vec![0; UNPACKED_BYTES_MAX];
         let builder = BatchBuilder::new().codec(Codec::Zstd).record(5, None, Some(&huge));
         let bomb = builder.build().unwrap().into_bytes();
-        assert_eq!(run(TimeSearch::new().first_at_or_after(bomb, 0)), Ok(None));
+        assert_eq!(run(TimeSearch::new().search(bomb, at(0))), Ok(InBatch::Whole));
     }
 }
