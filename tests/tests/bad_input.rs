@@ -30,7 +30,7 @@ use rand::{Rng, RngCore, SeedableRng};
 
 const MIB: u64 = 1 << 20;
 const MUTATIONS_DEFAULT: usize = 10_000;
-const MUTATIONS_EACH_DEFAULT: usize = 2_000;
+const MUTATIONS_EACH_DEFAULT: usize = 10_000;
 /// Requests in a row, and connections with rows at once.
 const ROW: usize = 8;
 const FLOODS: usize = 3;
