@@ -411,6 +411,7 @@ fn created(shard: &Shard, topic: &Topic) -> CreatableTopicResult {
     CreatableTopicResult::default()
         .with_name(StrBytes::from_string(topic.name.to_string()).into())
         .with_topic_id(topic.id.0)
+        .with_error_message(None)
         .with_num_partitions(partitions)
         .with_replication_factor(i16::try_from(replicas).unwrap_or(i16::MAX))
         .with_configs(Some(described_configs(shard, topic)))

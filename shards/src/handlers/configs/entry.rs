@@ -112,11 +112,10 @@ impl Entry {
             result = result.with_synonyms(synonyms.collect());
         }
         if version >= TYPE_VERSION_MIN {
-            result = result.with_config_type(self.kind.wire());
-            if documentation {
-                let text = docs::of(self.name).map(StrBytes::from_static_str);
-                result = result.with_documentation(text);
-            }
+            let text = if documentation { docs::of(self.name) } else { None };
+            result = result
+                .with_config_type(self.kind.wire())
+                .with_documentation(text.map(StrBytes::from_static_str));
         }
         result
     }
