@@ -191,7 +191,7 @@ pub fn programs_dir() -> PathBuf {
 }
 
 /// Where `setup.sh` installs to.
-fn installed_dir() -> Result<PathBuf> {
+pub(crate) fn installed_dir() -> Result<PathBuf> {
     let of =
         |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(dir) = of("CHRONIK_TEST_CLIENTS") {

@@ -232,7 +232,11 @@ pub fn page() -> Result<String> {
         "# Compatibility\n\n\
          Made by `{REGENERATE}`; not edited by hand.\n\n\
          ## APIs\n\n\
-         What ApiVersions advertises, and nothing else is served. The versions are those of Apache Kafka 4.1.\n\n\
+         What ApiVersions advertises, and nothing else is served. The versions are those of Apache Kafka 4.1.\n\
+         Requests of every version of every API are written, and the answers read and compared byte by byte, by the\n\
+         message classes of Apache Kafka's own Java library (`tests/tests/encoder.rs`). Produce is advertised from \
+         version 0 on\nas librdkafka compresses nothing for brokers that begin later; versions 0 to 2 are refused by a close, \
+         as Kafka does.\n\n\
          {}\n## Clients\n\n\
          What real clients were seen to do against a running broker, recorded by\n`{RECORD}`.\n\
          The programs and their scenarios are in [tests/clients](../tests/clients). librdkafka (through the `rdkafka` \

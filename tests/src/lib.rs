@@ -7,7 +7,8 @@
 //! - [`netns`], [`link_proxy`], [`small_disk`]: bad networks between its nodes, and a disk that is soon full.
 //! - [`raw`], [`batch`], [`requests`], [`mutate`], [`poke`], [`flood`]: a Kafka connection that can also do wrong things.
 //! - [`workload`], [`checker`]: a real client's load, and what must be true of it afterwards.
-//! - [`clients`], [`compatibility`]: the client libraries of `tests/clients`, and the page that says what they do.
+//! - [`clients`], [`encoder`], [`compatibility`]: the client libraries of `tests/clients`, what Kafka's own encoder says, and
+//!   the page that tells of it.
 //! - [`http`]: the admin port.
 //! - [`seeds`]: a simulator over many seeds.
 //! - [`sim`]: no broker at all: the core and the log of a shard on a simulated disk, driven from a seed.
@@ -22,6 +23,7 @@ pub mod clients;
 pub mod cluster;
 pub mod cluster_sim;
 pub mod compatibility;
+pub mod encoder;
 pub mod flood;
 pub mod http;
 pub mod link_proxy;
