@@ -34,7 +34,7 @@ fn list(
     });
     let request =
         ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics.collect());
-    let response = connection.call(5, &request).unwrap();
+    let response = connection.call(7, &request).unwrap();
     assert_eq!(response.topics.len(), asked.len());
     let answers = asked.iter().zip(response.topics).map(|((topic, ..), answered)| {
         assert_eq!(answered.name.as_str(), *topic);
