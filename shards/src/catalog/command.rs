@@ -1,6 +1,7 @@
 //! What can be asked of the catalog, and what comes of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use chronik_engine::ids::{GroupId, NodeId, ReplicaId};
@@ -134,6 +135,15 @@ pub enum TopicRef {
     Name(String),
     /// By id.
     Id(TopicId),
+}
+
+impl fmt::Display for TopicRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TopicRef::Name(name) => f.write_str(name),
+            TopicRef::Id(id) => write!(f, "with the id {}", id.0),
+        }
+    }
 }
 
 /// A range of producer ids that nobody else gets.

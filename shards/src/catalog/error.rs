@@ -41,7 +41,7 @@ pub enum CatalogError {
         name: String,
     },
     /// UNKNOWN_TOPIC_OR_PARTITION or UNKNOWN_TOPIC_ID
-    #[error("no such topic: {topic:?}")]
+    #[error("there is no topic {topic}")]
     UnknownTopic {
         /// How it was named.
         topic: TopicRef,
@@ -127,7 +127,7 @@ pub enum CatalogError {
         ours: ClusterId,
     },
     /// INVALID_REQUEST: the command names an id that is in use; its proposer must draw another.
-    #[error("topic id {id:?} is in use")]
+    #[error("topic id {} is in use", .id.0)]
     TopicIdInUse {
         /// The id.
         id: TopicId,

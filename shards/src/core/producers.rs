@@ -99,7 +99,10 @@ pub enum SequenceError {
         current: i16,
     },
     /// OUT_OF_ORDER_SEQUENCE_NUMBER
-    #[error("producer {producer_id}: sequence {sequence} does not follow {last:?}")]
+    #[error(
+        "producer {producer_id}: sequence {sequence} does not follow {}",
+        .last.map_or("nothing: an epoch begins with 0".to_owned(), |last| last.to_string())
+    )]
     OutOfOrderSequence {
         /// The producer.
         producer_id: i64,

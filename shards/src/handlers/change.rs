@@ -106,9 +106,15 @@ pub(super) fn change_error(error: &ProduceError) -> ResponseError {
     }
 }
 
-fn why_not(error: &ProduceError) -> String {
-    match change_error(error) {
-        ResponseError::NotController => {
+/// The same in words.
+pub(super) fn why_not(error: &ProduceError) -> String {
+    match (error, change_error(error)) {
+        // Whoever asks has no partition in mind.
+        (ProduceError::NotLeader, _) => {
+            "no node that leads the catalog has made the change: that takes a majority of the nodes that vote on it"
+                .to_owned()
+        }
+        (_, ResponseError::NotController) => {
             format!("no node that leads the catalog has made the change: {error}")
         }
         _ => error.to_string(),
@@ -126,6 +132,7 @@ mod tests {
             assert_eq!(change_error(&error), ResponseError::NotController);
             assert!(why_not(&error).contains("leads the catalog"));
         }
+        assert!(why_not(&ProduceError::NotLeader).contains("a majority"));
         assert_eq!(change_error(&ProduceError::StorageFull), ResponseError::KafkaStorageError);
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use chronik_engine::ids::NodeId;
 use chronik_net::{HttpRequest, HttpResponse};
 
-use super::change::{CHANGE_WAIT_DEFAULT, change_catalog, within};
+use super::change::{CHANGE_WAIT_DEFAULT, change_catalog, why_not, within};
 use super::join;
 use crate::catalog::{Catalog, CatalogCommand, CommandOutcome};
 use crate::shell::shard::Shard;
@@ -43,7 +43,7 @@ pub async fn post(shard: &Rc<Shard>, request: &HttpRequest) -> HttpResponse {
                 body: format!("{{\"node\":{node},\"cordoned\":{is_cordoned}}}\n").into(),
             }
         }
-        Some(Err(error)) => HttpResponse::text(503, format!("{error}\n")),
+        Some(Err(error)) => HttpResponse::text(503, format!("{}\n", why_not(&error))),
         None => HttpResponse::text(503, "the catalog could not be changed in time\n"),
     }
 }

@@ -29,10 +29,16 @@ pub enum Reason {
 
 /// Says why and ends the process, without running destructors: a buffer may still be in the kernel's hands.
 pub fn fatal(reason: &Reason) -> ! {
-    tracing::error!("fatal: {reason}");
     let code = match reason {
-        Reason::WalWrite { .. } => exit_code::WAL_FAILED,
-        Reason::Retired => exit_code::DATA_DIR,
+        Reason::WalWrite { .. } => {
+            tracing::error!("fatal: {reason}");
+            exit_code::WAL_FAILED
+        }
+        // Mostly what somebody wanted: the node was removed.
+        Reason::Retired => {
+            tracing::warn!("the process ends: {reason}");
+            exit_code::DATA_DIR
+        }
     };
     std::process::exit(code)
 }

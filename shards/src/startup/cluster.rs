@@ -125,7 +125,7 @@ pub(super) fn enter(
     let cluster_uuid = formed.formed.formation.cluster.as_uuid();
     let new = || Identity::of_cluster(config.node_id, node_uuid, cluster_uuid, shards);
     let data_dir = locked.into_cluster_dir(node_uuid, cluster_uuid, new)?;
-    tracing::info!(%cluster_uuid, members = formed.formed.formation.members.len(), own = ?formed.formed.own, "part of a cluster");
+    tracing::info!(%cluster_uuid, members = formed.formed.formation.members.len(), "part of a cluster");
     Ok((data_dir, ClusterStart { formed, nodes, is_listed, raft_addr, secret }))
 }
 

@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chronik_engine::ids::{GroupId, ReplicaId};
+use chronik_engine::ids::{GroupId, NodeId, ReplicaId};
+use chronik_replication::ConfChangeType;
 use futures_lite::future::or;
 
 use super::META_SHARD;
@@ -154,6 +155,7 @@ impl Shard {
 
     fn look_at(self: &Rc<Self>, catalog: &Catalog, slot: &mut Slot) -> Look {
         let Some(partition) = partition_of(catalog, slot.due) else { return Look::Done };
+        let Some(topic) = catalog.topic_by_id(slot.due.topic) else { return Look::Done };
         let (group, wanted) = (slot.due.group, Wanted::of(partition));
         match self.change_core(|core| core.reconcile(group, &wanted)) {
             Reconciled::NotLeader => Look::Done,
@@ -165,7 +167,9 @@ impl Shard {
                 Look::Waits
             }
             Reconciled::Proposed(changes) => {
-                tracing::info!("{group}: its members change: {changes:?}");
+                let node_of = |replica| Some(partition.placement_of(replica)?.node);
+                let (topic, number) = (&topic.name, slot.due.number);
+                tracing::info!("{topic}-{number}: {}", in_words(&changes, node_of));
                 slot.idle_looks = 0;
                 Look::Step
             }
@@ -221,7 +225,10 @@ impl Shard {
         let wanted = Wanted::of_meta(&catalog, &self.first_voters(), &members);
         let done = self.change_core(|core| core.reconcile(GroupId::META, &wanted));
         if let Reconciled::Proposed(changes) = &done {
-            tracing::info!("the catalog's members change: {changes:?}");
+            let of_replica =
+                |replica: ReplicaId| catalog.brokers().find(|b| b.meta_replica == replica);
+            let node_of = |replica| of_replica(replica).map(|broker| broker.node);
+            tracing::info!("the catalog: {}", in_words(changes, node_of));
         }
         (done != Reconciled::NotLeader).then_some(done)
     }
@@ -232,7 +239,45 @@ impl Shard {
     }
 }
 
+/// What a change of members comes to, for the log.
+fn in_words(
+    changes: &[(ConfChangeType, ReplicaId)],
+    node_of: impl Fn(ReplicaId) -> Option<NodeId>,
+) -> String {
+    let in_words = |(change, replica): &(ConfChangeType, ReplicaId)| {
+        let what = match change {
+            ConfChangeType::AddLearnerNode => "begins to copy it",
+            ConfChangeType::AddNode => "votes",
+            ConfChangeType::RemoveNode => "is no member any more",
+        };
+        match node_of(*replica) {
+            Some(node) => format!("node {node} {what}"),
+            // Its node was removed, or is on another disk by now.
+            None => format!("replica {replica}, which has no place, {what}"),
+        }
+    };
+    changes.iter().map(in_words).collect::<Vec<_>>().join(", ")
+}
+
 fn partition_of(catalog: &Catalog, due: Due) -> Option<&Partition> {
     let partition = catalog.topic_by_id(due.topic)?.partitions.get(due.number)?;
     (partition.group == due.group).then_some(partition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_changes_of_members_when_logged_then_they_name_nodes() {
+        let node_of = |replica: ReplicaId| (replica.0 < 10).then_some(NodeId(2));
+        let changes = [
+            (ConfChangeType::AddLearnerNode, ReplicaId(1)),
+            (ConfChangeType::RemoveNode, ReplicaId(10)),
+        ];
+        assert_eq!(
+            in_words(&changes, node_of),
+            "node 2 begins to copy it, replica 10, which has no place, is no member any more"
+        );
+    }
 }
