@@ -10,7 +10,10 @@ use chronik_tests::raw::RawConnection;
 use chronik_tests::scratch::{Ports, wait_for};
 use chronik_tests::workload::Load;
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, UnregisterBrokerRequest};
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::{
+    BrokerId, CreateTopicsRequest, FindCoordinatorRequest, UnregisterBrokerRequest,
+};
 use kafka_protocol::protocol::StrBytes;
 
 fn connect(node: &Broker) -> Result<RawConnection> {
@@ -44,6 +47,60 @@ fn given_a_node_that_is_late_when_a_group_is_formed_then_not_before_offsets_have
         let partitions = &answer.topics.first().context("no topic")?.partitions;
         ensure!(!partitions.is_empty(), "no partition");
         ensure!(partitions.iter().all(|one| one.replica_nodes.len() == 3), "{partitions:?}");
+        Ok(())
+    });
+}
+
+/// Asks for a topic with as many replicas as there are by default; the error, and how many it got.
+fn create_plain(node: &Broker, name: &str) -> Result<(i16, i16)> {
+    let topic = CreatableTopic::default()
+        .with_name(StrBytes::from_string(name.to_owned()).into())
+        .with_num_partitions(1)
+        .with_replication_factor(-1);
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
+    let answer = connect(node)?.call(7, &request)?;
+    let result = answer.topics.first().context("no topic")?;
+    Ok((result.error_code, result.replication_factor))
+}
+
+#[test]
+fn given_a_node_of_the_list_that_is_late_when_topics_are_made_then_they_wait_and_once_it_was_removed_they_do_not()
+ {
+    let mut cluster = Cluster::list(3, &Settings::new()).unwrap();
+    run_on(&mut cluster, |cluster| {
+        for id in [1, 2] {
+            cluster.node(id).spawn()?;
+        }
+        cluster.wait_ready()?;
+        let lacking = ResponseError::InvalidReplicationFactor.code();
+        let plain = fresh_name("plain");
+        ensure!(create_plain(cluster.node(1), &plain)?.0 == lacking, "it would have two replicas");
+        create_topic(cluster.node(1), &fresh_name("said"), 1, 1)?;
+        let on_the_way = fresh_name("on-the-way");
+        let auto = |node: &Broker| -> Result<(i16, usize)> {
+            let answer = connect(node)?.metadata(&on_the_way, true)?;
+            let topic = answer.topics.first().context("no topic")?;
+            let replicas = topic.partitions.first().map_or(0, |one| one.replica_nodes.len());
+            Ok((topic.error_code, replicas))
+        };
+        let again = ResponseError::LeaderNotAvailable.code();
+        ensure!(auto(cluster.node(2))? == (again, 0), "clients are to ask again");
+        ensure!(cluster_status(cluster.node(1))?["to_come"] == serde_json::json!([3]));
+
+        cluster.node(3).start_again()?;
+        let made = wait_for("the topic is made", DEADLINE, || {
+            auto(cluster.node(2)).ok().filter(|(code, _)| *code == 0)
+        })?;
+        ensure!(made == (0, 3), "{made:?}");
+        ensure!(create_plain(cluster.node(1), &plain)? == (0, 3));
+
+        let admin = cluster.node(1).ports().admin_addr().to_string();
+        let remove = ["cluster", "remove", "3", "--fewer-replicas", "--admin", &admin];
+        let removed = run_server(&remove, DEADLINE)?;
+        ensure!(removed.status.success(), "{removed:?}");
+        cluster.node(3).wait_exit().context("the removed node ends by itself")?;
+        let after = create_plain(cluster.node(1), &fresh_name("after"))?;
+        ensure!(after == (0, 2), "the lists go on naming node 3: {after:?}");
         Ok(())
     });
 }

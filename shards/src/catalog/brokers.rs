@@ -97,6 +97,14 @@ impl Catalog {
         self.retired.contains(&incarnation)
     }
 
+    /// Those of the nodes of a list that were never part of the cluster. Once a node was removed or came on another disk the
+    /// cluster is past its beginning, and nobody is waited for: a list may go on naming a node that was removed.
+    #[must_use]
+    pub fn still_to_come(&self, listed: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+        let has_lost_none = self.retired.is_empty();
+        listed.filter(|node| has_lost_none && !self.brokers.contains_key(node)).collect()
+    }
+
     fn retire(&mut self, incarnation: Incarnation) {
         if self.retired.len() >= RETIRED_MAX {
             self.retired.pop_front();

@@ -145,8 +145,13 @@ async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
     if missing.is_empty() {
         return;
     }
-    let wanted = missing.iter().map(|(_, name)| TopicWanted::with_defaults(name.clone())).collect();
-    let created = topics::create(shard, wanted, AUTO_CREATE_WAIT).await;
+    let names = missing.iter().map(|(_, name)| name.clone());
+    let wanted: Result<Vec<TopicWanted>, RefusedBecause> =
+        names.map(|name| TopicWanted::with_defaults(shard, name)).collect();
+    let created = match wanted {
+        Ok(wanted) => topics::create(shard, wanted, AUTO_CREATE_WAIT).await,
+        Err(why) => vec![Err(why); missing.len()],
+    };
     for ((at, name), result) in missing.into_iter().zip(created) {
         let catalog = shard.catalog();
         found[at] = match (catalog.topic(&name), result) {
@@ -162,12 +167,13 @@ async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
     }
 }
 
-/// What a client is told of a topic that was not made on its way. Where it may be made yet, it asks again.
+/// What a client is told of a topic that was not made on its way. Where it may be made yet, it asks again: also once the
+/// nodes are there that it lacks.
 fn not_made(why: &RefusedBecause) -> ResponseError {
     match why.response_error() {
-        ResponseError::NotController | ResponseError::RequestTimedOut => {
-            ResponseError::LeaderNotAvailable
-        }
+        ResponseError::NotController
+        | ResponseError::RequestTimedOut
+        | ResponseError::InvalidReplicationFactor => ResponseError::LeaderNotAvailable,
         error => error,
     }
 }
@@ -252,11 +258,14 @@ fn describe_partitions(topic: &Topic, known: &Known) -> Vec<MetadataResponsePart
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::CatalogError;
 
     #[test]
     fn given_a_topic_that_cannot_be_made_now_when_asked_for_then_the_client_is_to_ask_again() {
         let why = RefusedBecause::Log(crate::core::ProduceError::NotLeader);
         assert_eq!(not_made(&why), ResponseError::LeaderNotAvailable);
+        let lacking = CatalogError::InvalidReplicationFactor { replicas: 3, brokers: 2 };
+        assert_eq!(not_made(&lacking.into()), ResponseError::LeaderNotAvailable);
         let why = RefusedBecause::Log(crate::core::ProduceError::StorageFull);
         assert_eq!(not_made(&why), ResponseError::KafkaStorageError);
     }

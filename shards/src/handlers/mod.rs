@@ -26,6 +26,7 @@ pub mod produce;
 pub mod producer_id;
 pub mod quorum;
 pub mod reassignments;
+pub(crate) mod replicas;
 pub mod routing;
 pub mod topics;
 

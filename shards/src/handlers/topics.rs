@@ -16,10 +16,11 @@ use kafka_protocol::protocol::StrBytes;
 use rand::Rng;
 use uuid::Uuid;
 
-use super::change::{change_catalog, change_error, wait_of, within};
+use super::change::{change_catalog, change_error, wait_of, why_not, within};
 use super::configs::{self, rules};
 use super::error_code::catalog_error;
 use super::partitions::check_replicas;
+use super::replicas;
 use crate::catalog::{
     CatalogCommand, CatalogError, CommandOutcome, NewPartition, NewTopic, TOPIC_PARTITIONS_MAX,
     Topic, TopicId,
@@ -27,26 +28,26 @@ use crate::catalog::{
 use crate::core::ProduceError;
 use crate::shell::shard::Shard;
 
-/// Replicas where nobody says how many; any more are the operator's decision.
-const REPLICAS_BY_DEFAULT_MAX: usize = 3;
-
 /// A topic that somebody wants made.
 #[derive(Debug, Clone)]
 pub struct TopicWanted {
     name: String,
     partitions: Option<u32>,
-    replicas: Option<usize>,
+    replicas: usize,
     /// The nodes of each partition, where somebody has said so.
     nodes: Vec<Vec<NodeId>>,
     configs: BTreeMap<String, String>,
 }
 
 impl TopicWanted {
-    /// A topic with the node's default number of partitions and no configurations.
-    #[must_use]
-    pub fn with_defaults(name: String) -> TopicWanted {
+    /// A topic with the node's default numbers of partitions and replicas, and no configurations.
+    ///
+    /// # Errors
+    /// There are not as many nodes yet as it is to have replicas.
+    pub fn with_defaults(shard: &Shard, name: String) -> Result<TopicWanted, RefusedBecause> {
+        let replicas = replicas::by_default(shard)?;
         let (nodes, configs) = (Vec::new(), BTreeMap::new());
-        TopicWanted { name, partitions: None, replicas: None, nodes, configs }
+        Ok(TopicWanted { name, partitions: None, replicas, nodes, configs })
     }
 }
 
@@ -57,7 +58,7 @@ pub enum RefusedBecause {
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// The change could not be made durable.
-    #[error(transparent)]
+    #[error("{}", why_not(.0))]
     Log(#[from] ProduceError),
     /// The request is wrong in itself.
     #[error("{why}")]
@@ -172,52 +173,24 @@ fn wanted_topic(
     Ok(TopicWanted { name: topic.name.to_string(), partitions, replicas, nodes, configs })
 }
 
-/// How many replicas a topic is to have, if the request says so.
-fn wanted_replicas(shard: &Shard, topic: &CreatableTopic) -> Result<Option<usize>, RefusedBecause> {
+/// How many replicas a topic is to have: as the request says, or by default.
+fn wanted_replicas(shard: &Shard, topic: &CreatableTopic) -> Result<usize, RefusedBecause> {
     if let Some(assignment) = topic.assignments.first() {
-        return Ok(Some(assignment.broker_ids.len()));
+        return Ok(assignment.broker_ids.len());
     }
     if topic.replication_factor == -1 {
-        return Ok(None);
+        return replicas::by_default(shard);
     }
-    let error = ResponseError::InvalidReplicationFactor;
     let brokers = shard.catalog().open_brokers().count();
     match usize::try_from(topic.replication_factor) {
-        Ok(replicas) if replicas >= 1 && replicas <= brokers => Ok(Some(replicas)),
-        Ok(replicas) if replicas >= 1 => Err(RefusedBecause::Config {
-            error,
-            why: format!(
-                "Unable to replicate the partition {replicas} time(s): The target replication factor of {replicas} \
-                 cannot be reached because only {brokers} broker(s) take new replicas."
-            ),
-        }),
+        Ok(replicas) if replicas >= 1 && replicas <= brokers => Ok(replicas),
+        Ok(replicas) if replicas >= 1 => {
+            Err(CatalogError::InvalidReplicationFactor { replicas, brokers }.into())
+        }
         _ => Err(RefusedBecause::Invalid {
-            error,
+            error: ResponseError::InvalidReplicationFactor,
             why: "Replication factor must be larger than 0, or -1 to use the default value.",
         }),
-    }
-}
-
-/// How many replicas a topic gets that says nothing of it: as many as are wanted, as far as there are brokers.
-pub(super) fn default_replicas(shard: &Shard) -> usize {
-    let brokers = shard.catalog().open_brokers().count().max(1);
-    default_replicas_wanted(shard).clamp(1, brokers)
-}
-
-/// How many replicas a topic is to have that says nothing of it, those included for which nodes of the list are still to come.
-pub(super) fn default_replicas_wanted(shard: &Shard) -> usize {
-    let config = &shard.node.config;
-    let catalog = shard.catalog();
-    let listed = config.cluster.nodes.iter().map(|node| node.id);
-    let to_come = listed.filter(|node| catalog.broker(*node).is_none()).count();
-    let nodes = catalog.open_brokers().count() + to_come;
-    replicas_wanted(config.kafka.default_replication_factor, nodes)
-}
-
-fn replicas_wanted(set: u16, nodes: usize) -> usize {
-    match set {
-        0 => nodes.clamp(1, REPLICAS_BY_DEFAULT_MAX),
-        set => usize::from(set),
     }
 }
 
@@ -354,8 +327,7 @@ fn new_topics(shard: &Shard, wanted: Vec<TopicWanted>) -> Vec<NewTopic> {
 
 fn new_topic(shard: &Shard, topic: TopicWanted) -> NewTopic {
     let count = topic.partitions.unwrap_or(shard.node.config.kafka.num_partitions);
-    let replicas = topic.replicas.unwrap_or_else(|| default_replicas(shard));
-    let mut partitions = new_partitions(count, replicas);
+    let mut partitions = new_partitions(count, topic.replicas);
     place_on(&mut partitions, topic.nodes);
     NewTopic {
         name: topic.name,
@@ -435,18 +407,4 @@ fn refused(asked: &CreatableTopic, why: &RefusedBecause) -> CreatableTopicResult
         .with_error_message(Some(StrBytes::from_string(why.to_string())))
         .with_num_partitions(-1)
         .with_replication_factor(-1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn given_no_replication_factor_when_a_topic_is_made_then_the_nodes_that_there_are_say_how_many()
-    {
-        let wanted: Vec<usize> = (0..=5).map(|nodes| replicas_wanted(0, nodes)).collect();
-        assert_eq!(wanted, [1, 1, 2, 3, 3, 3]);
-        assert_eq!(replicas_wanted(1, 5), 1);
-        assert_eq!(replicas_wanted(5, 3), 5, "who waits for more nodes says so");
-    }
 }

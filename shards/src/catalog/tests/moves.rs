@@ -233,8 +233,11 @@ fn given_a_broker_with_replicas_when_it_is_to_go_then_only_once_they_are_away() 
     catalog.apply(&CatalogCommand::CordonBroker { node, is_cordoned: true });
     let cordoned = CatalogError::InvalidReplicaAssignment(AssignmentProblem::Cordoned { node });
     assert_eq!(move_one(&mut catalog, to("t", 0, &[1, 2, 3])), Err(cordoned));
+    let listed = || (1..=6).map(NodeId);
+    assert_eq!(catalog.still_to_come(listed()), [NodeId(6)]);
     assert_eq!(catalog.apply(&unregister), CommandOutcome::BrokerChanged);
     assert!(catalog.broker(node).is_none());
+    assert_eq!(catalog.still_to_come(listed()), [], "nobody waits for a node that was removed");
     let back = catalog.apply(&register(3, 2));
     assert_eq!(back, CommandOutcome::Refused(CatalogError::RetiredIncarnation { node }));
     let gone = CommandOutcome::Refused(CatalogError::UnknownBroker { node });

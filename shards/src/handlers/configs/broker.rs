@@ -9,7 +9,7 @@ use crate::catalog::{
     config_definitions,
 };
 use crate::config::{Config, GroupConfig, KafkaConfig, ReplicaSelector};
-use crate::handlers::topics;
+use crate::handlers::replicas;
 use crate::shell::shard::Shard;
 
 /// Broker configurations that have no value until somebody sets one: another says the same in hours.
@@ -174,7 +174,7 @@ fn fixed(shard: &Shard) -> Vec<Fixed> {
         fixed(
             "default.replication.factor",
             Int,
-            topics::default_replicas_wanted(shard).to_string(),
+            replicas::wanted_by_default(shard).to_string(),
             Some("1"),
         ),
         fixed("delete.topic.enable", Boolean, "true".to_owned(), Some("true")),

@@ -132,7 +132,7 @@ async fn offsets_topic(shard: &Rc<Shard>) -> Result<Arc<Topic>, GroupError> {
         return Ok(Arc::clone(topic));
     }
     let avoid = super::topics::nodes_down(shard);
-    let replicas = super::topics::default_replicas_wanted(shard);
+    let replicas = super::replicas::wanted_by_default(shard);
     let nodes = nodes_for_replicas(&shard.catalog(), &avoid);
     if nodes < replicas {
         tracing::debug!(

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::META_SHARD;
 use crate::catalog::{Catalog, Partition};
+use crate::handlers::replicas::wanted_by_default;
 use crate::shell::shard::Shard;
 
 /// A call that asks what a node knows of the groups that it leads.
@@ -65,6 +66,21 @@ pub struct ClusterStatus {
     pub moving: usize,
     /// Partitions with one replica, which go with its node.
     pub single_replica: usize,
+    /// How many replicas a topic gets whose creator does not say, as the node is set that was asked.
+    pub default_replicas: usize,
+    /// Topics with fewer.
+    pub fewer_replicas: Vec<TopicReplicas>,
+    /// Nodes of the list of the node that was asked which are not part of the cluster yet.
+    pub to_come: Vec<u32>,
+}
+
+/// A topic that may have been made before there were enough nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TopicReplicas {
+    /// Its name.
+    pub topic: String,
+    /// The fewest replicas that a partition of it has.
+    pub replicas: usize,
 }
 
 /// How a node is.
@@ -80,7 +96,7 @@ pub struct NodeStatus {
     pub cordoned: bool,
     /// Partitions that it leads.
     pub leaders: usize,
-    /// Replicas that it has.
+    /// Replicas of partitions that it has, or if it cannot be heard is to have.
     pub replicas: u64,
 }
 
@@ -111,7 +127,9 @@ fn lag(peer: &PeerProgress, commit: RaftIndex) -> Option<u64> {
 impl Shard {
     fn report(&self) -> Report {
         self.with_core(|core| {
-            let replicas = u64::try_from(core.group_ids().count()).unwrap_or(u64::MAX);
+            // The catalog is nobody's topic.
+            let partitions = core.group_ids().filter(|group| *group != GroupId::META);
+            let replicas = u64::try_from(partitions.count()).unwrap_or(u64::MAX);
             let mut report = Report { replicas, ..Report::default() };
             for (group, _, _) in core.led_groups() {
                 report.led.push(group);
@@ -180,6 +198,9 @@ impl Shard {
 
     fn sum_up(&self, reports: &BTreeMap<NodeId, Report>) -> ClusterStatus {
         let catalog = self.catalog();
+        let placed = |node| u64::try_from(catalog.replicas_on(node)).unwrap_or(u64::MAX);
+        let default_replicas = wanted_by_default(self);
+        let listed = self.node.config.cluster.nodes.iter().map(|node| node.id);
         let nodes = catalog.brokers().map(|broker| {
             let report = reports.get(&broker.node);
             NodeStatus {
@@ -189,7 +210,7 @@ impl Shard {
                 cordoned: broker.is_cordoned,
                 leaders: report
                     .map_or(0, |r| r.led.iter().filter(|g| **g != GroupId::META).count()),
-                replicas: report.map_or(0, |report| report.replicas),
+                replicas: report.map_or_else(|| placed(broker.node), |report| report.replicas),
             }
         });
         let leads_meta = |(_, report): &(&NodeId, &Report)| report.led.contains(&GroupId::META);
@@ -201,6 +222,9 @@ impl Shard {
             leaderless: leaderless(&catalog, reports),
             moving: count(&catalog, |partition| !partition.is_settled()),
             single_replica: count(&catalog, |partition| partition.replicas.len() == 1),
+            default_replicas,
+            fewer_replicas: fewer_replicas(&catalog, default_replicas),
+            to_come: catalog.still_to_come(listed).into_iter().map(|node| node.0).collect(),
         }
     }
 }
@@ -208,6 +232,14 @@ impl Shard {
 fn count(catalog: &Catalog, is_one: impl Fn(&Partition) -> bool) -> usize {
     let partitions = catalog.topics().flat_map(|topic| &topic.partitions);
     partitions.filter(|partition| is_one(partition)).count()
+}
+
+fn fewer_replicas(catalog: &Catalog, than: usize) -> Vec<TopicReplicas> {
+    let fewest = catalog.topics().filter_map(|topic| {
+        let replicas = topic.partitions.iter().map(|partition| partition.replicas.len()).min()?;
+        Some(TopicReplicas { topic: topic.name.to_string(), replicas })
+    });
+    fewest.filter(|topic| topic.replicas < than).collect()
 }
 
 fn under_replicated(catalog: &Catalog, reports: &BTreeMap<NodeId, Report>) -> Vec<PartitionStatus> {
@@ -270,25 +302,104 @@ impl ClusterStatus {
             let NodeStatus { id, kafka_addr, leaders, replicas, .. } = node;
             _ = writeln!(text, "{id:>4}  {kafka_addr:<24}{state:<14}{leaders:>8}{replicas:>10}");
         }
-        list(&mut text, "partitions with a replica behind", &self.under_replicated);
-        list(&mut text, "partitions without a leader", &self.leaderless);
+        if !self.to_come.is_empty() {
+            let ids: Vec<String> = self.to_come.iter().map(ToString::to_string).collect();
+            let what = "nodes of cluster.nodes that are not part of the cluster yet";
+            _ = writeln!(text, "\n{what}: {}", ids.join(", "));
+        }
+        let is_up = |id: u32| self.nodes.iter().any(|node| node.id == id && node.up);
+        list(&mut text, "partitions with a replica behind", &self.under_replicated, is_up);
+        list(&mut text, "partitions without a leader", &self.leaderless, is_up);
         _ = writeln!(text, "\npartitions whose replicas move: {}", self.moving);
         if self.nodes.len() > 1 && self.single_replica > 0 {
             let what = "partitions with one replica, which nobody serves without its node";
             _ = writeln!(text, "\n{what}: {}", self.single_replica);
         }
+        if !self.fewer_replicas.is_empty() {
+            let (topics, default) = (&self.fewer_replicas, self.default_replicas);
+            let what = format!("topics with fewer replicas than the default of {default}");
+            _ = writeln!(text, "\n{what}: {}", topics.len());
+            for TopicReplicas { topic, replicas } in topics.iter().take(NAMED_MAX) {
+                _ = writeln!(text, "  {topic} {replicas}");
+            }
+            and_more(&mut text, topics.len());
+        }
         text
     }
 }
 
-fn list(text: &mut String, what: &str, partitions: &[PartitionStatus]) {
+fn list(
+    text: &mut String,
+    what: &str,
+    partitions: &[PartitionStatus],
+    is_up: impl Fn(u32) -> bool,
+) {
     _ = writeln!(text, "\n{what}: {}", partitions.len());
     for PartitionStatus { topic, partition, behind } in partitions.iter().take(NAMED_MAX) {
-        let late =
-            behind.iter().map(|(node, entries)| format!(" node {node} by {entries} entries"));
-        _ = writeln!(text, "  {topic}-{partition}{}", late.collect::<Vec<_>>().join(","));
+        let late = behind.iter().map(|(node, entries)| match entries {
+            0 if is_up(*node) => format!(" node {node}, which does not answer the leader"),
+            0 => format!(" node {node}, which is down"),
+            1 => format!(" node {node} by 1 entry"),
+            entries => format!(" node {node} by {entries} entries"),
+        });
+        _ = writeln!(text, "  {topic}-{partition}{}", late.collect::<Vec<_>>().join(";"));
     }
-    if partitions.len() > NAMED_MAX {
-        _ = writeln!(text, "  and {} more", partitions.len() - NAMED_MAX);
+    and_more(text, partitions.len());
+}
+
+fn and_more(text: &mut String, count: usize) {
+    if count > NAMED_MAX {
+        _ = writeln!(text, "  and {} more", count - NAMED_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_a_node_that_is_down_when_told_to_people_then_nobody_is_behind_by_nothing() {
+        let node = |id, up| NodeStatus {
+            id,
+            kafka_addr: format!("host{id}:9092"),
+            up,
+            cordoned: false,
+            leaders: 1,
+            replicas: 2,
+        };
+        let behind = |topic: &str, behind: &[(u32, u64)]| PartitionStatus {
+            topic: topic.to_owned(),
+            partition: 0,
+            behind: behind.iter().copied().collect(),
+        };
+        let fewer = TopicReplicas { topic: "early".to_owned(), replicas: 2 };
+        let status = ClusterStatus {
+            cluster_id: "id".to_owned(),
+            controller: Some(1),
+            nodes: vec![node(1, true), node(2, false)],
+            under_replicated: vec![
+                behind("a", &[(2, 0)]),
+                behind("b", &[(1, 0), (2, 1)]),
+                behind("c", &[(2, 4)]),
+            ],
+            leaderless: Vec::new(),
+            moving: 0,
+            single_replica: 0,
+            default_replicas: 3,
+            fewer_replicas: vec![fewer],
+            to_come: vec![3],
+        };
+        let text = status.to_text();
+        for line in [
+            "   2  host2:9092              down                 1         2",
+            "nodes of cluster.nodes that are not part of the cluster yet: 3",
+            "  a-0 node 2, which is down",
+            "  b-0 node 1, which does not answer the leader; node 2 by 1 entry",
+            "  c-0 node 2 by 4 entries",
+            "topics with fewer replicas than the default of 3: 1",
+            "  early 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
     }
 }
