@@ -63,6 +63,38 @@ fn given_good_settings_when_checked_then_they_are_printed_with_their_sources() {
 }
 
 #[test]
+fn given_addresses_as_flags_when_checked_then_they_hold_and_the_port_is_the_more_particular() {
+    let addresses = ["--kafka-addr", "10.0.0.4:9092", "--admin-addr", "127.0.0.1:7200"];
+    let check = |more: &[&str]| {
+        let (code, out, err) =
+            run(&mut chronik(&[&["config", "check"], &addresses[..], more].concat()));
+        assert_eq!((code, err.as_str()), (0, ""));
+        out
+    };
+    let out = check(&[]);
+    assert!(out.contains("kafka_addr = \"10.0.0.4:9092\""), "{out}");
+    assert!(out.contains("raft_addr = \"10.0.0.4:9192\""), "{out}");
+    assert!(out.contains("admin_addr = \"127.0.0.1:7200\""), "{out}");
+    let out = check(&["--kafka-port", "9999"]);
+    assert!(out.contains("kafka_addr = \"10.0.0.4:9999\""), "{out}");
+}
+
+#[test]
+fn given_flags_that_start_a_node_when_a_running_one_is_asked_then_they_are_refused() {
+    for command in [&["cluster", "status"][..], &["cluster", "drain", "3"], &["latency"]] {
+        for flags in [
+            &["--bootstrap"][..],
+            &["--join", "127.0.0.1:9192"],
+            &["--raft-addr", "127.0.0.1:9192"],
+        ] {
+            let (code, _, err) = run(&mut chronik(&[command, flags].concat()));
+            assert_eq!(code, 2, "{command:?} {flags:?}");
+            assert!(err.contains("unexpected argument"), "{err}");
+        }
+    }
+}
+
+#[test]
 fn given_bad_settings_when_checked_then_the_exit_code_is_2_and_nothing_is_printed() {
     let mut command = chronik(&["config", "check"]);
     command.env("CHRONIK_KAFKA_PROT", "1").env("CHRONIK_SHARDS", "x");

@@ -191,6 +191,8 @@ fn given_a_broker_when_topics_are_administered_by_commands_then_each_says_what_i
     let gone = command(&["topic", "describe", "a", "--bootstrap", &at], 1).unwrap();
     assert!(gone.contains("UNKNOWN_TOPIC_OR_PARTITION"), "{gone}");
     assert_eq!(command(&["topic", "list", "--bootstrap", &at], 0).unwrap(), "");
+    let again = command(&["topic", "delete", "a", "--bootstrap", &at], 1).unwrap();
+    assert!(again.contains("there is no topic a (UNKNOWN_TOPIC_OR_PARTITION)"), "{again}");
 }
 
 /// Commits an offset as a consumer that is in no group does.
@@ -220,8 +222,8 @@ fn given_a_group_when_administered_by_commands_then_its_lag_is_told_and_it_goes_
         connection.produce("orders", 0, BatchBuilder::of_value("x").build()).unwrap();
     }
     // Looking for the coordinator makes the topic that holds the groups.
-    let listed = command(&["group", "describe", "billing", "--bootstrap", &at], 0).unwrap();
-    assert!(listed.contains("Dead"), "{listed}");
+    let unknown = command(&["group", "describe", "billing", "--bootstrap", &at], 1).unwrap();
+    assert!(unknown.contains("there is no such group (GROUP_ID_NOT_FOUND)"), "{unknown}");
     assert_eq!(commit(&mut connection, "billing", "orders", 2).unwrap(), 0);
 
     let listed = json(&["group", "list", "--bootstrap", &at], 0).unwrap();

@@ -53,14 +53,27 @@ pub(super) struct Cluster {
 }
 
 impl ClusterCommand {
-    pub(super) fn args(&self) -> Option<&ClusterArgs> {
+    pub(super) fn args(&self) -> &ClusterArgs {
         match self {
-            ClusterCommand::Status(_) => None,
-            ClusterCommand::Add(args) => Some(&args.cluster),
-            ClusterCommand::Drain(args) | ClusterCommand::Undrain(args) => Some(&args.cluster),
-            ClusterCommand::Remove(args) => Some(&args.moving.cluster),
-            ClusterCommand::Rebalance(args) => Some(&args.moving.cluster),
-            ClusterCommand::Reassign(args) => Some(&args.moving.cluster),
+            ClusterCommand::Status(args) => args,
+            ClusterCommand::Add(args) => &args.cluster,
+            ClusterCommand::Drain(args) | ClusterCommand::Undrain(args) => &args.cluster,
+            ClusterCommand::Remove(RemoveArgs { moving, .. })
+            | ClusterCommand::Rebalance(RebalanceArgs { moving, .. })
+            | ClusterCommand::Reassign(ReassignArgs { moving, .. }) => &moving.cluster,
+        }
+    }
+
+    /// Where the brokers are, as far as somebody has said so.
+    pub(super) fn bootstrap(&self) -> Option<String> {
+        match self {
+            ClusterCommand::Remove(RemoveArgs { moving, .. })
+            | ClusterCommand::Rebalance(RebalanceArgs { moving, .. })
+            | ClusterCommand::Reassign(ReassignArgs { moving, .. }) => moving.bootstrap.clone(),
+            ClusterCommand::Status(_)
+            | ClusterCommand::Add(_)
+            | ClusterCommand::Drain(_)
+            | ClusterCommand::Undrain(_) => None,
         }
     }
 }
@@ -122,8 +135,11 @@ impl Cluster {
         let answer: Value = serde_json::from_str(&answer)
             .map_err(|_| AdminError::NotHttp { address: self.admin })?;
         let command = answer["command"].as_str().unwrap_or_default();
+        let needs = answer["needs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let needs: String = needs.map(|need| format!("- {need}\n")).collect();
+        let needs = if needs.is_empty() { needs } else { format!("{needs}\n") };
         let text = format!(
-            "start the new node, with an empty data directory and the cluster's secret if it has one:\n\n    {command}\n\n\
+            "start the new node, with an empty data directory:\n\n    {command}\n\n{needs}\
              It gets partitions that are made from then on; `chronik-server cluster rebalance` moves others to it.\n"
         );
         Ok(Report::new(text, answer))

@@ -54,7 +54,7 @@ Exit codes: 0 stopped as asked, 2 settings, 3 kernel or limits, 4 data directory
 
 /// A Kafka-compatible broker: one shard per core, each with its own io_uring write-ahead log.
 ///
-/// Without a command it runs as a single node.
+/// Without a command it runs the broker: alone, or as a node of a cluster if its settings say so.
 #[derive(Debug, Parser)]
 #[command(
     name = "chronik-server",
@@ -76,7 +76,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the broker as a single node (the same as without a command)
+    /// Run the broker (the same as without a command)
     Standalone(ServerArgs),
     /// Check or explain the settings
     Config {
@@ -113,7 +113,7 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Show the nodes, who leads how much, and replicas that are behind
-    Status(StatusArgs),
+    Status(ClusterArgs),
     /// Show how a new node is to be started, if its id and addresses are free
     Add(AddArgs),
     /// Take a node out of service: it hands over what it leads and gets no new replicas
@@ -132,7 +132,7 @@ pub enum ClusterCommand {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Check the settings and print those in effect, as TOML, with the source of each
-    Check(ServerArgs),
+    Check(Box<ServerArgs>),
     /// Print every setting with its meaning, range, variable and default, as a TOML file
     Reference,
 }
@@ -187,6 +187,9 @@ pub struct ServerArgs {
     /// This node's id, which clients see as broker id [env: CHRONIK_NODE_ID]
     #[arg(long, value_name = "ID")]
     pub node_id: Option<String>,
+    /// Listen for Kafka clients on this address [env: CHRONIK_KAFKA_ADDR]
+    #[arg(long, value_name = "IP:PORT")]
+    pub kafka_addr: Option<String>,
     /// Listen for Kafka clients on this port [env: CHRONIK_KAFKA_PORT]
     #[arg(long, value_name = "PORT")]
     pub kafka_port: Option<String>,
@@ -196,6 +199,9 @@ pub struct ServerArgs {
     /// Listen for other nodes on this address [env: CHRONIK_RAFT_ADDR]
     #[arg(long, value_name = "IP:PORT")]
     pub raft_addr: Option<String>,
+    /// Serve metrics, readiness and `chronik-server cluster` on this address [env: CHRONIK_ADMIN_ADDR]
+    #[arg(long, value_name = "IP:PORT")]
+    pub admin_addr: Option<String>,
     /// Begin a cluster with this node, for others to join [env: CHRONIK_CLUSTER_BOOTSTRAP]
     #[arg(long)]
     pub bootstrap: bool,
@@ -214,27 +220,16 @@ impl ServerArgs {
             config: later.config.or(self.config),
             data_dir: later.data_dir.or(self.data_dir),
             node_id: later.node_id.or(self.node_id),
+            kafka_addr: later.kafka_addr.or(self.kafka_addr),
             kafka_port: later.kafka_port.or(self.kafka_port),
             advertised_addr: later.advertised_addr.or(self.advertised_addr),
             raft_addr: later.raft_addr.or(self.raft_addr),
+            admin_addr: later.admin_addr.or(self.admin_addr),
             bootstrap: later.bootstrap || self.bootstrap,
             join: later.join.or(self.join),
             take_over: later.take_over || self.take_over,
         }
     }
-}
-
-/// How to show the state of a cluster.
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    /// The admin address of any running broker of it; otherwise it is taken from the settings
-    #[arg(long, value_name = "IP:PORT")]
-    pub admin: Option<SocketAddr>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub server: ServerArgs,
 }
 
 /// How to show latencies.
@@ -249,6 +244,10 @@ pub struct LatencyArgs {
     /// Print one stage's percentile distribution as an .hgrm file, for HdrHistogram's plotters
     #[arg(long, value_name = "STAGE")]
     pub hgrm: Option<String>,
-    #[command(flatten)]
-    pub server: ServerArgs,
+    /// Read settings from this TOML file [env: CHRONIK_CONFIG]
+    #[arg(long, short = 'c', value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take the settings of this node [env: CHRONIK_NODE_ID]
+    #[arg(long, value_name = "ID")]
+    pub node_id: Option<String>,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::offset_commit_request::{
@@ -20,7 +21,7 @@ use super::kafka::{
     EARLIEST, Kafka, KafkaError, LATEST, Refusal, in_versions, known_topics, name_of, topic_name,
 };
 use super::table::{Report, Table, known};
-use super::topic::{Outcome, outcomes};
+use super::topic::{Outcome, outcomes, with_unknown};
 
 /// A partition of a topic.
 type At = (String, i32);
@@ -133,9 +134,16 @@ impl Reads {
 }
 
 fn describe(kafka: &mut Kafka, names: &[String]) -> Result<Report, KafkaError> {
-    let (mut text, mut found) = (String::new(), Vec::new());
+    let (mut text, mut found, mut unknown) = (String::new(), Vec::new(), Vec::new());
     for name in names {
         let (group, node) = described(kafka, name)?;
+        // How a broker describes a group that it does not know, up to the version that is asked in here.
+        if group.group_state.as_str() == "Dead" && group.members.is_empty() {
+            let message = Some("there is no such group".to_owned());
+            let refusal = Refusal { error: ResponseError::GroupIdNotFound, message };
+            unknown.push((name.clone(), refusal));
+            continue;
+        }
         let committed = committed(kafka, name)?;
         let reads = reads(kafka, &group, committed)?;
         let lag: i64 = reads.iter().filter_map(Reads::lag).fold(0, i64::saturating_add);
@@ -189,7 +197,7 @@ fn describe(kafka: &mut Kafka, names: &[String]) -> Result<Report, KafkaError> {
             "partitions": partitions,
         }));
     }
-    Ok(Report::new(text, json!({ "groups": found })))
+    Ok(with_unknown(text, json!({ "groups": found }), &unknown, names.len()))
 }
 
 /// What a group has committed and what its members have been given, with the ends of those partitions.

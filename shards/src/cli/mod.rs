@@ -22,7 +22,7 @@ pub use failure::Failure;
 pub use grammar::{
     AddArgs, Cli, ClusterArgs, ClusterCommand, Command, ConfigCommand, GroupCommand, KafkaArgs,
     LatencyArgs, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs, RemoveArgs, ResetArgs, ResetTo,
-    ServerArgs, StatusArgs, TopicCommand, TopicCreateArgs, WalArgs, WalCommand,
+    ServerArgs, TopicCommand, TopicCreateArgs, WalArgs, WalCommand,
 };
 pub use kafka::{KafkaError, Refusal};
 
@@ -70,7 +70,7 @@ pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure>
         None => Ok(Outcome::Serve(Box::new(load(ServerArgs::default())?))),
         Some(Command::Standalone(args)) => Ok(Outcome::Serve(Box::new(load(args)?))),
         Some(Command::Config { command: ConfigCommand::Check(args) }) => {
-            let loaded = load(args)?;
+            let loaded = load(*args)?;
             for warning in &loaded.warnings {
                 eprintln!("warning: {warning}");
             }
@@ -89,10 +89,10 @@ pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure>
         Some(Command::Latency(args)) => {
             let address = match args.admin {
                 Some(address) => address,
-                None => load(args.server)?.config.admin_addr,
+                None => load(settings_of(&args.config, &args.node_id))?.config.admin_addr,
             };
             let format = admin::Format::of(args.json, args.hgrm);
-            print(&admin::fetch(address, &format.path())?)
+            print_page(admin::fetch(address, &format.path())?)
         }
         Some(Command::Topic { command }) => {
             let mut kafka = brokers(command.kafka(), load)?;
@@ -102,21 +102,17 @@ pub fn dispatch(cli: Cli, environment: &Environment) -> Result<Outcome, Failure>
             let mut kafka = brokers(command.kafka(), load)?;
             tell(group::run(&mut kafka, &command)?, command.kafka().json)
         }
-        Some(Command::Cluster { command: ClusterCommand::Status(args) }) => {
-            let address = match args.admin {
-                Some(address) => address,
-                None => load(args.server)?.config.admin_addr,
-            };
-            let query = if args.json { "?format=json" } else { "" };
-            print(&admin::fetch(address, &format!("/cluster/status{query}"))?)
-        }
         Some(Command::Cluster { command }) => {
-            let Some(args) = command.args() else { return Ok(Outcome::Done) };
+            let args = command.args();
             let admin = match args.admin {
                 Some(address) => address,
                 None => load(settings_of(&args.config, &args.node_id))?.config.admin_addr,
             };
-            tell(Cluster::new(admin, args.bootstrap.clone()).run(&command)?, args.json)
+            if matches!(command, ClusterCommand::Status(_)) {
+                let query = if args.json { "?format=json" } else { "" };
+                return print_page(admin::fetch(admin, &format!("/cluster/status{query}"))?);
+            }
+            tell(Cluster::new(admin, command.bootstrap()).run(&command)?, args.json)
         }
         Some(Command::Version) => print(&format!("chronik-server {}\n", *grammar::VERSION)),
     }
@@ -158,9 +154,11 @@ pub fn load_settings(args: ServerArgs, environment: &Environment) -> Result<Load
     let flags = [
         ("data_dir", "data-dir", args.data_dir),
         ("node_id", "node-id", args.node_id),
+        ("kafka_addr", "kafka-addr", args.kafka_addr),
         ("kafka_port", "kafka-port", args.kafka_port),
         ("advertised_addr", "advertised-addr", args.advertised_addr),
         ("raft_addr", "raft-addr", args.raft_addr),
+        ("admin_addr", "admin-addr", args.admin_addr),
         ("cluster.bootstrap", "bootstrap", args.bootstrap.then(|| "true".to_owned())),
         ("cluster.join", "join", args.join),
     ];
@@ -169,6 +167,14 @@ pub fn load_settings(args: ServerArgs, environment: &Environment) -> Result<Load
         .filter_map(|(key, flag, value)| Some(FlagValue { key, flag, value: value? }))
         .collect();
     config::load(&Inputs { file, environment: environment.0.clone(), flags })
+}
+
+/// Prints what a broker's admin port has answered, of which the last line may have no end.
+fn print_page(mut page: String) -> Result<Outcome, Failure> {
+    if !page.ends_with('\n') {
+        page.push('\n');
+    }
+    print(&page)
 }
 
 /// Prints to standard output. A reader that has gone away (`| head`) is no failure.

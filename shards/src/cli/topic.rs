@@ -109,7 +109,7 @@ fn list(kafka: &mut Kafka, names: &[String], internal: bool) -> Result<Report, K
 }
 
 /// Names that lead to nothing are told beside what there is.
-fn with_unknown(
+pub(super) fn with_unknown(
     mut text: String,
     json: Value,
     unknown: &[(String, Refusal)],

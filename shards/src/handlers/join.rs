@@ -49,7 +49,11 @@ pub(super) fn judge(shard: &Rc<Shard>, body: &[u8]) -> HttpResponse {
         None => {
             let node_id = newcomer.node_id.unwrap_or_else(|| free_id(&catalog));
             let command = command_line(node_id, &newcomer, &here.raft_addr);
-            let json = json!({ "join": here.raft_addr, "node_id": node_id, "command": command });
+            let has_secret = shard.node.config.cluster.secret.is_some();
+            let needs = needs(&newcomer, &here.raft_addr, has_secret);
+            let json = json!({
+                "join": here.raft_addr, "node_id": node_id, "command": command, "needs": needs,
+            });
             HttpResponse {
                 status: 200,
                 content_type: "application/json",
@@ -87,22 +91,64 @@ fn free_id(catalog: &Catalog) -> u32 {
     highest.map_or(1, |id| id.saturating_add(1))
 }
 
+/// The command that starts the node. Where to listen cannot be a name: there it is every address of its machine.
 fn command_line(node_id: u32, newcomer: &Newcomer, join: &str) -> String {
-    let mut command = format!("chronik-server --node-id {node_id}");
+    let mut command = format!("chronik-server --node-id {node_id} --data-dir node-{node_id}");
     // Writing to a String cannot fail.
     if let Some(address) = &newcomer.kafka_addr {
-        if let Some((_, port)) = address.rsplit_once(':') {
-            _ = write!(command, " --kafka-port {port}");
+        _ = write!(command, " --kafka-addr {}", listens_at(address));
+        if address.parse::<SocketAddr>().is_err() {
+            _ = write!(command, " --advertised-addr {address}");
         }
-        _ = write!(command, " --advertised-addr {address}");
     }
-    // Where to listen cannot be a name.
-    let raft_addr = newcomer.raft_addr.as_ref();
-    if let Some(address) = raft_addr.and_then(|address| address.parse::<SocketAddr>().ok()) {
-        _ = write!(command, " --raft-addr {address}");
+    if let Some(address) = &newcomer.raft_addr {
+        _ = write!(command, " --raft-addr {}", listens_at(address));
     }
     _ = write!(command, " --join {join}");
     command
+}
+
+fn listens_at(address: &str) -> String {
+    match (address.parse::<SocketAddr>(), address.rsplit_once(':')) {
+        (Err(_), Some((_, port))) => format!("0.0.0.0:{port}"),
+        _ => address.to_owned(),
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
+}
+
+/// What a command line does not give the node, and without which it cannot join; sentences for people.
+fn needs(newcomer: &Newcomer, join: &str, has_secret: bool) -> Vec<String> {
+    let is_elsewhere = newcomer.raft_addr.as_deref().is_some_and(|address| !is_loopback(address));
+    let mut needs = Vec::new();
+    if has_secret {
+        needs.push(
+            "it needs this cluster's cluster.secret: in its settings file (--config), or as CHRONIK_CLUSTER_SECRET"
+                .to_owned(),
+        );
+    } else if is_elsewhere {
+        needs.push(
+            "this cluster has no cluster.secret, and without one no Raft address may be other than loopback: give all \
+             nodes the same one first, and the new one, too"
+                .to_owned(),
+        );
+    }
+    if is_elsewhere && is_loopback(join) {
+        needs.push(format!(
+            "{join} is reached on its own machine only: from another one the new node cannot join before the nodes of this \
+             cluster have a raft_addr that it reaches"
+        ));
+    }
+    if newcomer.raft_addr.is_none() || newcomer.kafka_addr.is_none() {
+        needs.push(
+            "what is not said stays at its default, which other machines do not reach: kafka_addr, and raft_addr beside \
+             it"
+                .to_owned(),
+        );
+    }
+    needs
 }
 
 #[cfg(test)]
@@ -125,11 +171,36 @@ mod tests {
         assert_eq!(said(r#"{"node_id":2,"raft_addr":"host2:9192"}"#), None, "node 2 is down");
         assert_eq!(said("{}"), None);
         assert_eq!(free_id(&catalog), 3);
-        let new = asked(r#"{"kafka_addr":"h:9093","raft_addr":"10.0.0.3:9193"}"#);
+    }
+
+    #[test]
+    fn given_addresses_of_a_new_node_when_asked_how_to_start_it_then_it_listens_there_and_needs_are_told()
+     {
+        let newcomer = |kafka_addr: &str, raft_addr: &str| Newcomer {
+            node_id: None,
+            kafka_addr: Some(kafka_addr.to_owned()),
+            raft_addr: Some(raft_addr.to_owned()),
+        };
+        let elsewhere = newcomer("10.0.0.3:9092", "10.0.0.3:9192");
         assert_eq!(
-            command_line(3, &new, "host1:9192"),
-            "chronik-server --node-id 3 --kafka-port 9093 --advertised-addr h:9093 --raft-addr 10.0.0.3:9193 \
-             --join host1:9192"
+            command_line(3, &elsewhere, "10.0.0.1:9192"),
+            "chronik-server --node-id 3 --data-dir node-3 --kafka-addr 10.0.0.3:9092 --raft-addr 10.0.0.3:9192 --join \
+             10.0.0.1:9192"
         );
+        let by_name = newcomer("h:9093", "h:9193");
+        assert_eq!(
+            command_line(3, &by_name, "host1:9192"),
+            "chronik-server --node-id 3 --data-dir node-3 --kafka-addr 0.0.0.0:9093 --advertised-addr h:9093 --raft-addr \
+             0.0.0.0:9193 --join host1:9192"
+        );
+        let here = newcomer("127.0.0.1:9093", "127.0.0.1:9193");
+        assert_eq!(needs(&here, "127.0.0.1:9192", false), Vec::<String>::new());
+        assert!(needs(&here, "127.0.0.1:9192", true)[0].contains("CHRONIK_CLUSTER_SECRET"));
+        let missing = needs(&elsewhere, "127.0.0.1:9192", false);
+        let (secret, address) = (&missing[0], &missing[1]);
+        assert!(secret.contains("has no cluster.secret"), "{secret}");
+        assert!(address.contains("on its own machine only"), "{address}");
+        assert_eq!(needs(&by_name, "10.0.0.1:9192", true).len(), 1);
+        assert_eq!(needs(&Newcomer::default(), "10.0.0.1:9192", true).len(), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! What can be written after `chronik-server cluster`, but for the status.
+//! What can be written after `chronik-server cluster`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,9 +11,6 @@ pub struct ClusterArgs {
     /// The admin address of any running broker of it; otherwise it is taken from the settings
     #[arg(long, value_name = "IP:PORT")]
     pub admin: Option<SocketAddr>,
-    /// The Kafka addresses of brokers; otherwise the cluster says where they are
-    #[arg(long, short = 'b', value_name = "HOST:PORT")]
-    pub bootstrap: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -103,6 +100,9 @@ pub struct MovingArgs {
     /// Move so many partitions at a time
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     pub at_a_time: usize,
+    /// The Kafka addresses of brokers; otherwise the cluster says where they are
+    #[arg(long, short = 'b', value_name = "HOST:PORT")]
+    pub bootstrap: Option<String>,
     #[command(flatten)]
     pub cluster: ClusterArgs,
 }
