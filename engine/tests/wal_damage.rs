@@ -6,6 +6,7 @@ mod common;
 
 use std::path::Path;
 
+use chronik_engine::disk::Disk;
 use chronik_engine::disk_sim::{Corruption, CrashMode, Fault, SimDisk, block_on};
 use chronik_engine::ids::{FileSeq, GroupId, Offset, RaftIndex};
 use chronik_engine::wal::block::BlockKind;
@@ -254,6 +255,36 @@ fn given_checkpoints_of_several_blocks_when_rolled_then_all_of_them_are_recovere
     let kinds: Vec<_> = inspection.files[1].blocks.iter().map(|block| block.kind).collect();
     assert_eq!(kinds[..3], [BlockKind::Checkpoint; 3], "two of them do not fit one block");
     assert_eq!(kinds[3], BlockKind::Data);
+}
+
+#[test]
+fn given_checkpoints_longer_than_a_file_when_more_is_written_then_files_hold_as_much_beside_them() {
+    let disk = SimDisk::new(1);
+    let mut p = Proposer::default();
+    block_on(async {
+        let (wal, _, _) = Wal::open(disk.clone(), options()).await.unwrap();
+        wal.append(&[p.create(1)]).await.unwrap();
+        let state = vec![5; 1 << 20];
+        let (mut rolls, mut blocks) = (0, 0);
+        while rolls < 4 {
+            let next = [p.batch(1, 1, 1, 3_000)];
+            if wal.needs_roll(&next) {
+                let mut checkpoints = p.model.checkpoints();
+                checkpoints.iter_mut().for_each(|checkpoint| checkpoint.state = state.clone());
+                wal.roll(checkpoints, &next).await.unwrap();
+                rolls += 1;
+                while wal.prepare_spare_step(64 << 10).await.unwrap() == SpareProgress::Working {}
+            }
+            wal.append(&next).await.unwrap();
+            blocks += 1;
+        }
+        assert!(
+            blocks > 3 * 200,
+            "{blocks} blocks in four files of more than 1 MiB beside checkpoints"
+        );
+        let files = disk.list(Path::new(DIR)).await.unwrap();
+        assert!(files.iter().all(|file| file.len < 3 << 20), "{files:?}");
+    });
 }
 
 #[test]

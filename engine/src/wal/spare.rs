@@ -21,6 +21,7 @@ use super::error::{IoOp, WalError};
 use super::file::{BALLAST_NAME, spare_path, wal_path, write_zeros};
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
 use crate::ids::FileSeq;
+use crate::limits;
 
 /// How many times larger than the file before it a file may be.
 const SPARE_GROWTH: u64 = 4;
@@ -42,12 +43,14 @@ pub(super) struct Spares<F> {
     pub busy: bool,
     pub has_ballast: bool,
     pub storage_full: bool,
+    /// How large files must be for what follows their checkpoints; none where they are anyway.
+    pub room_bytes: u64,
 }
 
 impl<F> Spares<F> {
     pub fn new(next_number: u64) -> Spares<F> {
         let (has_ballast, storage_full) = (false, false);
-        Spares { spare: None, next_number, busy: false, has_ballast, storage_full }
+        Spares { spare: None, next_number, busy: false, has_ballast, storage_full, room_bytes: 0 }
     }
 }
 
@@ -83,7 +86,21 @@ impl<D: Disk> Wal<D> {
     /// How large the next file should be.
     fn spare_bytes(&self) -> u64 {
         let grown = self.state.borrow().active.file.len().saturating_mul(SPARE_GROWTH);
-        grown.min(self.options.file_bytes)
+        grown.min(self.full_bytes()).max(self.spares.borrow().room_bytes)
+    }
+
+    /// How large files become.
+    fn full_bytes(&self) -> u64 {
+        self.options.file_bytes.max(self.spares.borrow().room_bytes)
+    }
+
+    /// Files begin with checkpoints, and have room for at least as much again: else a log whose groups have come to much
+    /// state would consist of hardly anything else.
+    pub(super) fn note_checkpoints(&self, checkpoint_bytes: u64) {
+        let room = checkpoint_bytes.saturating_mul(2).next_multiple_of(DISK_ALIGN as u64);
+        let is_small = room <= self.options.file_bytes;
+        let room = if is_small { 0 } else { room.min(limits::WAL_FILE_BYTES_MAX) };
+        self.spares.borrow_mut().room_bytes = room;
     }
 
     /// One small step towards the next file: restores the ballast, makes the spare, or zeroes at most `bytes_max` of it.
@@ -165,7 +182,7 @@ impl<D: Disk> Wal<D> {
 
     /// Whether a file of this length may be the next one.
     pub(super) fn fits_as_spare(&self, len: u64) -> bool {
-        (self.spare_bytes()..=self.options.file_bytes).contains(&len)
+        (self.spare_bytes()..=self.full_bytes()).contains(&len)
     }
 
     /// Makes a file if enough is left free beside it (I1). It is looked for before, as making a file and removing it
@@ -193,11 +210,12 @@ impl<D: Disk> Wal<D> {
     /// Cancel-safe.
     pub async fn leaves_enough(&self, bytes: u64) -> bool {
         let left = self.options.left_free_bytes;
-        if left == 0 {
-            return true;
-        }
-        let available = self.disk.available(&self.options.dir).await.unwrap_or(u64::MAX);
-        available >= left.saturating_add(bytes)
+        left == 0 || self.available().await >= left.saturating_add(bytes)
+    }
+
+    /// Bytes that are free where the log is. What a file system does not tell shows when it is full.
+    pub async fn available(&self) -> u64 {
+        self.disk.available(&self.options.dir).await.unwrap_or(u64::MAX)
     }
 
     /// A file for the next roll, under its final and durable name.
@@ -208,9 +226,15 @@ impl<D: Disk> Wal<D> {
         essential: bool,
     ) -> Result<(PathBuf, D::File), WalError> {
         let path = wal_path(&self.options.dir, seq);
-        let spare = self.spares.borrow_mut().spare.take();
+        let (spare, room_bytes) = {
+            let mut spares = self.spares.borrow_mut();
+            (spares.spare.take(), spares.room_bytes)
+        };
+        // On a full disk one that is large enough will do.
+        let is_room = room_bytes > 0 && self.leaves_enough(room_bytes).await;
+        let wanted = if is_room { needed.max(room_bytes) } else { needed };
         let file = match spare {
-            Some(spare) if spare.file.len() >= needed => {
+            Some(spare) if spare.file.len() >= wanted => {
                 let renamed = self.disk.rename(&spare.path, &path).await;
                 renamed.map_err(WalError::io(IoOp::Rename, path.clone())).inspect_err(|_| {
                     self.poisoned.set(true);
@@ -238,10 +262,16 @@ impl<D: Disk> Wal<D> {
     ) -> Result<D::File, WalError> {
         let align = DISK_ALIGN as u64;
         let needed = needed.next_multiple_of(align);
-        let error = match self.create(path.clone(), needed.max(self.options.file_bytes)).await {
+        let mut error = match self.create(path.clone(), needed.max(self.full_bytes())).await {
             Err(error @ WalError::StorageFull { .. }) => error,
             other => return other,
         };
+        if needed.max(self.options.file_bytes) < self.full_bytes() {
+            error = match self.create(path.clone(), needed.max(self.options.file_bytes)).await {
+                Err(error @ WalError::StorageFull { .. }) => error,
+                other => return other,
+            };
+        }
         let has_ballast = {
             let mut spares = self.spares.borrow_mut();
             spares.storage_full = true;

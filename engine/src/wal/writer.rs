@@ -243,6 +243,7 @@ impl<D: Disk> Wal<D> {
         let checkpoint_bytes: u64 = blocks.iter().map(|(_, bytes)| bytes).sum();
         let next_bytes = BlockPlan::new(next)?.padded_len();
         let needed = checkpoint_bytes + next_bytes + reserve_bytes(0, 0, next.len());
+        self.note_checkpoints(checkpoint_bytes);
         let essential = !next.iter().any(is_batch);
 
         let (seq, first_block) = {
