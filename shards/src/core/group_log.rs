@@ -50,8 +50,8 @@ impl ShardCore {
             Ok(payload) => payload,
             Err(error) => unreachable!("encoding into memory does not fail: {error}"),
         };
-        let is_too_large = payload.len() > COMMAND_BYTES_MAX
-            || (!command.is_deletion() && target.is_overfull_with(payload.len()));
+        let is_too_large =
+            payload.len() > COMMAND_BYTES_MAX || target.is_overfull_with(command, payload.len());
         if is_too_large {
             return Err(ProduceError::CommandTooLarge);
         }
@@ -61,12 +61,16 @@ impl ShardCore {
 
 impl Group {
     /// Whether the state of consumer groups would be more than a snapshot of it may be, with what is on its way to it.
-    fn is_overfull_with(&self, command_bytes: usize) -> bool {
+    /// What does not make it larger is never too much: groups that are there go on.
+    fn is_overfull_with(&self, command: &GroupCommand, command_bytes: usize) -> bool {
         let Machine::Groups(store) = &self.machine else { return false };
         if store.bytes() + command_bytes <= GROUP_STATE_BYTES_MAX / 2
             && self.in_flight.len() <= GROUP_STATE_BYTES_MAX / 2 / COMMAND_BYTES_MAX
         {
             return false; // without a look at each that is under way
+        }
+        if store.growth_bytes(command) == 0 {
+            return false;
         }
         let in_flight: usize = self.in_flight.iter().map(|own| own.bytes).sum();
         store.bytes() + in_flight + command_bytes > GROUP_STATE_BYTES_MAX

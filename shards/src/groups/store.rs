@@ -5,7 +5,6 @@
 //!
 //! - I1: applying the same commands in the same order gives the same store, byte for byte when encoded.
 //! - I2: a group without members' state and without offsets is not in the store.
-//!
 //! - I3: its size is known at any time and never less than that of its encoding.
 //!
 //! It checks nothing: whether a commit is allowed was decided by the coordinator before it was proposed.
@@ -154,7 +153,7 @@ impl GroupCommand {
         framed::decode::<_, DECODED_BYTES_MAX>(VERSION, bytes)
     }
 
-    /// Whether it makes the store smaller.
+    /// Whether it takes something from the store, and adds nothing.
     #[must_use]
     pub fn is_deletion(&self) -> bool {
         match self {
@@ -214,6 +213,35 @@ impl GroupStore {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// By how much a command makes [`GroupStore::bytes`] larger at most; none if it only replaces what is as large.
+    #[must_use]
+    pub fn growth_bytes(&self, command: &GroupCommand) -> usize {
+        match command {
+            GroupCommand::Save { group, saved } => {
+                let stored = self.groups.get(group);
+                let before = stored.and_then(|stored| stored.saved.as_ref()).map(SavedGroup::bytes);
+                let entry = if stored.is_some() { 0 } else { entry_bytes(group) };
+                (entry + saved.bytes()).saturating_sub(before.unwrap_or(0))
+            }
+            GroupCommand::Commit { group, offsets } => {
+                let stored = self.groups.get(group);
+                let entry = if stored.is_some() { 0 } else { entry_bytes(group) };
+                let (mut more, mut less) = (entry, 0);
+                for (topic, partition, offset) in offsets {
+                    let partitions = stored.and_then(|stored| stored.offsets.get(topic));
+                    let before = partitions.and_then(|partitions| partitions.get(partition));
+                    more += offset.bytes();
+                    more += if partitions.is_some() { 0 } else { entry_bytes(topic) };
+                    less += before.map_or(0, SavedOffset::bytes);
+                }
+                more.saturating_sub(less)
+            }
+            GroupCommand::DeleteOffsets { .. }
+            | GroupCommand::DeleteGroup { .. }
+            | GroupCommand::Expire { .. } => 0,
+        }
     }
 
     /// Applies one command.

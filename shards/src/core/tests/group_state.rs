@@ -34,6 +34,13 @@ fn given_groups_that_fill_a_snapshot_when_more_is_committed_then_it_is_refused_u
         bench.write_all();
     }
     assert_eq!(propose(&mut bench, &commit("e", 100_000)), Err(ProduceError::CommandTooLarge));
+    // Who only moves on has its room already.
+    for _ in 0..3 {
+        assert_eq!(propose(&mut bench, &commit("a", large)), Ok(()));
+        bench.write_all();
+    }
+    let more = commit("a", large + 1);
+    assert_eq!(propose(&mut bench, &more), Err(ProduceError::CommandTooLarge));
     let deletion = GroupCommand::DeleteGroup { group: "a".to_owned() };
     assert_eq!(propose(&mut bench, &deletion), Ok(()));
     bench.write_all();
