@@ -2,7 +2,9 @@
 //! are carried forward to its end ([`chronik_engine::wal`], `carry`): else the log of the whole core grows behind them.
 //!
 //! - I1: it is done by the loop that commits, between two blocks: nothing is appended between reading them and writing.
-//! - I2: only what has kept a file for [`STUCK_NS`] without a step ahead is carried, so once for each file.
+//! - I2: only what has kept a file for [`STUCK_NS`] without a step ahead is carried, once for each file; again where that was in
+//!   vain, less and less often.
+//! - I3: one group between two blocks, so that the others do not wait for all of them.
 
 use std::rc::Rc;
 
@@ -14,6 +16,8 @@ use super::shard::Shard;
 
 /// A group that has its quorum applies an entry within seconds.
 const STUCK_NS: u64 = 30_000_000_000;
+/// The longest time between two tries.
+const PAUSE_NS_MAX: u64 = 20 * STUCK_NS;
 
 /// The oldest file, and what in it is not applied: each group with what it has applied.
 type Unapplied = (FileSeq, Vec<(GroupId, RaftIndex)>);
@@ -39,7 +43,7 @@ impl Stuck {
         if now_ns.saturating_sub(self.since_ns) < self.pause_ns {
             return Vec::new();
         }
-        (self.since_ns, self.pause_ns) = (now_ns, self.pause_ns.saturating_mul(2));
+        (self.since_ns, self.pause_ns) = (now_ns, PAUSE_NS_MAX.min(2 * self.pause_ns));
         groups.iter().map(|(group, _)| *group).collect()
     }
 
@@ -54,41 +58,55 @@ impl Stuck {
     }
 }
 
-/// Carries forward what was asked for. What cannot be stays where it is, and is asked for again later. Not cancel-safe.
-pub(super) async fn carry_forward(shard: &Rc<Shard>) {
-    for group in shard.want_carry.take() {
-        let applied = shard.with_core(|core| core.applied_index(group));
-        let Some(applied) = applied else { continue };
-        let carried = match shard.wal.read_to_carry(group, applied).await {
-            Ok(Some(carried)) => carried,
-            Ok(None) => continue,
-            Err(error) => {
-                tracing::error!(
-                    shard = shard.id.0,
-                    partition = shard.name_of(group),
-                    "entries cannot be carried forward: {error}"
-                );
-                continue;
-            }
-        };
-        if let Room::None = make_room(shard, carried.records()).await {
+/// Carries forward what one group has that was asked for; says whether there are more. What cannot be carried stays where it
+/// is, and is asked for again later. Not cancel-safe.
+pub(super) async fn carry_forward(shard: &Rc<Shard>) -> bool {
+    let next = shard.want_carry.borrow_mut().pop();
+    if let Some(group) = next
+        && let Some(applied) = shard.with_core(|core| core.applied_index(group))
+    {
+        carry(shard, group, applied).await;
+    }
+    !shard.want_carry.borrow().is_empty()
+}
+
+async fn carry(shard: &Rc<Shard>, group: GroupId, applied: RaftIndex) {
+    let carried = match shard.wal.read_to_carry(group, applied).await {
+        Ok(Some(carried)) => carried,
+        Ok(None) => {
+            tracing::debug!(
+                shard = shard.id.0,
+                partition = shard.name_of(group),
+                "there is too much to be carried forward"
+            );
             return;
         }
-        match shard.wal.append_carried(&carried).await {
-            Ok(false) => {} // a checkpoint has applied some of them since they were read
-            Ok(true) => {
-                // It is marked as any other block: nothing else may ever follow it.
-                shard.last_block_ns.set(shard.clock.now_ns());
-                shard.mark_due.set(true);
-                tracing::info!(
-                    shard = shard.id.0,
-                    partition = shard.name_of(group),
-                    entries = carried.records().len(),
-                    "entries without a quorum keep the oldest file of the log, and move to its end"
-                );
-            }
-            Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
+        Err(error) => {
+            tracing::error!(
+                shard = shard.id.0,
+                partition = shard.name_of(group),
+                "entries cannot be carried forward: {error}"
+            );
+            return;
         }
+    };
+    if let Room::None = make_room(shard, carried.records()).await {
+        return;
+    }
+    match shard.wal.append_carried(&carried).await {
+        Ok(false) => {} // a checkpoint has applied some of them since they were read
+        Ok(true) => {
+            // It is marked as any other block: nothing else may ever follow it.
+            shard.last_block_ns.set(shard.clock.now_ns());
+            shard.mark_due.set(true);
+            tracing::info!(
+                shard = shard.id.0,
+                group = group.0,
+                entries = carried.records().len(),
+                "entries without a quorum keep the oldest file of the log, and move to its end"
+            );
+        }
+        Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
     }
 }
 

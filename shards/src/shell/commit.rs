@@ -37,7 +37,7 @@ pub async fn commit_loop(shard: Rc<Shard>) {
         if shard.want_roll.take() {
             roll_ahead_of_time(&shard).await;
         }
-        carry_forward(&shard).await;
+        let is_carrying = carry_forward(&shard).await;
         let block = shard.core.borrow_mut().take_block(BLOCK_BYTES_MAX);
         if shard.links().is_some() {
             // Followers get the entries while they are written here.
@@ -49,7 +49,7 @@ pub async fn commit_loop(shard: Rc<Shard>) {
             }
             if shard.want_mark.take() {
                 mark(&shard).await;
-            } else {
+            } else if !is_carrying {
                 shard.work.notified().await;
             }
             continue;
