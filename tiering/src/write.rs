@@ -132,7 +132,8 @@ fn bytes_needed<D: Disk>(file: &SealedFile<D>, part: &WritePart) -> u64 {
     let extents = file.extents(part.group, part.from, part.last);
     let payload: u64 = extents.map(|extent| u64::from(extent.payload_bytes)).sum();
     // None is written before the next batch would make it too large, so two that follow one another hold more than that.
-    let segments = 2 * payload.div_ceil(part.segment_bytes_max.clamp(1, GATHERED_BYTES_MAX));
+    let largest = payload.div_ceil(part.segment_bytes_max.clamp(1, GATHERED_BYTES_MAX));
+    let segments = (2 * largest).saturating_sub(1);
     let index_bytes = payload / INDEX_INTERVAL_BYTES * INDEX_ENTRY_BYTES as u64;
     payload + index_bytes + segments * SECTORS_MORE * SECTOR_BYTES
 }

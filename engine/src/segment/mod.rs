@@ -25,6 +25,7 @@ pub mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::format::{SegmentFault, SegmentId, SegmentPlan, SegmentSummary};
 pub use self::manifest::{Loaded, Manifest};
@@ -87,9 +88,11 @@ impl SegmentError {
     }
 }
 
+/// A name under which a segment is written. Two that are written side by side may come to the same name in the end.
 fn temporary(path: &Path) -> PathBuf {
+    static WRITERS: AtomicU64 = AtomicU64::new(0);
     let mut name = path.as_os_str().to_owned();
-    name.push(TEMPORARY_SUFFIX);
+    name.push(format!(".{}{TEMPORARY_SUFFIX}", WRITERS.fetch_add(1, Ordering::Relaxed)));
     PathBuf::from(name)
 }
 

@@ -4,7 +4,6 @@
 //! - I2: the file is as long as the plan says from its creation on; a plan that the batches do not keep is an error.
 //! - I3: after an error, or [`SegmentWriter::discard`], nothing is left of it, as far as the disk lets it be removed.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::format::{
@@ -27,6 +26,7 @@ const _: () = assert!(BUFFER_BYTES <= crate::limits::DISK_IO_BYTES_MAX);
 pub struct SegmentWriter<D: Disk> {
     disk: D,
     path: PathBuf,
+    temporary: PathBuf,
     out: Out<D::File>,
     plan: SegmentPlan,
     index: Vec<IndexEntry>,
@@ -111,16 +111,12 @@ impl<D: Disk> SegmentWriter<D> {
     ) -> Result<SegmentWriter<D>, SegmentError> {
         plan.check().map_err(|fault| SegmentError::NotPlanned { path: path.to_owned(), fault })?;
         let temporary = temporary(path);
-        let mut made = disk.create(&temporary, plan.file_bytes()).await;
-        if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists) {
-            // An attempt that failed left it.
-            disk.remove(&temporary).await.map_err(SegmentError::io(&temporary))?;
-            made = disk.create(&temporary, plan.file_bytes()).await;
-        }
+        let made = disk.create(&temporary, plan.file_bytes()).await;
         let file = made.map_err(SegmentError::io(path))?;
         let mut writer = SegmentWriter {
             disk,
             path: path.to_owned(),
+            temporary,
             out: Out::new(file),
             plan,
             index: Vec::new(),
@@ -147,7 +143,7 @@ impl<D: Disk> SegmentWriter<D> {
 
     async fn remove_file(&self) {
         // What stays is removed by the next writer of this name, or at the next start.
-        drop(self.disk.remove(&temporary(&self.path)).await);
+        drop(self.disk.remove(&self.temporary).await);
     }
 
     async fn unless_failed<T>(&self, result: Result<T, SegmentError>) -> Result<T, SegmentError> {
@@ -257,7 +253,7 @@ impl<D: Disk> SegmentWriter<D> {
         self.out.pad().await?;
         assert!(self.out.position == self.plan.file_bytes(), "the file is as long as planned (I2)");
         self.out.file.sync_data().await?;
-        self.disk.rename(&temporary(&self.path), &self.path).await?;
+        self.disk.rename(&self.temporary, &self.path).await?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
         let synced = self.disk.sync_dir(dir).await;
         if synced.is_err() {
