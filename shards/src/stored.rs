@@ -77,6 +77,9 @@ pub enum RestoreError {
         /// Where the log ends.
         log_end: Offset,
     },
+    /// A segment cannot be read, so nobody knows whether it counts.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
 }
 
 /// The directory of a shard's segments.
@@ -234,7 +237,7 @@ impl<D: Disk> Segments<D> {
     ///
     /// # Errors
     /// If the log of a partition that has no other replica ends before its segments do: what is appended there would be
-    /// taken for stored, and would be lost.
+    /// taken for stored, and would be lost. If the disk fails.
     pub async fn restore(
         &self,
         core: &mut ShardCore,
@@ -255,7 +258,7 @@ impl<D: Disk> Segments<D> {
         for (group, tag) in partitions {
             let segments = found.remove(&(tag.topic.0, tag.partition)).unwrap_or_default();
             let log_end = core.partition(group).map(|view| view.end_offset).unwrap_or_default();
-            let segments = self.credible(tag, segments, log_end).await;
+            let segments = self.credible(tag, segments, log_end).await?;
             let path_of =
                 |segment: &Segment| self.dir.join(segment.file_name(tag.topic.0, tag.partition));
             for segment in core.restore_segments(group, segments) {
@@ -305,13 +308,14 @@ impl<D: Disk> Segments<D> {
         }
     }
 
-    /// Leaves out those that are not whole, as far as it matters: that others would go for, or that reach behind the log.
+    /// Leaves out those that are not whole, as far as it matters: that others would go for, or that reach behind the log. One that
+    /// cannot be read just now may be whole.
     async fn credible(
         &self,
         tag: PartitionTag,
         segments: Vec<Segment>,
         log_end: Offset,
-    ) -> Vec<Segment> {
+    ) -> Result<Vec<Segment>, RestoreError> {
         let rank = |segment: &Segment| (segment.generation, segment.end_offset);
         let mut credible = Vec::with_capacity(segments.len());
         for (at, segment) in segments.iter().enumerate() {
@@ -319,16 +323,20 @@ impl<D: Disk> Segments<D> {
             let replaces = others.any(|(_, o)| segment.overlaps(o) && rank(segment) >= rank(o));
             if replaces || segment.end_offset > log_end {
                 let path = self.dir.join(segment.file_name(tag.topic.0, tag.partition));
-                if let Err(error) = SegmentReader::open(&self.disk, &path).await {
-                    tracing::error!(
-                        "a segment does not count, and what it stands for stays: {error}"
-                    );
-                    continue;
+                match SegmentReader::open(&self.disk, &path).await {
+                    Ok(_) => {}
+                    Err(error @ SegmentError::Io { .. }) => return Err(error.into()),
+                    Err(error) => {
+                        tracing::error!(
+                            "a segment does not count, and what it stands for stays: {error}"
+                        );
+                        continue;
+                    }
                 }
             }
             credible.push(*segment);
         }
-        credible
+        Ok(credible)
     }
 
     /// When a segment was written, if the disk knows.
@@ -345,6 +353,19 @@ impl<D: Disk> Segments<D> {
                 (of_topic, of_partition) == (topic.0, partition) && segment.end_offset > from
             })
         })
+    }
+
+    /// Up to where each partition has files that are to be removed, for who asks [`Segments::is_removing`] of many.
+    pub fn removing_to(&self) -> BTreeMap<(TopicId, u32), Offset> {
+        let mut ends = BTreeMap::new();
+        self.gone.borrow().any(|name| {
+            if let Some((topic, partition, segment)) = Segment::parse(name, 0) {
+                let end = ends.entry((TopicId(topic), partition)).or_insert(segment.end_offset);
+                *end = segment.end_offset.max(*end);
+            }
+            false
+        });
+        ends
     }
 
     /// Notes segments that nobody needs any more.
@@ -589,6 +610,7 @@ mod tests {
         assert!(segments.is_removing(topic, 3, Offset(19)), "a batch may lie across");
         assert!(!segments.is_removing(topic, 3, Offset(20)));
         assert!(!segments.is_removing(topic, 4, Offset(10)));
+        assert_eq!(segments.removing_to(), BTreeMap::from([((topic, 3), Offset(20))]));
         segments.take_gone(true);
         assert!(segments.is_removing(topic, 3, Offset(10)), "it is there yet");
         segments.removed(Vec::new());

@@ -1,4 +1,5 @@
-//! From a leader's records to segments: what a replica copies before it takes a snapshot.
+//! From another replica's records to segments: what a replica copies before it takes a snapshot, or because it cannot read
+//! its own any more.
 //!
 //! The batches come as they are sent to consumers, and lie in memory as they were received; they are written as they
 //! are. Whoever gave them is another node, so they are checked for what a segment needs of them: that they are whole and
@@ -8,6 +9,7 @@
 //!   a gap.
 //! - I2: no memory is taken but for a place of each batch, and the writer's buffer.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -29,6 +31,10 @@ pub struct FillJob {
     pub id: SegmentId,
     /// The first offset that they stand for. Batches that end before are left out; one may lie across.
     pub from: Offset,
+    /// Where it is known: up to here they stand for, and batches from here on are left out.
+    pub up_to: Option<Offset>,
+    /// Above that of segments whose place they take.
+    pub generation: u32,
     /// Whole batches, one after the other.
     pub chunks: Vec<Bytes>,
     /// The largest segment; one batch may be larger.
@@ -55,8 +61,10 @@ pub async fn write_fill<D: Disk>(
     done: &mut impl FnMut(Segment),
 ) -> Result<(), SegmentError> {
     let mut from = job.from;
-    for part in parts(job)? {
-        let segment = write_part(disk, job, from, &part, pace).await?;
+    let parts = parts(job)?;
+    for (at, part) in parts.iter().enumerate() {
+        let up_to = job.up_to.filter(|_| at + 1 == parts.len()).unwrap_or(part.end_offset);
+        let segment = write_part(disk, job, from..up_to, part, pace).await?;
         from = segment.end_offset;
         done(segment);
     }
@@ -76,22 +84,27 @@ fn parts(job: &FillJob) -> Result<Vec<Part<'_>>, SegmentError> {
             let (batch, after) = split.filter(|(b, _)| !b.is_empty()).ok_or_else(not_batches)?;
             rest = after;
             let count = header.last_offset_delta.unsigned_abs().saturating_add(1);
-            if header.base_offset.plus(count) <= job.from {
+            let end_offset = header.base_offset.plus(count);
+            let is_behind = job.up_to.is_some_and(|up_to| header.base_offset >= up_to);
+            if end_offset <= job.from || is_behind {
                 continue;
+            }
+            if job.up_to.is_some_and(|up_to| end_offset > up_to) {
+                return Err(not_batches());
             }
             let bytes = batch.len() as u64;
             let timestamp_ms = if header.record_count == 0 { -1 } else { header.max_timestamp_ms };
             match parts.last_mut() {
                 Some(part) if part.bytes + bytes <= job.segment_bytes_max => {
                     part.batches.push(batch);
-                    part.end_offset = header.base_offset.plus(count);
+                    part.end_offset = end_offset;
                     part.bytes += bytes;
                     part.max_timestamp_ms = part.max_timestamp_ms.max(timestamp_ms);
                 }
                 _ => parts.push(Part {
                     batches: vec![batch],
                     first_offset: header.base_offset,
-                    end_offset: header.base_offset.plus(count),
+                    end_offset,
                     bytes,
                     max_timestamp_ms: timestamp_ms,
                 }),
@@ -108,7 +121,7 @@ fn parts(job: &FillJob) -> Result<Vec<Part<'_>>, SegmentError> {
 async fn write_part<D: Disk>(
     disk: &D,
     job: &FillJob,
-    from: Offset,
+    range: Range<Offset>,
     part: &Part<'_>,
     pace: &mut impl Pace,
 ) -> Result<Segment, SegmentError> {
@@ -120,12 +133,12 @@ async fn write_part<D: Disk>(
         batches: u32::try_from(part.batches.len()).unwrap_or(u32::MAX),
     };
     let segment = Segment {
-        base_offset: from,
-        end_offset: part.end_offset,
+        base_offset: range.start,
+        end_offset: range.end,
         file_bytes: plan.file_bytes(),
         max_timestamp_ms: part.max_timestamp_ms,
         term: id.term,
-        generation: 0,
+        generation: job.generation,
         is_compacted: false,
     };
     let path = job.segments_dir.join(segment.file_name(id.topic, id.partition));
@@ -135,7 +148,7 @@ async fn write_part<D: Disk>(
         pace.spend(batch.len() as u64).await;
     }
     let summary = writer.finish().await?;
-    assert!(summary.end_offset == part.end_offset, "{segment:?} stands for all its batches");
+    assert!(summary.end_offset == part.end_offset, "{segment:?} holds all its batches");
     pace.spend(SYNC_COST_BYTES).await;
     Ok(segment)
 }

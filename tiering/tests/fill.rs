@@ -45,15 +45,24 @@ fn write(
     from: i64,
     chunks: Vec<Bytes>,
 ) -> (Vec<Segment>, Result<(), SegmentError>) {
-    let job = FillJob {
+    run(disk, &job(from, chunks))
+}
+
+fn job(from: i64, chunks: Vec<Bytes>) -> FillJob {
+    FillJob {
         segments_dir: DIR.into(),
         id: id(),
         from: Offset(from),
+        up_to: None,
+        generation: 0,
         chunks,
         segment_bytes_max: 5000,
-    };
+    }
+}
+
+fn run(disk: &SimDisk, job: &FillJob) -> (Vec<Segment>, Result<(), SegmentError>) {
     let mut segments = Vec::new();
-    let written = block_on(write_fill(disk, &job, &mut Unpaced, &mut |s| segments.push(s)));
+    let written = block_on(write_fill(disk, job, &mut Unpaced, &mut |s| segments.push(s)));
     (segments, written)
 }
 
@@ -94,6 +103,27 @@ fn given_an_offset_within_a_batch_when_written_then_the_segment_stands_for_what_
     written.unwrap();
     assert_eq!((segments[0].base_offset, segments[0].end_offset), (Offset(12), Offset(15)));
     assert_eq!(read(&disk, &segments[0]), [batch(10, 5)], "what lies before is left out");
+}
+
+#[test]
+fn given_a_range_when_written_then_segments_stand_for_all_of_it_and_hold_nothing_else() {
+    let disk = disk();
+    let batches: Vec<Bytes> = (0..20).map(|at| batch(at * 10, 5)).collect();
+    let wanted = |up_to| FillJob {
+        up_to: Some(Offset(up_to)),
+        generation: 3,
+        ..job(40, vec![joined(&batches)])
+    };
+    let (segments, written) = run(&disk, &wanted(128));
+    written.unwrap();
+    assert!(segments.len() > 1 && segments.iter().all(|segment| segment.generation == 3));
+    assert!(segments.windows(2).all(|pair| pair[0].end_offset == pair[1].base_offset));
+    assert_eq!(segments[0].base_offset, Offset(40));
+    assert_eq!(segments.last().unwrap().end_offset, Offset(128), "compaction took the last three");
+    let found: Vec<Bytes> = segments.iter().flat_map(|segment| read(&disk, segment)).collect();
+    assert_eq!(found, batches[4..13]);
+    let (segments, written) = run(&disk, &wanted(123));
+    assert!(written.is_err() && segments.is_empty(), "a batch lies across");
 }
 
 #[test]

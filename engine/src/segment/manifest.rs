@@ -167,6 +167,27 @@ impl Manifest {
         old
     }
 
+    /// Puts segments where `old` is, all of what stands between its first and its last one, or where nothing is. Whether
+    /// that is how it was; otherwise nothing changes.
+    pub fn put(&mut self, old: &[Segment], new: &[Segment]) -> bool {
+        let Some(base) = old.first().or(new.first()).map(|segment| segment.base_offset) else {
+            return true;
+        };
+        let (first, end) = (self.position(base), self.position(base) + old.len());
+        let is_there = end <= self.segments.len() && self.segments.range(first..end).eq(old);
+        let before = first.checked_sub(1).map(|at| self.segments[at]);
+        let around = before.iter().chain(new).chain(self.segments.get(end));
+        let rises = around.clone().zip(around.skip(1)).all(|(a, b)| a.end_offset <= b.base_offset);
+        if !is_there || !rises {
+            return false;
+        }
+        self.segments.drain(first..end);
+        for (at, segment) in new.iter().enumerate() {
+            self.segments.insert(first + at, *segment);
+        }
+        true
+    }
+
     /// Drops the segments that stand for nothing at or after `log_start`; they are handed back.
     pub fn drop_before(&mut self, log_start: Offset) -> Vec<Segment> {
         self.segments.drain(..self.position(log_start)).collect()
@@ -273,6 +294,28 @@ mod tests {
         all.drop_before(Offset(30));
         let too_late = segment(10, 30, 6);
         assert_eq!(all.replace(too_late), [too_late]);
+    }
+
+    #[test]
+    fn given_what_was_lost_when_it_is_put_back_then_only_where_nothing_else_stands_for_it() {
+        let segments = [segment(0, 10, 0), segment(20, 30, 0), segment(30, 40, 0)];
+        let mut all = manifest(&segments);
+        for overlapping in [segment(9, 20, 1), segment(10, 21, 1), segment(25, 28, 1)] {
+            assert!(!all.put(&[], &[overlapping]), "{overlapping:?}");
+        }
+        assert!(!all.put(&[], &[segment(10, 15, 1), segment(14, 20, 1)]), "they overlap");
+        assert_eq!(all, manifest(&segments));
+        let mended = [segment(10, 15, 1), segment(15, 20, 1)];
+        assert!(all.put(&[], &mended) && all.put(&[], &[segment(40, 50, 1)]));
+        let [a, b, c] = segments;
+        let [d, e] = mended;
+        assert_eq!(all, manifest(&[a, d, e, b, c, segment(40, 50, 1)]));
+        let new = [segment(10, 25, 2), segment(25, 30, 2)];
+        assert!(!all.put(&[d, b], &new), "these are no neighbours");
+        assert!(!all.put(&[d, e], &new), "there is another one behind them");
+        assert!(all.put(&[d, e, b], &new));
+        assert_eq!(all, manifest(&[a, new[0], new[1], c, segment(40, 50, 1)]));
+        assert!(!all.put(&[d], &[segment(10, 15, 7)]), "it has gone meanwhile");
     }
 
     #[test]

@@ -22,6 +22,7 @@
 //! | `group_log` | the logs that hold the state of consumer groups |
 //! | `read` | what may be read, and from where |
 //! | [`reconcile`] | how a group gets the members that the catalog wants |
+//! | `repair` | what other replicas have and this one cannot read any more |
 //! | `read_index` | who waits for a quorum before they read |
 //! | [`producers`] | sequence numbers of idempotent producers |
 //! | `stall` | a disk that hangs, and leaderships that go elsewhere |
@@ -67,6 +68,7 @@ mod read;
 mod read_index;
 pub mod reconcile;
 mod refusal;
+mod repair;
 mod segments;
 mod stall;
 mod ticks;
@@ -81,6 +83,7 @@ pub use log_start::{PartitionCommand, PartitionCommandError};
 pub use peers::GroupFetch;
 pub use read::{PartitionView, ReadPlan};
 pub use read_index::ReadBarrier;
+pub use repair::{RepairPlan, RepairStep, Unreadable};
 pub use segments::NamedSegment;
 pub use transfer::TransferRefused;
 

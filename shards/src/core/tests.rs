@@ -16,6 +16,7 @@ mod lost;
 mod nodes;
 mod reads;
 mod refusal;
+mod repair;
 mod segments;
 mod stall;
 mod ticks;

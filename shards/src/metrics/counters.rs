@@ -106,6 +106,10 @@ counters! {
     segment_source_failures: "chronik_segment_source_failures_total" Counter Sum Shard;
     /// Bytes of records copied from other nodes for replicas that lacked them.
     fill_bytes: "chronik_fill_bytes_total" Counter Sum Shard;
+    /// Repairs: records that could not be read any more and were copied from another replica.
+    repairs: "chronik_repairs_total" Counter Sum Shard;
+    /// Repairs that failed; they are tried again.
+    repair_failures: "chronik_repair_failures_total" Counter Sum Shard;
     /// Segments there are.
     segments: "chronik_segments" Gauge Sum Shard;
     /// Bytes of the segments there are.
@@ -116,7 +120,7 @@ counters! {
     compactions: "chronik_compactions_total" Counter Sum Shard;
     /// Rounds of compaction or merging of a partition that failed; its segments stay as they are.
     compaction_failures: "chronik_compaction_failures_total" Counter Sum Shard;
-    /// Rounds of compaction or merging that were put off: what is free on the disk is kept for the segments of the log.
+    /// Rounds of compaction or merging that were put off: there was too little room on the disk for what they write.
     compactions_put_off: "chronik_compactions_put_off_total" Counter Sum Shard;
     /// Bytes that compaction has read to write them anew.
     compaction_bytes_read: "chronik_compaction_bytes_read_total" Counter Sum Shard;

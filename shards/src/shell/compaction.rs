@@ -3,11 +3,12 @@
 //! A turn looks at each partition of the shard once. The work itself is the background thread's, one partition at a time,
 //! within the bandwidth that is set for it; the manifest changes segment by segment while it goes on.
 //!
-//! - I1: a partition is read and written anew by one round at a time, so its segments only change under it where its log
+//! - I1: a partition is read and written anew by one round at a time, repairs among them, so its segments only change under it where its log
 //!   start moves. Then the round fails because a file is gone, and the next one does it again; or what it made takes the
 //!   place of what is left.
-//! - I2: what is written leaves the room free that the log's own segments need. Where it would not it is put off: it frees
-//!   room only once it is done.
+//! - I2: what merging writes leaves the room free that the log's own segments need; where it would not it is put off.
+//!   Compaction may be the only thing that can free a full disk, so it takes what room there is, and gives back more once it is
+//!   done. Where that is too little it is tried again as soon as there is more.
 //! - I3: a partition that cannot be written anew, as one with a damaged segment, holds up no other and is read in vain less
 //!   and less often.
 
@@ -30,10 +31,14 @@ use chronik_tiering::pace::ThreadPace;
 use chronik_tiering::room::RoomKept;
 use futures_lite::future::block_on;
 
+use super::repair::segment_lost;
 use super::shard::{Shard, random_seed};
 use super::tiering::{room_for_segments, segment_bytes_max};
 use crate::catalog::{PartitionTag, Topic};
-use crate::core::NamedSegment;
+use crate::core::{NamedSegment, Unreadable};
+
+/// Between two looks whether something is to be repaired.
+const REPAIR_LOOK: Duration = Duration::from_secs(1);
 
 /// When the next tombstones of a partition may go, as far as it is known.
 type Horizons = BTreeMap<GroupId, Option<i64>>;
@@ -42,6 +47,8 @@ type Horizons = BTreeMap<GroupId, Option<i64>>;
 #[derive(Debug, Default)]
 struct Known {
     horizons: Horizons,
+    /// What was free when there was not room enough for a partition (I2).
+    no_room: BTreeMap<GroupId, u64>,
     /// How often something was put off (I2), in this turn and in the one before.
     put_off: u32,
     put_off_before: u32,
@@ -49,6 +56,16 @@ struct Known {
     failures: Failures<GroupId>,
     /// Where segments begin that could not be read to be merged: others are merged around them.
     unreadable: BTreeMap<GroupId, BTreeSet<Offset>>,
+}
+
+impl Known {
+    /// Whether there is more room than there was when a partition found too little.
+    async fn has_more_room(&self, shard: &Shard, group: GroupId) -> bool {
+        match self.no_room.get(&group) {
+            Some(before) => shard.wal.available().await > *before,
+            None => false,
+        }
+    }
 }
 
 /// A partition as a turn finds it.
@@ -78,17 +95,22 @@ pub async fn compaction_loop(shard: Rc<Shard>) {
     let interval = Duration::from_millis(shard.node.config.kafka.log_cleaner_backoff_ms);
     let mut known = Known::default();
     loop {
-        sleep(interval).await;
+        rest(&shard, interval).await;
         let partitions: Vec<(GroupId, PartitionTag)> =
             shard.with_core(|core| core.record_partitions().collect());
         for (group, tag) in partitions {
             if shard.stopping.get() {
                 return;
             }
+            if shard.wants_repairs() {
+                shard.repair().await;
+            }
             let topic = shard.catalog().topic_by_id(tag.topic).map(Arc::clone);
-            if known.failures.is_left_alone(&group, shard.clock.now_ns()) {
+            let is_left_alone = known.failures.is_left_alone(&group, shard.clock.now_ns());
+            if is_left_alone && !known.has_more_room(&shard, group).await {
                 continue;
             }
+            known.no_room.remove(&group);
             if let (Some(topic), Some(candidate)) = (topic, candidate(&shard, group, tag)) {
                 turn(&shard, &topic, candidate, &mut known).await;
             }
@@ -104,9 +126,26 @@ pub async fn compaction_loop(shard: Rc<Shard>) {
         let is_here = |group: &GroupId| shard.with_core(|core| core.partition(*group).is_some());
         known.horizons.retain(|group, _| is_here(group));
         known.failures.retain(is_here);
+        known.no_room.retain(|group, _| is_here(group));
         known.unreadable.retain(|group, _| is_here(group));
         if shard.stopping.get() {
             return;
+        }
+    }
+}
+
+/// Waits for the next turn, but for repairs (I1): somebody wants to read what they bring.
+async fn rest(shard: &Rc<Shard>, interval: Duration) {
+    let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+    let until_ns = shard.clock.now_ns().saturating_add(interval_ns);
+    let look = if shard.links().is_some() { REPAIR_LOOK } else { interval };
+    while !shard.stopping.get() {
+        if shard.wants_repairs() {
+            shard.repair().await;
+        }
+        match until_ns.saturating_sub(shard.clock.now_ns()) {
+            0 => return,
+            left_ns => sleep(look.min(Duration::from_nanos(left_ns))).await,
         }
     }
 }
@@ -133,8 +172,20 @@ async fn turn(shard: &Rc<Shard>, topic: &Topic, candidate: Candidate, known: &mu
         Err(error) if log_start_moved(shard, &candidate, &error) => {
             tracing::debug!(shard = shard.id.0, topic = %topic.name, "compaction begins again: {error}");
         }
-        Err(error) if is_no_room(&error) => put_off(shard, topic, known),
+        Err(error) if is_no_room(&error) => {
+            known.failures.forget(&group); // no longer and longer pauses
+            known.failures.note(group, shard.clock.now_ns());
+            known.no_room.insert(group, shard.wal.available().await);
+            put_off(shard, topic, known);
+        }
         Err(error) => {
+            let lost = match &error {
+                CompactError::Segment { source } => segment_lost(source),
+                _ => candidate.named_by(&error),
+            };
+            if let Some(segment) = lost {
+                shard.want_repair(group, Unreadable::Stored(segment.base_offset));
+            }
             let noted = known.failures.note(group, shard.clock.now_ns());
             shard.metrics.borrow_mut().counters.compaction_failures += 1;
             tracing::error!(
@@ -162,7 +213,7 @@ fn put_off(shard: &Shard, topic: &Topic, known: &mut Known) {
         tracing::warn!(
             shard = shard.id.0,
             topic = %topic.name,
-            "compaction is put off: what is free on the disk is kept for the segments of the log"
+            "compaction and merging are put off: there is too little room on the disk for what they write"
         );
     }
     known.put_off += 1;
@@ -230,23 +281,18 @@ async fn compact_one(
     let Some(reason) = wants_compaction(segments, up_to, &settings, horizon_ms, now_ms) else {
         return Ok(());
     };
-    if !has_room(shard, topic, segments).await {
-        put_off(shard, topic, known);
-        return Ok(());
-    }
     let mut hash_key = [0; 16];
     hash_key[..8].copy_from_slice(&random_seed().to_le_bytes());
     hash_key[8..].copy_from_slice(&random_seed().to_le_bytes());
     let segments = segments.clone();
     let job = CompactionJob { dir, id, segments, up_to, settings, hash_key, now_ms };
     let (mesh, shard_id, mut pace) = (shard.mesh().clone(), shard.id, pace(shard));
-    let room_bytes = room_for_segments(&shard.node.config.wal);
     let work = move |disk: &DirectDisk| {
         let mut done = |segment: Segment| {
             let tell = move |shard: &Rc<Shard>| replace(shard, group, id, segment);
             mesh.send_patiently(shard_id, Box::new(tell));
         };
-        block_on(compact(&RoomKept::new(disk, room_bytes), &job, &mut pace, &mut done))
+        block_on(compact(disk, &job, &mut pace, &mut done))
     };
     let Some(compacted) = shard.in_background(&shard.background.cleaner, work).await else {
         return Ok(());

@@ -103,7 +103,7 @@ impl Shard {
         }
     }
 
-    async fn ask_records(self: &Rc<Self>, ask: FillAsk) -> FillAnswer {
+    pub(super) async fn ask_records(self: &Rc<Self>, ask: FillAsk) -> FillAnswer {
         let FillAsk { group, replica, leader, from, up_to, bytes_max, .. } = ask;
         self.wait_for_pace().await;
         let Some(links) = self.links() else { return FillAnswer::Failed };
@@ -198,6 +198,8 @@ impl Shard {
             segments_dir: self.segments.dir().to_owned(),
             id,
             from,
+            up_to: None,
+            generation: 0,
             chunks: chunks.into_iter().map(|chunk| chunk.bytes).collect(),
             segment_bytes_max: topic_bytes_max.unwrap_or(GATHERED_BYTES_MAX),
         };

@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod notify;
 pub mod publisher;
 pub mod read;
+mod repair;
 pub mod replies;
 pub mod retention;
 pub mod roll;

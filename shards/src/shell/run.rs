@@ -437,6 +437,7 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
     };
     let shard = Shard::new(parts);
     shard.join_cluster()?;
+    shard.want_missing();
     chronik_ring::spawn(run_jobs(Rc::clone(&shard), mesh)).detach();
     chronik_ring::spawn(commit_loop(Rc::clone(&shard))).detach();
     chronik_ring::spawn(tick_loop(Rc::clone(&shard))).detach();

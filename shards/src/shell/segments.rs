@@ -12,6 +12,7 @@ use chronik_engine::segment::Manifest;
 use futures_lite::future::block_on;
 
 use super::complaints::Said;
+use super::repair::unreadable;
 use super::shard::Shard;
 use crate::core::{FetchError, NamedSegment, PartitionView};
 use crate::stored::{FoundBatch, StoredError};
@@ -169,6 +170,9 @@ impl Shard {
     fn read_failed(&self, group: GroupId, error: &StoredError) -> FetchError {
         if self.core.borrow().partition(group).is_none() {
             return FetchError::UnknownPartition; // deleted while it was read
+        }
+        if let Some(what) = unreadable(error) {
+            self.want_repair(group, what);
         }
         if let Some(Said { partition, times }) = self.complain(group, &error.to_string()) {
             tracing::error!(

@@ -32,6 +32,7 @@ use super::groups::Coordinators;
 use super::leadership::LeadershipWaits;
 use super::mesh::{Mesh, MeshRefused};
 use super::notify::Notify;
+use super::repair::Repairs;
 use super::replies::{ReplyTable, ReplyTo, WaiterIds, WaiterTable};
 use super::serve::{Adopt, ReadNetStats};
 use crate::catalog::{Catalog, CatalogCommand, Incarnation, PartitionTag};
@@ -120,6 +121,8 @@ pub struct Shard {
     pub(super) background: Background,
     /// What was said of partitions in trouble.
     pub(super) complaints: Complaints,
+    /// What of partitions cannot be read, and other replicas may have.
+    pub(super) repairs: Repairs,
     pub(super) core: RefCell<ShardCore>,
     pub(super) work: Notify,
     pub(super) stopping: Cell<bool>,
@@ -233,6 +236,7 @@ impl Shard {
             held_file: Cell::new(None),
             background,
             complaints: Complaints::default(),
+            repairs: Repairs::default(),
             core: RefCell::new(core),
             work: Notify::default(),
             stopping: Cell::new(false),

@@ -32,7 +32,7 @@ use super::background::WaitingShare;
 use super::shard::Shard;
 use crate::catalog::{Topic, TopicId};
 use crate::config::WalConfig;
-use crate::core::NamedSegment;
+use crate::core::{NamedSegment, Unreadable};
 
 /// The smallest, so that a file of the log does not become thousands.
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
@@ -164,6 +164,7 @@ impl Tiering {
                 for FailedPart { group, error } in failed {
                     let noted = self.backlog.part_failed(file, group, now_ns(shard));
                     log_unreadable(shard, file, Some(group), noted, &error);
+                    want_copies(shard, file, &[group]);
                     unwritten.insert(group);
                 }
                 Some(self.backlog.written(file, parts, &unwritten))
@@ -171,6 +172,7 @@ impl Tiering {
             Err(error @ WriteError::Open(_)) => {
                 let noted = self.backlog.file_failed(file, parts, now_ns(shard));
                 log_unreadable(shard, file, None, noted, &error);
+                want_copies(shard, file, &parts.iter().map(|part| part.group).collect::<Vec<_>>());
                 Some(false)
             }
             Err(WriteError::NoRoom { needed, .. }) => {
@@ -198,6 +200,15 @@ impl Tiering {
 
 fn now_ns(shard: &Shard) -> u64 {
     shard.clock.now_ns()
+}
+
+/// Other replicas may have what cannot be read of a file.
+fn want_copies(shard: &Shard, file: FileSeq, groups: &[GroupId]) {
+    for (group, range) in shard.wal.ranges_in_file(file) {
+        if groups.contains(&group) {
+            shard.want_repair(group, Unreadable::Logged(range.end_offset));
+        }
+    }
 }
 
 /// Counts what cannot be read of the log, and says so once.
@@ -247,9 +258,10 @@ fn plan(shard: &Shard, file: FileSeq) -> FilePlan {
     let planned =
         shard.with_core(|core| core.plan_segments(&ranges, cluster, bytes_max, first_in_log));
     let FilePlan { mut parts, mut waiting } = planned;
+    let removing_to = shard.segments.removing_to();
     parts.retain(|part| {
-        let (id, from) = (part.id, part.from);
-        let is_removing = shard.segments.is_removing(TopicId(id.topic), id.partition, from);
+        let removing_to = removing_to.get(&(TopicId(part.id.topic), part.id.partition));
+        let is_removing = removing_to.is_some_and(|end| *end > part.from);
         if is_removing {
             waiting.push(part.group);
         }

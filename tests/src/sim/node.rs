@@ -383,6 +383,8 @@ impl Node {
             segments_dir: self.segments.dir().to_owned(),
             id,
             from,
+            up_to: None,
+            generation: 0,
             chunks: chunks.into_iter().map(|chunk| chunk.bytes).collect(),
             segment_bytes_max: SEGMENT_BYTES_MAX,
         };
