@@ -26,7 +26,7 @@ use crate::ids::{FileSeq, GroupId, RaftIndex};
 use crate::limits::WAL_BLOCK_RECORDS_MAX;
 use crate::wal::ReadError;
 
-/// The most that is carried of one group: what a leader takes before anything of it is committed.
+/// The most that is carried of one group: what a leader takes in one term before anything of it is committed.
 const CARRIED_BYTES_MAX: usize = 64 << 20;
 
 /// The entries of a group behind the last that is applied, as they were when they were read.

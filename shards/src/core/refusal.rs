@@ -1,9 +1,10 @@
 //! Batches that were proposed and for which the disk has no room.
 //!
 //! A block that waits for room would stop everything behind it, and with it what makes room: the deletion of topics and
-//! of records. So such batches are refused for good, though they have their place in the log already: none of them is
-//! durable, so nobody was told anything of them. Their group forgets what never reached the disk and leads on in another
-//! term (`replication::RaftGroup::restart`); what other groups have to write stays and goes first.
+//! of records. So such batches are refused, though they have their place in the log already: none of them is durable here,
+//! and no client was told anything of them. Their group forgets what never reached the disk and leads on in another
+//! term (`replication::RaftGroup::restart`); what other groups have to write stays and goes first. Followers may have got
+//! them and may still commit them: as with any error that a client may try again at, it does not know.
 //!
 //! - I1: of a group either everything that Raft gave out since its last durable block is taken back, or nothing.
 //! - I2: units that do not come from Raft stay: a creation, a deletion, and the cut of a log, which is about durable

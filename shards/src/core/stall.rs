@@ -1,7 +1,7 @@
 //! A disk that takes a write and does not come back with it, as a remote volume may for minutes.
 //!
-//! Such a leader still sends heartbeats: its groups would keep it, and commit nothing, for its own replica counts only what is
-//! on its disk. Its followers lack nothing, since entries leave while they are written; so they take over.
+//! Such a leader still sends heartbeats, so its groups would keep it, and get nothing more from it: the next block waits for the
+//! one that hangs. Its followers lack nothing of that one, since entries leave while they are written; so they take over.
 //!
 //! - I1: a group is handed over only where others, in sync and in reach, decide without this replica. Elsewhere nothing would
 //!   be gained, and nobody would answer readers meanwhile.

@@ -1,9 +1,10 @@
 //! Retention: the leader of a partition finds out what of it is beyond the topic's limits, and lets its log start behind.
 //!
-//! The judgement is by extents of the log: by their bytes, and by the greatest timestamp in them, which is the records'
-//! own and not the time of arrival, as in Kafka. Where no record of a piece has one, the time counts when its file was
-//! written; a merge, a compaction, or a copy to another node writes it anew, so such records may stay longer. It ends in a command of the partition's log, so all replicas agree on
-//! the start and each takes its files back for itself.
+//! The judgement is by segments, each as a whole, and by extents of the log: by their bytes, and by the greatest timestamp in
+//! them, which is the records' own and not the time of arrival, as in Kafka. Where no record of a piece has one, the time
+//! counts when its file was written; a merge, a compaction, or a copy to another node writes it anew, so such records may stay
+//! longer. It ends in a command of the partition's log, so all replicas agree on the start and each takes its files back for
+//! itself.
 //!
 //! - I1: a turn looks at each partition once, and lets others run between two of them.
 //! - I2: nothing is decided here that is not also right a moment later: limits that are raised meanwhile save only what
