@@ -267,9 +267,9 @@ fn given_checkpoints_longer_than_a_file_when_more_is_written_then_files_hold_as_
         let state = vec![5; 1 << 20];
         let (mut rolls, mut blocks) = (0, 0);
         while rolls < 4 {
+            let mut checkpoints = p.model.checkpoints();
             let next = [p.batch(1, 1, 1, 3_000)];
             if wal.needs_roll(&next) {
-                let mut checkpoints = p.model.checkpoints();
                 checkpoints.iter_mut().for_each(|checkpoint| checkpoint.state = state.clone());
                 wal.roll(checkpoints, &next).await.unwrap();
                 rolls += 1;
