@@ -8,6 +8,8 @@
 //!   that was deleted, others may have neither the record nor its tombstone any more, and this replica the record still: with
 //!   its tombstone alone replaced, the key would be back.
 
+use std::ops::Range;
+
 use chronik_engine::ids::{GroupId, Offset, ReplicaId, Term};
 use chronik_engine::segment::Segment;
 
@@ -78,16 +80,15 @@ impl ShardCore {
         let segments = &group.segments;
         let (mut base_offset, mut up_to) = match what {
             Unreadable::Logged(logged_to) => (group.stored_to(), logged_to),
-            Unreadable::Stored(at) => match segments.find(at.max(start)) {
-                Some(found) if found.base_offset <= at.max(start) => {
-                    (found.base_offset, found.end_offset)
-                }
-                next => {
-                    let before = segments.iter().rev().find(|s| s.end_offset <= at.max(start));
-                    let next = next.map(|next| next.base_offset).or(first_in_log).unwrap_or(end);
-                    (before.map_or(start, |before| before.end_offset.max(start)), next)
-                }
-            },
+            Unreadable::Stored(at) => {
+                let at = at.max(start);
+                let found = segments.find(at).filter(|found| found.base_offset <= at);
+                let found = found.map(|found| found.base_offset..found.end_offset);
+                let gaps = segments.gaps(start, first_in_log.unwrap_or(end));
+                let lost = found.or(gaps.into_iter().find(|gap| gap.contains(&at)));
+                let Some(Range { start, end }) = lost else { return RepairStep::None };
+                (start, end)
+            }
         };
         let last_compacted = segments.iter().rev().find(|segment| segment.is_compacted);
         if is_compacted || last_compacted.is_some() {

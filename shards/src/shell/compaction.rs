@@ -3,9 +3,9 @@
 //! A turn looks at each partition of the shard once. The work itself is the background thread's, one partition at a time,
 //! within the bandwidth that is set for it; the manifest changes segment by segment while it goes on.
 //!
-//! - I1: a partition is read and written anew by one round at a time, repairs among them, so its segments only change under it where its log
-//!   start moves. Then the round fails because a file is gone, and the next one does it again; or what it made takes the
-//!   place of what is left.
+//! - I1: a partition is read and written anew by one round at a time, repairs among them, so its segments only change under
+//!   it where its log start moves. Then the round fails because a file is gone, and the next one does it again; or what it
+//!   made takes the place of what is left.
 //! - I2: what merging writes leaves the room free that the log's own segments need; where it would not it is put off.
 //!   Compaction may be the only thing that can free a full disk, so it takes what room there is, and gives back more once it is
 //!   done. Where that is too little it is tried again as soon as there is more.
@@ -102,9 +102,7 @@ pub async fn compaction_loop(shard: Rc<Shard>) {
             if shard.stopping.get() {
                 return;
             }
-            if shard.wants_repairs() {
-                shard.repair().await;
-            }
+            shard.repair().await;
             let topic = shard.catalog().topic_by_id(tag.topic).map(Arc::clone);
             let is_left_alone = known.failures.is_left_alone(&group, shard.clock.now_ns());
             if is_left_alone && !known.has_more_room(&shard, group).await {
@@ -140,9 +138,7 @@ async fn rest(shard: &Rc<Shard>, interval: Duration) {
     let until_ns = shard.clock.now_ns().saturating_add(interval_ns);
     let look = if shard.links().is_some() { REPAIR_LOOK } else { interval };
     while !shard.stopping.get() {
-        if shard.wants_repairs() {
-            shard.repair().await;
-        }
+        shard.repair().await;
         match until_ns.saturating_sub(shard.clock.now_ns()) {
             0 => return,
             left_ns => sleep(look.min(Duration::from_nanos(left_ns))).await,

@@ -96,12 +96,6 @@ impl Shard {
         }
     }
 
-    /// Whether there is something to repair now.
-    pub(super) fn wants_repairs(&self) -> bool {
-        let (failures, now_ns) = (self.repairs.failures.borrow(), self.clock.now_ns());
-        self.repairs.wanted.borrow().keys().any(|group| !failures.is_left_alone(group, now_ns))
-    }
-
     /// Notes what is missing at the start: segments that are gone though their records are not in the log.
     pub(super) fn want_missing(&self) {
         let partitions: Vec<GroupId> =
@@ -117,8 +111,11 @@ impl Shard {
         }
     }
 
-    /// Repairs what there is to be repaired, one partition after the other.
+    /// Repairs what there is to be repaired now, one partition after the other; mostly there is nothing.
     pub(super) async fn repair(self: &Rc<Self>) {
+        if self.repairs.wanted.borrow().is_empty() {
+            return;
+        }
         let now_ns = self.clock.now_ns();
         let is_here = |group: &GroupId| self.with_core(|core| core.partition(*group).is_some());
         self.repairs.failures.borrow_mut().retain(is_here);
