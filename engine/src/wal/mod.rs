@@ -61,7 +61,7 @@ mod walk;
 mod writer;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -180,7 +180,8 @@ struct State<F> {
     index: LogIndex,
     active: Active<F>,
     sealed: BTreeMap<FileSeq, Sealed<F>>,
-    unfinished: Vec<Unfinished<F>>,
+    /// Oldest first.
+    unfinished: VecDeque<Rc<Unfinished<F>>>,
     /// What the newest checkpoint has applied: older files are needed from there on.
     applied: BTreeMap<GroupId, RaftIndex>,
     /// Term and vote as they are durable, to check checkpoints against.
@@ -203,6 +204,7 @@ pub struct Wal<D: Disk> {
     /// How many blocks of records were appended since the start.
     appends: Cell<u64>,
     in_flight: Cell<bool>,
+    is_finishing: Cell<bool>,
     poisoned: Cell<bool>,
     closed: Cell<bool>,
 }

@@ -6,7 +6,7 @@
 //! - I1: nothing on the disk is changed before everything that must be read was read and found right.
 //! - I2: what recovery returns is durable, and a later block shows it to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -126,6 +126,7 @@ impl<D: Disk> Wal<D> {
             lasts: std::collections::HashMap::new().into(),
             appends: 0.into(),
             in_flight: false.into(),
+            is_finishing: false.into(),
             poisoned: false.into(),
             closed: false.into(),
         }
@@ -554,7 +555,7 @@ impl<D: Disk> Recovery<'_, D> {
                 last_kind: BlockKind::Checkpoint,
             },
             sealed,
-            unfinished: Vec::new(),
+            unfinished: VecDeque::new(),
             applied,
             votes,
         };

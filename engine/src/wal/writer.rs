@@ -316,32 +316,36 @@ impl<D: Disk> Wal<D> {
                 pinned: Some(Rc::clone(&index)),
             },
         );
-        state.unfinished.push(Unfinished { seq: old_seq, path: old.path, file: old.file, index });
+        let (path, file) = (old.path, old.file);
+        let unfinished = Unfinished { seq: old_seq, path, file, index };
+        state.unfinished.push_back(Rc::new(unfinished));
     }
 
     /// Writes the footers of files that a roll left behind; to be spawned beside the appends of the new file. A failure
-    /// loses no data, but a disk that cannot sync is not written to any more: the log is poisoned. Not cancel-safe.
+    /// loses no data, but a disk that cannot sync is not written to any more: the log is poisoned. Not cancel-safe; one call at a time.
     pub async fn finish_sealed(&self) -> Result<(), WalError> {
+        assert!(!self.is_finishing.replace(true), "one at a time");
+        let result = self.finish_oldest_first().await;
+        self.is_finishing.set(false);
+        result
+    }
+
+    async fn finish_oldest_first(&self) -> Result<(), WalError> {
         loop {
-            let Some(next) = self.state.borrow_mut().unfinished.pop() else {
+            // It stays in the list until it is done: nobody may take it for finished before.
+            let Some(next) = self.state.borrow().unfinished.front().map(Rc::clone) else {
                 return Ok(());
             };
             let shard = self.options.shard_uuid;
             let result = footer::write(&*next.file, &next.path, shard, next.seq, &next.index).await;
             next.file.end_writes();
-            match result {
-                Ok(false) => {} // an earlier build left no room: a start scans the file
-                Ok(true) => {
-                    let mut state = self.state.borrow_mut();
-                    if let Some(sealed) = state.sealed.get_mut(&next.seq) {
-                        sealed.pinned = None;
-                        self.footers.borrow_mut().insert(next.seq, next.index);
-                    }
-                }
-                Err(error) => {
-                    self.poisoned.set(true);
-                    return Err(error);
-                }
+            let has_footer = result.inspect_err(|_| self.poisoned.set(true))?;
+            let mut state = self.state.borrow_mut();
+            state.unfinished.pop_front();
+            // Without one an earlier build left no room: a start scans the file.
+            if has_footer && let Some(sealed) = state.sealed.get_mut(&next.seq) {
+                sealed.pinned = None;
+                self.footers.borrow_mut().insert(next.seq, Rc::clone(&next.index));
             }
         }
     }

@@ -83,10 +83,17 @@ pub async fn commit_loop(shard: Rc<Shard>) {
         shard.core.borrow_mut().block_persisted(block);
         shard.after_core();
     }
-    if let Err(error) = shard.wal.close_clean().await {
+    if let Err(error) = close(&shard).await {
         fatal(&Reason::WalWrite { shard: shard.id, error });
     }
     shard.stopped.notify();
+}
+
+/// Leaves a log that the next start need not scan: each file has its footer, and the last says that all is written.
+async fn close(shard: &Shard) -> Result<(), WalError> {
+    shard.upkeep_ended.notified().await;
+    shard.wal.finish_sealed().await?;
+    shard.wal.close_clean().await.map(drop)
 }
 
 async fn write_block(shard: &Shard, records: &[WalRecord]) {

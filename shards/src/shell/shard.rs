@@ -128,6 +128,10 @@ pub struct Shard {
     pub(super) stopping: Cell<bool>,
     /// Told by the commit loop once it has written its last block.
     pub(super) stopped: Notify,
+    /// Wakes the upkeep when the shard stops.
+    pub(super) upkeep_ends: Notify,
+    /// The upkeep writes no more.
+    pub(super) upkeep_ended: Notify,
     pub(super) serving: Cell<bool>,
     /// The node is about to stop: fetches are answered with what there is.
     draining: Cell<bool>,
@@ -241,6 +245,8 @@ impl Shard {
             work: Notify::default(),
             stopping: Cell::new(false),
             stopped: Notify::default(),
+            upkeep_ends: Notify::default(),
+            upkeep_ended: Notify::default(),
             serving: Cell::new(false),
             draining: Cell::new(false),
             order: Cell::new(None),
@@ -402,6 +408,7 @@ impl Shard {
     pub(super) async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
         self.work.notify();
+        self.upkeep_ends.notify();
         self.catalog_changed.notify();
         self.reconcile_due.notify();
         self.stopped.notified().await;

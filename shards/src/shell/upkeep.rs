@@ -4,11 +4,13 @@
 //! Zeroing shares the disk with the commits, and a commit that comes behind a large write waits for it. So the next file
 //! is zeroed in small steps and only as fast as the log needs it, unless nothing is written.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use chronik_engine::wal::{SpareProgress, WalError};
 use chronik_ring::sleep;
+use futures_util::future::select;
 
 use super::carry::Stuck;
 use super::fatal::{Reason, fatal};
@@ -56,8 +58,9 @@ pub async fn upkeep_loop(shard: Rc<Shard>) {
             Err(error) => fatal(&Reason::WalWrite { shard: shard.id, error }),
         };
         shard.note_storage_full(shard.wal.is_storage_full());
-        sleep(pause).await;
+        select(sleep(pause), pin!(shard.upkeep_ends.notified())).await;
     }
+    shard.upkeep_ended.notify();
 }
 
 async fn step(
