@@ -87,6 +87,7 @@ impl GroupConfig {
             max_size_per_msg: self.message_bytes_max,
             max_inflight_msgs: self.inflight_messages_max,
             check_quorum: true,
+            skip_bcast_commit: true, // see RaftGroup::tell_commit
             pre_vote: true,
             max_uncommitted_size: self.uncommitted_bytes_max,
             max_committed_size_per_ready: self.committed_bytes_per_ready_max,

@@ -75,6 +75,8 @@ pub struct RaftGroup {
     /// Whether the last change of the members that this replica proposed makes a pair decide.
     pub(crate) narrows: bool,
     pub(crate) applied_end_offset: Offset,
+    /// The commit index that peers were told last.
+    pub(crate) commit_told: RaftIndex,
     /// The leader asks this replica to take over, which has to apply something before.
     handover: Option<Message>,
     /// Snapshots on their way to peers.
@@ -135,6 +137,7 @@ impl RaftGroup {
             members_changed_at: RaftIndex(0),
             narrows: false,
             applied_end_offset: recovered.applied_end_offset,
+            commit_told: RaftIndex(0),
             handover: None,
             snapshots_sent: BTreeMap::new(),
             snapshot_ends: SnapshotEnds::default(),
@@ -252,9 +255,11 @@ impl RaftGroup {
             return Ok(());
         }
         self.demand_for_blank(&message);
-        let heard = (message.get_msg_type() == MessageType::MsgHeartbeatResponse
-            && message.term == self.node.raft.term)
-            .then_some(message.from);
+        let answers = matches!(
+            message.get_msg_type(),
+            MessageType::MsgHeartbeatResponse | MessageType::MsgAppendResponse
+        );
+        let heard = (answers && message.term == self.node.raft.term).then_some(message.from);
         let stepped = self.node.step(message).map_err(|source| StepError::Raft { source });
         self.keep_election_timeout();
         if let Some(peer) = heard {
@@ -264,7 +269,7 @@ impl RaftGroup {
     }
 
     /// A peer that lacks nothing needs no probing: it holds what it is known to hold. Raft-rs ends a probe only when the
-    /// peer takes an entry, so in a group without new ones who was out of reach once would seem to be for ever.
+    /// peer takes an entry, so in a group without new ones who was out of reach once, or took a snapshot, would seem to be for ever.
     fn end_idle_probe(&mut self, peer: u64) {
         let raft = &mut self.node.raft;
         let last = raft.raft_log.last_index();

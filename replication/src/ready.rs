@@ -21,7 +21,7 @@
 
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::{EpochStart, HardState, LogEntry, LogPosition, WalRecord};
-use raft::eraftpb::{Entry, Message};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{Ready, StateRole};
 
 use crate::entry::Slot;
@@ -124,6 +124,7 @@ impl RaftGroup {
         self.node.advance_append_async(ready);
 
         let has_records = write.last.is_some() || write.hard_state.is_some();
+        self.note_commit_told(&messages);
         if self.may_send_at_once() {
             self.send(messages, out);
         } else {
@@ -198,6 +199,32 @@ impl RaftGroup {
         let retained_bytes = self.config.retained_bytes_max;
         self.node.mut_store().drop_applied(index, retained, retained_bytes);
         self.take_over_if_asked();
+    }
+
+    /// Whether this leader knows of entries that are committed and has not told its peers.
+    #[must_use]
+    pub fn has_commit_to_tell(&self) -> bool {
+        self.is_leader()
+            && self.commit_told < self.commit_index()
+            && self.node.raft.prs().iter().len() > 1
+    }
+
+    /// Tells the peers how far the log is committed, if they were not told; false if they were. New entries tell it, too,
+    /// and heartbeats late. Raft-rs would do it after each commit, which doubles the messages where entries come singly.
+    pub fn tell_commit(&mut self) -> bool {
+        let tells = self.has_commit_to_tell();
+        if tells {
+            self.commit_told = self.commit_index();
+            self.node.raft.bcast_append();
+        }
+        tells
+    }
+
+    fn note_commit_told(&mut self, messages: &[Message]) {
+        let appends =
+            messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgAppend);
+        let told = appends.map(|message| RaftIndex(message.commit)).max();
+        self.commit_told = self.commit_told.max(told.unwrap_or_default());
     }
 
     /// Puts new entries into the log in memory and their records into `out`.

@@ -142,7 +142,7 @@ async fn write_part<D: Disk>(
         is_compacted: false,
     };
     let path = job.segments_dir.join(segment.file_name(id.topic, id.partition));
-    let mut writer = SegmentWriter::create(disk.clone(), &path, plan).await?;
+    let mut writer = SegmentWriter::create(disk.clone(), &path, plan).await?.in_haste();
     for batch in &part.batches {
         writer.push(batch).await?;
         pace.spend(batch.len() as u64).await;

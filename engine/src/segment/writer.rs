@@ -15,11 +15,13 @@ use crate::batch::BatchHeader;
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
 use crate::ids::Offset;
 
-/// What is gathered before it is written.
+/// What is gathered before it is written: so little that writes of the log which wait behind it wait briefly.
 const BUFFER_BYTES: usize = 128 << 10;
+/// The same where nothing is to be written faster than the segment.
+const BUFFER_BYTES_IN_HASTE: usize = crate::limits::DISK_IO_BYTES_MAX;
 
 const _: () = assert!(BUFFER_BYTES.is_multiple_of(DISK_ALIGN));
-const _: () = assert!(BUFFER_BYTES <= crate::limits::DISK_IO_BYTES_MAX);
+const _: () = assert!(BUFFER_BYTES <= BUFFER_BYTES_IN_HASTE);
 
 /// See the module's page. One that is dropped leaves a file under a temporary name.
 #[derive(Debug)]
@@ -40,8 +42,9 @@ pub struct SegmentWriter<D: Disk> {
 /// A file that is written from its beginning to its end, in whole buffers.
 struct Out<F: DiskFile> {
     file: F,
-    /// What is written next, of [`BUFFER_BYTES`], as far as it is filled.
+    /// What is written next, of `buffer_bytes`, as far as it is filled.
     buffer: Option<F::Buf>,
+    buffer_bytes: usize,
     filled: usize,
     position: u64,
 }
@@ -58,17 +61,17 @@ impl<F: DiskFile> std::fmt::Debug for Out<F> {
 
 impl<F: DiskFile> Out<F> {
     fn new(file: F) -> Out<F> {
-        Out { file, buffer: None, filled: 0, position: 0 }
+        Out { file, buffer: None, buffer_bytes: BUFFER_BYTES, filled: 0, position: 0 }
     }
 
     async fn push(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BUFFER_BYTES - self.filled));
-            let buffer = self.buffer.get_or_insert_with(|| self.file.alloc(BUFFER_BYTES));
+            let (now, later) = bytes.split_at(bytes.len().min(self.buffer_bytes - self.filled));
+            let buffer = self.buffer.get_or_insert_with(|| self.file.alloc(self.buffer_bytes));
             buffer.as_mut()[self.filled..self.filled + now.len()].copy_from_slice(now);
             self.filled += now.len();
             bytes = later;
-            if self.filled == BUFFER_BYTES {
+            if self.filled == self.buffer_bytes {
                 self.flush().await?;
             }
         }
@@ -85,13 +88,12 @@ impl<F: DiskFile> Out<F> {
     async fn flush(&mut self) -> std::io::Result<()> {
         let Some(buffer) = self.buffer.take() else { return Ok(()) };
         let filled = std::mem::take(&mut self.filled);
-        let part = match filled {
-            BUFFER_BYTES => buffer,
-            _ => {
-                let mut part = self.file.alloc(filled);
-                part.as_mut().copy_from_slice(&buffer.as_ref()[..filled]);
-                part
-            }
+        let part = if filled == self.buffer_bytes {
+            buffer
+        } else {
+            let mut part = self.file.alloc(filled);
+            part.as_mut().copy_from_slice(&buffer.as_ref()[..filled]);
+            part
         };
         self.file.write_at(part, self.position).await?;
         self.position += filled as u64;
@@ -129,6 +131,14 @@ impl<D: Disk> SegmentWriter<D> {
         let begun = writer.write_header().await.map_err(SegmentError::io(path));
         writer.unless_failed(begun).await?;
         Ok(writer)
+    }
+
+    /// Writes from now on as much at once as a disk takes: for records that are missing here until they are written.
+    #[must_use]
+    pub fn in_haste(mut self) -> SegmentWriter<D> {
+        assert!(self.out.buffer.is_none(), "it is asked for before the first batch");
+        self.out.buffer_bytes = BUFFER_BYTES_IN_HASTE;
+        self
     }
 
     async fn write_header(&mut self) -> std::io::Result<()> {

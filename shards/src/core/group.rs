@@ -94,6 +94,8 @@ pub(super) struct Group {
     pub(super) in_flight: VecDeque<InFlight>,
     /// Whether the group is in the list of dirty ones.
     pub(super) is_dirty: bool,
+    /// Whether the group is in the list of those that have a commit to tell.
+    pub(super) tells_commit: bool,
     /// What was proposed and not handed out by Raft.
     pub(super) unstaged_bytes: usize,
     pub(super) unstaged_entries: usize,
@@ -130,6 +132,7 @@ impl Group {
             is_cutting: false,
             in_flight: VecDeque::new(),
             is_dirty: false,
+            tells_commit: false,
             unstaged_bytes: 0,
             unstaged_entries: 0,
             is_announced: false,
@@ -283,7 +286,11 @@ impl Group {
             }
             return;
         }
-        while self.raft.has_ready() || self.give_snapshot(shared) || self.begin_read_round() {
+        while self.raft.has_ready()
+            || self.give_snapshot(shared)
+            || self.begin_read_round()
+            || self.tell_commit_at_once()
+        {
             let first = shared.out.records.len();
             let number = self.raft.ready(&mut shared.out);
             self.unstaged_bytes = 0;
@@ -309,6 +316,7 @@ impl Group {
             self.pass_reads(shared);
         }
         self.release_held(shared);
+        self.note_commit_to_tell(shared);
         if self.raft.has_fetches() {
             self.raft.take_fetches(&mut shared.wanted);
             let group = self.id;

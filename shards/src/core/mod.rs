@@ -51,6 +51,7 @@ use chronik_replication::{EntryFetch, PeerMessage, ReadyOutput};
 
 mod apply;
 mod commit;
+mod commit_told;
 mod error;
 mod figures;
 mod fill;
@@ -230,6 +231,8 @@ struct Shared {
     /// See [`ShardCore::segments_taken_back`].
     segments_taken_back: u64,
     counted: Counted,
+    /// Groups that have committed what their peers were not told of, each once.
+    commits_to_tell: Vec<GroupId>,
     /// Commands that other nodes propose for this one.
     awaited: BTreeMap<CommandId, Awaited>,
     /// Records that wait for a block, and where they come from.
@@ -286,6 +289,7 @@ impl ShardCore {
                 messages_refused: 0,
                 segments_taken_back: 0,
                 counted: Counted::default(),
+                commits_to_tell: Vec::new(),
                 awaited: BTreeMap::new(),
                 out: ReadyOutput::default(),
                 units: VecDeque::new(),
@@ -370,6 +374,7 @@ impl ShardCore {
     pub fn tick(&mut self, now_ms: i64) {
         self.shared.now_ms = now_ms;
         self.tick_groups();
+        self.tell_commits();
         self.tick_stall();
         self.tick_fills();
         self.expire_awaited();

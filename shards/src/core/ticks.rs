@@ -14,8 +14,8 @@ use super::group::Group;
 use super::in_sync::lag_interval;
 use super::{ShardCore, Shared};
 
-/// Ticks within which every group has its turn. Far fewer than an election timeout has.
-const TURN_TICKS: usize = 8;
+/// Ticks within which every group has its turn: far fewer than an election timeout has, and a part of those between heartbeats.
+const TURN_TICKS: usize = 10;
 
 /// Ticks since the shard began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,6 +11,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -19,6 +20,7 @@ use chronik_engine::disk_glommio::GlommioDisk;
 use chronik_engine::ids::{FileSeq, GroupId, Offset, ShardId};
 use chronik_engine::wal::Wal;
 use chronik_net::MovedConnection;
+use chronik_ring::sleep;
 use futures_channel::oneshot;
 use futures_util::future::Either;
 use rand::Rng;
@@ -45,6 +47,9 @@ use crate::handlers::fetch_session::SessionCache;
 use crate::identity::Identity;
 use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotSample, Stage};
 use crate::stored::Segments;
+
+/// How long a leader waits for something to send, with which its followers learn what is committed.
+const COMMIT_TOLD_AFTER: Duration = Duration::from_millis(5);
 
 /// What the main thread tells a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +130,8 @@ pub struct Shard {
     pub(super) repairs: Repairs,
     pub(super) core: RefCell<ShardCore>,
     pub(super) work: Notify,
+    /// Somebody is about to tell followers what is committed.
+    tells_commits: Cell<bool>,
     pub(super) stopping: Cell<bool>,
     /// Told by the commit loop once it has written its last block.
     pub(super) stopped: Notify,
@@ -243,6 +250,7 @@ impl Shard {
             repairs: Repairs::default(),
             core: RefCell::new(core),
             work: Notify::default(),
+            tells_commits: Cell::new(false),
             stopping: Cell::new(false),
             stopped: Notify::default(),
             upkeep_ends: Notify::default(),
@@ -670,8 +678,21 @@ impl Shard {
             self.catalog_generation.set(self.catalog_generation.get() + 1);
             self.catalog_changed.notify();
         }
-        if self.core.borrow().has_work() {
+        let (has_work, has_commits_to_tell) = {
+            let core = self.core.borrow();
+            (core.has_work(), core.has_commits_to_tell())
+        };
+        if has_work {
             self.work.notify();
+        }
+        if has_commits_to_tell && !self.tells_commits.replace(true) {
+            let shard = Rc::clone(self);
+            chronik_ring::spawn(async move {
+                sleep(COMMIT_TOLD_AFTER).await;
+                shard.tells_commits.set(false);
+                shard.change_core(ShardCore::tell_commits);
+            })
+            .detach();
         }
     }
 
