@@ -21,10 +21,10 @@ use uuid::Uuid;
 use super::clock::{LogLimit, now};
 use super::config::PeersConfig;
 use super::handler::PeerHandler;
+use super::handshake::Met;
 use super::link::{self, Link, LinkEnd, Liveness};
 use super::outbox::{Addressee, Outbox};
-use super::receive::FrameReader;
-use super::stats::{Counters, add};
+use super::stats::{Counters, RefusalCounts, add};
 use super::tasks::Tasks;
 use crate::wire::{RefusedReason, Seat};
 
@@ -130,6 +130,7 @@ pub(super) struct Core<H> {
     lost_waker: RefCell<Option<Waker>>,
     /// For connections of nobody in particular.
     pub(super) log: LogLimit,
+    pub(super) refusals: RefusalCounts,
 }
 
 impl<H: PeerHandler> Core<H> {
@@ -146,6 +147,7 @@ impl<H: PeerHandler> Core<H> {
             lost: RefCell::default(),
             lost_waker: RefCell::new(None),
             log: LogLimit::new(LOG_INTERVAL),
+            refusals: RefusalCounts::default(),
         })
     }
 
@@ -263,14 +265,10 @@ impl<H: PeerHandler> Core<H> {
     }
 
     /// Serves a connection to a seat that is who it says, until it ends.
-    pub(super) async fn run_link(
-        self: &Rc<Self>,
-        seat: Seat,
-        node_uuid: Uuid,
-        socket: Socket,
-        reader: FrameReader,
-    ) {
+    pub(super) async fn run_link(self: &Rc<Self>, seat: Seat, socket: Socket, met: Met) {
+        let Met { node_uuid, version, reader, .. } = met;
         let peer = self.peer(seat);
+        peer.counters.version.set(version);
         let outbox = Outbox::new(self.config.queue_bytes_max, self.config.frame_bytes_target);
         let link = Link::new(socket, outbox);
         self.take_up(&peer, &link, node_uuid);

@@ -88,7 +88,7 @@ async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardI
                     node.rise();
                 }
                 let up_at = now();
-                core.run_link(seat, met.node_uuid, socket, met.reader).await;
+                core.run_link(seat, socket, met).await;
                 away_since = now();
                 // One that ends as soon as it begins is no sign of health.
                 if away_since.saturating_duration_since(up_at) >= config.backoff_max {
@@ -100,6 +100,9 @@ async fn dial<H: PeerHandler>(core: &Rc<Core<H>>, node: &Rc<Node>, shard: ShardI
                 if error.is_refusal() {
                     backoff.raise();
                     first_pause_max = config.backoff_max;
+                }
+                if let DialError::Handshake(error) = &error {
+                    core.refusals.note_end(error);
                 }
                 log_failure(core, node, seat, &error, &away_log, away_since);
                 if let DialError::Handshake(HandshakeError::Retired) = error {

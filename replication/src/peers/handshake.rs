@@ -28,8 +28,7 @@ use super::link::{LinkEnd, receive_any};
 use super::proof::{Side, is_proven, nonce, prove};
 use super::receive::{FrameReader, Received};
 use crate::wire::{
-    FRAME_BODY_BYTES_MAX, Frame, FrameKind, Hello, PROTOCOL_VERSION, Refused, RefusedReason, Seat,
-    Welcome,
+    FRAME_BODY_BYTES_MAX, Frame, FrameKind, Hello, Refused, RefusedReason, Seat, Versions, Welcome,
 };
 
 /// The largest body in a handshake.
@@ -69,6 +68,8 @@ impl From<crate::wire::WireError> for HandshakeError {
 pub(super) struct Met {
     pub(super) node_uuid: Uuid,
     pub(super) shards: u16,
+    /// What both speak.
+    pub(super) version: u16,
     pub(super) reader: FrameReader,
 }
 
@@ -82,7 +83,7 @@ pub(super) async fn open(
 ) -> Result<Met, HandshakeError> {
     let secret = config.secret.as_deref();
     let hello = Hello {
-        version: PROTOCOL_VERSION,
+        versions: Versions::OWN,
         cluster: config.cluster,
         node: config.seat.node,
         node_uuid: config.node_uuid,
@@ -98,6 +99,8 @@ pub(super) async fn open(
         Err((RefusedReason::WrongNode, "another node answers at this address"))
     } else if answer.node_uuid == config.node_uuid {
         Err((RefusedReason::WrongNode, "the node has a copy of this node's data directory"))
+    } else if !(Versions::OWN.oldest..=Versions::OWN.newest).contains(&answer.version) {
+        Err((RefusedReason::NewerVersion, "the peer chose a version that was not offered"))
     } else if !is_proven(secret, Side::Acceptor, &hello, &answer, answer.shards, &answer.proof) {
         Err((RefusedReason::BadProof, "the peer does not know the cluster's secret"))
     } else {
@@ -108,7 +111,7 @@ pub(super) async fn open(
         return Err(HandshakeError::RefusedHere { reason, why });
     }
     let proof = prove(secret, Side::Opener, &hello, &answer, config.shards);
-    send(socket, &welcome(config, hello.nonce, proof).to_frame()).await?;
+    send(socket, &welcome(config, answer.version, hello.nonce, proof).to_frame()).await?;
     if is_retired(answer.node_uuid) {
         return Err(refuse_retired(socket));
     }
@@ -123,7 +126,8 @@ pub(super) async fn open(
             reason => HandshakeError::RefusedByPeer(reason),
         });
     }
-    Ok(Met { node_uuid: answer.node_uuid, shards: answer.shards, reader })
+    let Welcome { node_uuid, shards, version, .. } = answer;
+    Ok(Met { node_uuid, shards, version, reader })
 }
 
 /// The acceptor's part, after the hello.
@@ -136,13 +140,15 @@ pub(super) async fn answer(
     is_retired: impl Fn(Uuid) -> bool,
     buffer: &RefCell<Box<[u8]>>,
 ) -> Result<Met, HandshakeError> {
-    let judged = judge(config, hello, is_known);
-    if let Err((reason, why)) = judged {
-        refuse(socket, reason);
-        return Err(HandshakeError::RefusedHere { reason, why });
-    }
+    let version = match judge(config, hello, is_known) {
+        Ok(version) => version,
+        Err((reason, why)) => {
+            refuse(socket, reason);
+            return Err(HandshakeError::RefusedHere { reason, why });
+        }
+    };
     let secret = config.secret.as_deref();
-    let mut answer = welcome(config, nonce(), [0; 32]);
+    let mut answer = welcome(config, version, nonce(), [0; 32]);
     answer.proof = prove(secret, Side::Acceptor, hello, &answer, config.shards);
     send(socket, &answer.to_frame()).await?;
     reader.set_body_bytes_max(BODY_BYTES_MAX);
@@ -150,6 +156,7 @@ pub(super) async fn answer(
     let is_same = opener.node == hello.node
         && opener.node_uuid == hello.node_uuid
         && opener.nonce == hello.nonce
+        && opener.version == version
         && hello.from.0 < opener.shards;
     let proof = &opener.proof;
     if !is_same || !is_proven(secret, Side::Opener, hello, &answer, opener.shards, proof) {
@@ -162,7 +169,7 @@ pub(super) async fn answer(
     }
     reader.set_body_bytes_max(FRAME_BODY_BYTES_MAX);
     send(socket, &Frame::new(FrameKind::Ping, Vec::new())).await?;
-    Ok(Met { node_uuid: opener.node_uuid, shards: opener.shards, reader })
+    Ok(Met { node_uuid: opener.node_uuid, shards: opener.shards, version, reader })
 }
 
 /// To a peer that this side has proven itself to (I4).
@@ -172,15 +179,15 @@ fn refuse_retired(socket: &Socket) -> HandshakeError {
     HandshakeError::RefusedHere { reason, why: "the peer's data directory does not count any more" }
 }
 
-/// Whether a hello is for this seat, and from one that may open a link to it.
+/// Whether a hello is for this seat, and from one that may open a link to it; and which version that speaks.
 fn judge(
     config: &PeersConfig,
     hello: &Hello,
     is_known: impl Fn(NodeId) -> bool,
-) -> Result<(), (RefusedReason, &'static str)> {
-    if hello.version > PROTOCOL_VERSION {
-        return Err((RefusedReason::NewerVersion, "the peer is of a newer version"));
-    }
+) -> Result<u16, (RefusedReason, &'static str)> {
+    let agreed = Versions::OWN.agreed(hello.versions);
+    let version =
+        agreed.map_err(|reason| (reason, "the peer speaks none of this node's versions"))?;
     if hello.cluster != config.cluster {
         return Err((RefusedReason::WrongCluster, "the peer belongs to another cluster"));
     }
@@ -202,14 +209,15 @@ fn judge(
     if !is_known(hello.node) {
         return Err((RefusedReason::WrongNode, "no node of the cluster has this id"));
     }
-    Ok(())
+    Ok(version)
 }
 
-fn welcome(config: &PeersConfig, nonce: [u8; 32], proof: [u8; 32]) -> Welcome {
+fn welcome(config: &PeersConfig, version: u16, nonce: [u8; 32], proof: [u8; 32]) -> Welcome {
     Welcome {
         node: config.seat.node,
         node_uuid: config.node_uuid,
         shards: config.shards,
+        version,
         nonce,
         proof,
     }

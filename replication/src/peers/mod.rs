@@ -52,7 +52,7 @@ use chronik_ring::socket::Socket;
 pub use self::acceptor::{Accepted, Acceptor, AcceptorConfig, RaftPort};
 pub use self::config::{PeerNode, PeersConfig};
 pub use self::handler::{CallError, PeerHandler, Replier};
-pub use self::stats::PeerStats;
+pub use self::stats::{PeerStats, Refusals};
 
 use self::clock::{now, within};
 use self::core::{Core, Node};
@@ -121,6 +121,7 @@ impl<H: PeerHandler> Peers<H> {
     pub fn adopt(&self, accepted: Accepted) {
         let core = &self.core;
         if core.is_closed() || core.adopting.get() >= ADOPTING_MAX {
+            core.refusals.note(RefusedReason::Busy, false);
             accepted.refuse(RefusedReason::Busy);
             return;
         }
@@ -197,6 +198,12 @@ impl<H: PeerHandler> Peers<H> {
         self.core.all_peers().iter().map(read).collect()
     }
 
+    /// Why links did not come up, each reason once.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<Refusals> {
+        self.core.refusals.read()
+    }
+
     /// Ends all links and takes no more. What waits to be sent is lost, and the handler hears nothing of it. Not
     /// cancel-safe: call it once, to its end.
     pub async fn close(&self) {
@@ -241,10 +248,14 @@ async fn adopt<H: PeerHandler>(adopting: Adopting<H>, accepted: Accepted) {
     match met {
         // The node may have been taken away meanwhile.
         Some(Ok(met)) if core.nodes.borrow().contains_key(&hello.node) => {
-            core.run_link(hello.from_seat(), met.node_uuid, socket, met.reader).await;
+            core.run_link(hello.from_seat(), socket, met).await;
         }
-        Some(Ok(_)) => handshake::refuse(&socket, RefusedReason::WrongNode),
+        Some(Ok(_)) => {
+            core.refusals.note(RefusedReason::WrongNode, false);
+            handshake::refuse(&socket, RefusedReason::WrongNode);
+        }
         Some(Err(error)) => {
+            core.refusals.note_end(&error);
             socket.end_writes();
             log_stranger(&core, &socket, hello.from_seat(), Some(error));
         }

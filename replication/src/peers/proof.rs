@@ -78,7 +78,8 @@ fn mac(
     let mut mac = Hmac::<Sha256>::new_from_slice(secret?).ok()?;
     mac.update(CONTEXT);
     mac.update(&[side as u8]);
-    mac.update(&hello.version.to_le_bytes());
+    mac.update(&hello.versions.oldest.to_le_bytes());
+    mac.update(&hello.versions.newest.to_le_bytes());
     mac.update(hello.cluster.as_bytes());
     mac.update(&hello.node.0.to_le_bytes());
     mac.update(&hello.from.0.to_le_bytes());
@@ -88,6 +89,7 @@ fn mac(
     mac.update(&hello.nonce);
     mac.update(&answer.node.0.to_le_bytes());
     mac.update(answer.node_uuid.as_bytes());
+    mac.update(&answer.version.to_le_bytes());
     mac.update(&answer.nonce);
     mac.update(&shards.to_le_bytes());
     Some(mac)
@@ -98,11 +100,11 @@ mod tests {
     use chronik_engine::ids::{NodeId, ShardId};
 
     use super::*;
-    use crate::wire::PROTOCOL_VERSION;
+    use crate::wire::Versions;
 
     fn hello() -> Hello {
         Hello {
-            version: PROTOCOL_VERSION,
+            versions: Versions::OWN,
             cluster: Uuid::from_u128(1),
             node: NodeId(1),
             node_uuid: Uuid::from_u128(2),
@@ -118,6 +120,7 @@ mod tests {
             node: NodeId(2),
             node_uuid: Uuid::from_u128(6),
             shards: 8,
+            version: 1,
             nonce: [7; 32],
             proof: NO_PROOF,
         }

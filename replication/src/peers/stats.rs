@@ -1,9 +1,11 @@
 //! What is counted of every link, for metrics.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::wire::Seat;
+use super::handshake::HandshakeError;
+use crate::wire::{RefusedReason, Seat};
 
 /// Counted since the seat was first linked.
 #[derive(Debug, Default)]
@@ -19,6 +21,8 @@ pub(super) struct Counters {
     pub(super) losses: Cell<u64>,
     /// From the last ping to its answer.
     pub(super) rtt: Cell<Option<Duration>>,
+    /// What the last link spoke.
+    pub(super) version: Cell<u16>,
 }
 
 pub(super) fn add(counter: &Cell<u64>, count: u64) {
@@ -47,6 +51,8 @@ pub struct PeerStats {
     pub losses: u64,
     /// From a ping to its answer, the last time that the link was quiet.
     pub rtt: Option<Duration>,
+    /// The version of the protocol that the last link spoke.
+    pub version: u16,
 }
 
 impl Counters {
@@ -65,6 +71,42 @@ impl Counters {
             connects: self.connects.get(),
             losses: self.losses.get(),
             rtt: self.rtt.get(),
+            version: self.version.get(),
         }
+    }
+}
+
+/// Handshakes that ended with a reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusals {
+    pub reason: RefusedReason,
+    /// The peer refused, not this side.
+    pub by_peer: bool,
+    /// Since the start.
+    pub count: u64,
+}
+
+/// Counts [`Refusals`].
+#[derive(Debug, Default)]
+pub(super) struct RefusalCounts(RefCell<BTreeMap<(RefusedReason, bool), u64>>);
+
+impl RefusalCounts {
+    pub(super) fn note(&self, reason: RefusedReason, by_peer: bool) {
+        *self.0.borrow_mut().entry((reason, by_peer)).or_default() += 1;
+    }
+
+    /// One that ended otherwise is a lost connection like any other.
+    pub(super) fn note_end(&self, error: &HandshakeError) {
+        match error {
+            HandshakeError::RefusedByPeer(reason) => self.note(*reason, true),
+            HandshakeError::Retired => self.note(RefusedReason::Retired, true),
+            HandshakeError::RefusedHere { reason, .. } => self.note(*reason, false),
+            HandshakeError::Connection(_) | HandshakeError::Unexpected { .. } => {}
+        }
+    }
+
+    pub(super) fn read(&self) -> Vec<Refusals> {
+        let refusals = |(&(reason, by_peer), &count)| Refusals { reason, by_peer, count };
+        self.0.borrow().iter().map(refusals).collect()
     }
 }

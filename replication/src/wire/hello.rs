@@ -1,16 +1,19 @@
 //! The handshake: the first frames of a connection between two seats.
 //!
 //! ```text
-//! Hello    version u16 | from u16 | to u16 | reserved u16 = 0 | node u32 | to_node u32 | cluster [16] | node_uuid [16]
+//! Hello    newest u16 | from u16 | to u16 | oldest u16 | node u32 | to_node u32 | cluster [16] | node_uuid [16]
 //!          | nonce [32]
-//! Welcome  node u32 | shards u16 | reserved u16 = 0 | node_uuid [16] | nonce [32] | proof [32]
+//! Welcome  node u32 | shards u16 | version u16 | node_uuid [16] | nonce [32] | proof [32]
 //! Refused  reason u8 | reserved [7] = 0
 //! ```
 //!
-//! What the proof covers and whom to let in is for the peers to know; nothing is judged here.
+//! What the proof covers and whom to let in is for the peers to know; nothing is judged here. The opener says which
+//! versions it speaks, the acceptor which of them the link does; both ends come to the same one ([`Versions::agreed`]). A
+//! node that is upgraded speaks the version before its own as well, so nodes can be upgraded one after the other.
 //!
-//! Invariants: (I1) the first 80 bytes of a hello are the same in every version, so that a newer one can be answered
-//! with [`RefusedReason::NewerVersion`]; only a newer one may have more.
+//! Invariants: (I1) the first 80 bytes of a hello are the same in every version, so that any node can answer, if only
+//! with [`RefusedReason::NewerVersion`]; only one that speaks a newer version may have more. A welcome is the same in every
+//! version.
 
 use chronik_engine::ids::{NodeId, ShardId};
 use uuid::Uuid;
@@ -19,8 +22,33 @@ use super::frame::{Frame, FrameKind, FrameWriter};
 use super::reader::Reader;
 use super::{Seat, WireError};
 
-/// What two peers speak within frames.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// The versions of what peers say to each other that a node speaks: all from `oldest` to `newest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// At least 1.
+    pub oldest: u16,
+    /// At least `oldest`.
+    pub newest: u16,
+}
+
+impl Versions {
+    /// Those of this build.
+    pub const OWN: Versions = Versions { oldest: 1, newest: 1 };
+
+    /// What a link between two nodes speaks: the newest version that both know.
+    ///
+    /// # Errors
+    /// If there is none: why `self` refuses `other`.
+    pub fn agreed(self, other: Versions) -> Result<u16, RefusedReason> {
+        if other.oldest > self.newest {
+            return Err(RefusedReason::NewerVersion);
+        }
+        if other.newest < self.oldest {
+            return Err(RefusedReason::OlderVersion);
+        }
+        Ok(self.newest.min(other.newest))
+    }
+}
 
 const HELLO_BYTES: usize = 80;
 const WELCOME_BYTES: usize = 88;
@@ -34,8 +62,8 @@ const _: () = assert!(WELCOME_BYTES <= FrameKind::Welcome.body_bytes_max() as us
 /// Who opens a connection, and to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
-    /// What the sender speaks: [`PROTOCOL_VERSION`].
-    pub version: u16,
+    /// What the sender speaks.
+    pub versions: Versions,
     /// The cluster that it belongs to.
     pub cluster: Uuid,
     /// The sender's node.
@@ -69,10 +97,10 @@ impl Hello {
     #[must_use]
     pub fn to_frame(&self) -> Frame {
         let mut frame = FrameWriter::new(FrameKind::Hello, HELLO_BYTES);
-        frame.put(&self.version.to_le_bytes());
+        frame.put(&self.versions.newest.to_le_bytes());
         frame.put(&self.from.0.to_le_bytes());
         frame.put(&self.to.0.to_le_bytes());
-        frame.put(&[0; 2]);
+        frame.put(&self.versions.oldest.to_le_bytes());
         frame.put(&self.node.0.to_le_bytes());
         frame.put(&self.to_node.0.to_le_bytes());
         frame.put(self.cluster.as_bytes());
@@ -84,20 +112,21 @@ impl Hello {
     /// From the body of a [`FrameKind::Hello`].
     pub fn decode(body: &[u8]) -> Result<Hello, WireError> {
         let mut reader = Reader::new(body);
-        let version = reader.u16()?;
-        if version == 0 {
-            return Err(WireError::Value { field: "protocol version", value: 0 });
-        }
+        let newest = reader.u16()?;
         let (from, to) = (ShardId(reader.u16()?), ShardId(reader.u16()?));
-        reader.reserved(2)?;
+        let oldest = reader.u16()?;
+        if oldest == 0 || oldest > newest {
+            return Err(WireError::Value { field: "oldest version", value: oldest.into() });
+        }
+        let versions = Versions { oldest, newest };
         let (node, to_node) = (NodeId(reader.u32()?), NodeId(reader.u32()?));
         let (cluster, node_uuid) = (uuid(&mut reader)?, uuid(&mut reader)?);
         let nonce = reader.array()?;
-        if version > PROTOCOL_VERSION {
+        if newest > Versions::OWN.newest {
             reader.rest();
         }
         reader.finish()?;
-        Ok(Hello { version, cluster, node, node_uuid, from, to_node, to, nonce })
+        Ok(Hello { versions, cluster, node, node_uuid, from, to_node, to, nonce })
     }
 }
 
@@ -110,6 +139,8 @@ pub struct Welcome {
     pub node_uuid: Uuid,
     /// How many shards it has.
     pub shards: u16,
+    /// What the link speaks.
+    pub version: u16,
     /// Never used before.
     pub nonce: [u8; 32],
     /// That it belongs to the cluster.
@@ -123,7 +154,7 @@ impl Welcome {
         let mut frame = FrameWriter::new(FrameKind::Welcome, WELCOME_BYTES);
         frame.put(&self.node.0.to_le_bytes());
         frame.put(&self.shards.to_le_bytes());
-        frame.put(&[0; 2]);
+        frame.put(&self.version.to_le_bytes());
         frame.put(self.node_uuid.as_bytes());
         frame.put(&self.nonce);
         frame.put(&self.proof);
@@ -134,17 +165,16 @@ impl Welcome {
     pub fn decode(body: &[u8]) -> Result<Welcome, WireError> {
         let mut reader = Reader::new(body);
         let node = NodeId(reader.u32()?);
-        let shards = reader.u16()?;
-        reader.reserved(2)?;
+        let (shards, version) = (reader.u16()?, reader.u16()?);
         let node_uuid = uuid(&mut reader)?;
         let (nonce, proof) = (reader.array()?, reader.array()?);
         reader.finish()?;
-        Ok(Welcome { node, node_uuid, shards, nonce, proof })
+        Ok(Welcome { node, node_uuid, shards, version, nonce, proof })
     }
 }
 
 /// Why a connection is closed that somebody opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 #[repr(u8)]
 pub enum RefusedReason {
     #[error("this node belongs to another cluster")]
@@ -157,7 +187,9 @@ pub enum RefusedReason {
     NotFormed = 4,
     #[error("the proof of belonging to the cluster is wrong: check that the secrets are the same")]
     BadProof = 5,
-    #[error("the sender is of a newer version than this node: upgrade this node")]
+    #[error(
+        "the sender speaks only versions newer than this node's: upgrade this node to the release between them first"
+    )]
     NewerVersion = 6,
     #[error("this node has no room for another connection now")]
     Busy = 7,
@@ -165,9 +197,29 @@ pub enum RefusedReason {
         "the sender's data directory does not count any more: another one has taken its place, or its node was removed"
     )]
     Retired = 8,
+    #[error(
+        "the sender speaks only versions older than this node's: upgrade its node to the release between them first"
+    )]
+    OlderVersion = 9,
 }
 
 impl RefusedReason {
+    /// As metrics name it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            RefusedReason::WrongCluster => "wrong_cluster",
+            RefusedReason::WrongNode => "wrong_node",
+            RefusedReason::UnknownShard => "unknown_shard",
+            RefusedReason::NotFormed => "not_formed",
+            RefusedReason::BadProof => "bad_proof",
+            RefusedReason::NewerVersion => "newer_version",
+            RefusedReason::Busy => "busy",
+            RefusedReason::Retired => "retired",
+            RefusedReason::OlderVersion => "older_version",
+        }
+    }
+
     fn from_u8(value: u8) -> Option<RefusedReason> {
         Some(match value {
             1 => RefusedReason::WrongCluster,
@@ -178,6 +230,7 @@ impl RefusedReason {
             6 => RefusedReason::NewerVersion,
             7 => RefusedReason::Busy,
             8 => RefusedReason::Retired,
+            9 => RefusedReason::OlderVersion,
             _ => return None,
         })
     }

@@ -38,7 +38,7 @@ pub use call::{Call, CallRefused, Reply};
 pub use frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_VERSION, Frame, FrameHeader, FrameKind,
 };
-pub use hello::{Hello, PROTOCOL_VERSION, Refused, RefusedReason, Welcome};
+pub use hello::{Hello, Refused, RefusedReason, Versions, Welcome};
 pub use notices::{LeaderNotice, NOTICES_MAX, decode_notices, encode_notices};
 
 /// A place that holds replicas and talks to its peers: one shard of one node.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chronik_engine::ids::ShardId;
 use chronik_replication::peers::PeersConfig;
-use chronik_replication::wire::{Frame, FrameKind, Hello, Refused, RefusedReason};
+use chronik_replication::wire::{Frame, FrameKind, Hello, Refused, RefusedReason, Versions};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -143,7 +143,10 @@ fn given_hellos_that_are_not_for_this_seat_when_they_come_then_each_is_told_why(
         let two = patient_node();
         let good = hello(1, 2);
         let cases = [
-            (Hello { version: 2, ..good }, RefusedReason::NewerVersion),
+            (
+                Hello { versions: Versions { oldest: 2, newest: 3 }, ..good },
+                RefusedReason::NewerVersion,
+            ),
             (Hello { cluster: Uuid::from_u128(9), ..good }, RefusedReason::WrongCluster),
             (hello(1, 4), RefusedReason::WrongNode),
             (Hello { to: ShardId(5), ..good }, RefusedReason::UnknownShard),
@@ -159,6 +162,13 @@ fn given_hellos_that_are_not_for_this_seat_when_they_come_then_each_is_told_why(
             assert_eq!(refused, Err(reason), "{hello:?}");
         }
         assert!(two.seat(0).seen.changes.borrow().is_empty());
+        let refusals = two.seat(0).peers.refusals();
+        let counted = |reason| {
+            let of = refusals.iter().find(|refusals| refusals.reason == reason);
+            of.map(|refusals| (refusals.by_peer, refusals.count))
+        };
+        assert_eq!(counted(RefusedReason::NewerVersion), Some((false, 1)));
+        assert_eq!(counted(RefusedReason::BadProof), Some((false, 1)));
         let address = two.address;
         let _link = beside(move || {
             let mut peer = ByHand::connect(address);

@@ -17,7 +17,7 @@ use chronik_replication::peers::{
 };
 use chronik_replication::wire::{
     Call, CallRefused, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameHeader, FrameKind,
-    Hello, LeaderNotice, PROTOCOL_VERSION, Refused, RefusedReason, Seat, Welcome,
+    Hello, LeaderNotice, Refused, RefusedReason, Seat, Welcome,
 };
 use chronik_replication::{Entry, Message, MessageType, PeerMessage};
 use glommio::{LocalExecutorBuilder, Placement};
@@ -368,7 +368,7 @@ impl ByHand {
 /// What node `from` says to the first shard of node `to`.
 pub fn hello(from: u32, to: u32) -> Hello {
     Hello {
-        version: PROTOCOL_VERSION,
+        versions: Versions::OWN,
         cluster: CLUSTER,
         node: NodeId(from),
         node_uuid: Uuid::from_u128(u128::from(from) + 5000),
@@ -381,7 +381,7 @@ pub fn hello(from: u32, to: u32) -> Hello {
 
 fn welcome(node: u32, nonce: [u8; 32]) -> Welcome {
     let node_uuid = Uuid::from_u128(u128::from(node) + 5000);
-    Welcome { node: NodeId(node), node_uuid, shards: 1, nonce, proof: [0; 32] }
+    Welcome { node: NodeId(node), node_uuid, shards: 1, version: 1, nonce, proof: [0; 32] }
 }
 
 /// Stands between two nodes, forwards, and stops forwarding when it is told to, without closing anything.

@@ -8,6 +8,7 @@ use super::*;
 use crate::catalog::{Broker, CatalogCommand, ClusterId, Incarnation, TopicRef};
 
 mod checkpoints;
+mod commit_told;
 mod fill;
 mod group_state;
 mod held;

@@ -55,6 +55,11 @@ static PEER_METRICS: &[PeerMetric] = &[
     }),
     counter("chronik_peer_connects_total", "Links that came up.", |peer| peer.connects),
     counter("chronik_peer_losses_total", "Links that went down.", |peer| peer.losses),
+    gauge(
+        "chronik_peer_protocol_version",
+        "The version of the protocol between nodes that the last link spoke.",
+        |peer| peer.version.into(),
+    ),
 ];
 
 impl Exposition {
@@ -72,6 +77,28 @@ impl Exposition {
         self.each_peer(shards, name, |peer| {
             peer.rtt.map(|rtt| format!("{}.{:09}", rtt.as_secs(), rtt.subsec_nanos()))
         });
+    }
+
+    /// Why links to other nodes did not come up.
+    pub(super) fn refusals(&mut self, shards: &[ShardSnapshot]) {
+        if shards.iter().all(|shard| shard.refusals.is_empty()) {
+            return;
+        }
+        let name = "chronik_peer_handshakes_refused_total";
+        self.header(
+            name,
+            "counter",
+            "Handshakes that this node (here) or the other one (peer) refused.",
+        );
+        for shard in shards {
+            let own = shard.shard.map_or_else(|| "all".to_owned(), |shard| shard.0.to_string());
+            for refusals in &shard.refusals {
+                let by = if refusals.by_peer { "peer" } else { "here" };
+                let labels =
+                    [("shard", own.as_str()), ("by", by), ("reason", refusals.reason.label())];
+                self.sample(name, &labels, &refusals.count.to_string());
+            }
+        }
     }
 
     fn each_peer(

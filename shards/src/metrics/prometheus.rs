@@ -49,6 +49,7 @@ pub fn render_prometheus(shards: &[ShardSnapshot], node: NodeId) -> String {
     });
     out.latencies(shards);
     out.peers(shards);
+    out.refusals(shards);
     out.snapshots(shards);
     out.0
 }
@@ -158,8 +159,8 @@ mod tests {
 
     use chronik_engine::ids::{RaftIndex, ShardId};
     use chronik_replication::SnapshotEnds;
-    use chronik_replication::peers::PeerStats;
-    use chronik_replication::wire::Seat;
+    use chronik_replication::peers::{PeerStats, Refusals};
+    use chronik_replication::wire::{RefusedReason, Seat};
 
     use super::super::cluster::SnapshotSample;
     use super::super::shard::ShardMetrics;
@@ -251,10 +252,13 @@ mod tests {
             connects: 2,
             losses: 1,
             rtt: Some(Duration::from_micros(1_500)),
+            version: 1,
         };
         let silent = PeerStats { seat: Seat { node: NodeId(4), ..seat }, rtt: None, ..stats };
         let mut snapshot = ShardMetrics::new(ShardId(0)).snapshot();
         snapshot.peers = vec![stats, silent];
+        let reason = RefusedReason::BadProof;
+        snapshot.refusals = vec![Refusals { reason, by_peer: false, count: 9 }];
         snapshot.snapshots = vec![SnapshotSample {
             topic: "orders".to_owned(),
             partition: 4,
@@ -274,6 +278,8 @@ mod tests {
         for (name, value) in [("up", 1.0), ("sent_bytes_total", 12.0), ("queue_bytes", 6.0)] {
             assert_eq!(samples[&format!("chronik_peer_{name}{{{peer}}}")], value, "{name}");
         }
+        let refused = "shard=\"0\",by=\"here\",reason=\"bad_proof\"";
+        assert_eq!(samples[&format!("chronik_peer_handshakes_refused_total{{{refused}}}")], 9.0);
         let rtt = samples[&format!("chronik_peer_rtt_seconds{{{peer}}}")];
         assert!((rtt - 0.0015).abs() < 1e-9, "{rtt}");
         let unknown = peer.replace('3', "4");

@@ -1,7 +1,7 @@
 //! The figures of one shard, and the copy of them that leaves the core.
 
 use chronik_engine::ids::ShardId;
-use chronik_replication::peers::PeerStats;
+use chronik_replication::peers::{PeerStats, Refusals};
 use hdrhistogram::Histogram;
 
 use super::cluster::SnapshotSample;
@@ -189,6 +189,7 @@ impl ShardMetrics {
             produce_errors: self.produce_errors.clone(),
             fetch_errors: self.fetch_errors.clone(),
             peers: Vec::new(),
+            refusals: Vec::new(),
             snapshots: Vec::new(),
             stages: self.stages.to_vec(),
         }
@@ -205,6 +206,8 @@ pub struct ShardSnapshot {
     pub fetch_errors: ErrorCounts,
     /// The links to shards of other nodes.
     pub peers: Vec<PeerStats>,
+    /// Why others did not come up.
+    pub refusals: Vec<Refusals>,
     /// Groups that had Raft snapshots.
     pub snapshots: Vec<SnapshotSample>,
     stages: Vec<StageTimes>,

@@ -395,7 +395,10 @@ impl Shard {
         counters.offline = figures.offline;
         snapshot.snapshots = self.snapshot_samples(&core);
         drop(core);
-        snapshot.peers = self.links().map(|links| links.peers().stats()).unwrap_or_default();
+        if let Some(links) = self.links() {
+            snapshot.peers = links.peers().stats();
+            snapshot.refusals = links.peers().refusals();
+        }
         snapshot
     }
 

@@ -36,7 +36,7 @@ fn again(kind: FrameKind, body: &Bytes) -> Option<Frame> {
     let frame = match kind {
         FrameKind::Hello => {
             let hello = Hello::decode(body).ok()?;
-            if hello.version > PROTOCOL_VERSION {
+            if hello.versions.newest > Versions::OWN.newest {
                 // What it has more is not known here.
                 return None;
             }

@@ -61,7 +61,7 @@ fn counted_from(first: u8) -> [u8; 32] {
 
 fn hello() -> Hello {
     Hello {
-        version: PROTOCOL_VERSION,
+        versions: Versions::OWN,
         cluster: Uuid::from_u128(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f),
         node: NodeId(1),
         node_uuid: Uuid::from_u128(0x1011_1213_1415_1617_1819_1a1b_1c1d_1e1f),
@@ -77,6 +77,7 @@ fn welcome() -> Welcome {
         node: NodeId(3),
         node_uuid: Uuid::from_u128(0x3031_3233_3435_3637_3839_3a3b_3c3d_3e3f),
         shards: 8,
+        version: 1,
         nonce: counted_from(0x40),
         proof: counted_from(0x60),
     }

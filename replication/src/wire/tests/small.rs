@@ -10,11 +10,22 @@ fn given_a_hello_of_a_newer_version_when_read_then_what_it_has_more_is_left_alon
     body[0] = 2;
     body.extend(b"more");
     let newer = Hello::decode(&body).unwrap();
-    assert_eq!(newer, Hello { version: 2, ..hello() });
+    let versions = Versions { oldest: 1, newest: 2 };
+    assert_eq!(newer, Hello { versions, ..hello() });
     body[0] = 0;
     assert!(matches!(Hello::decode(&body), Err(WireError::Value { .. })));
     body[0] = 1;
     assert_eq!(Hello::decode(&body), Err(WireError::Trailing { bytes: 4 }));
+}
+
+#[test]
+fn given_two_ranges_of_versions_when_agreed_then_it_is_the_newest_of_both_or_says_who_is_too_new() {
+    let of = |oldest, newest| Versions { oldest, newest };
+    assert_eq!(of(1, 2).agreed(of(1, 1)), Ok(1), "one node is upgraded before the other");
+    assert_eq!(of(1, 1).agreed(of(1, 2)), Ok(1));
+    assert_eq!(of(2, 4).agreed(of(3, 7)), Ok(4));
+    assert_eq!(of(1, 2).agreed(of(3, 4)), Err(RefusedReason::NewerVersion));
+    assert_eq!(of(3, 4).agreed(of(1, 2)), Err(RefusedReason::OlderVersion));
 }
 
 #[test]
@@ -26,14 +37,14 @@ fn given_a_hello_when_its_seats_are_asked_for_then_they_are_its_sender_and_its_r
 #[test]
 fn given_each_reason_of_a_refusal_when_sent_then_it_is_read_and_says_something_of_its_own() {
     let mut texts = std::collections::BTreeSet::new();
-    for value in 1..=8 {
+    for value in 1..=9 {
         let mut body = [0; 8];
         body[0] = value;
         let refused = Refused::decode(&body).unwrap();
         assert_eq!(body_of(&refused.to_frame(), FrameKind::Refused), body.as_slice());
         assert!(texts.insert(refused.reason.to_string()));
     }
-    for value in [0, 9, 255] {
+    for value in [0, 10, 255] {
         let error = Refused::decode(&[value, 0, 0, 0, 0, 0, 0, 0]).unwrap_err();
         assert!(matches!(error, WireError::Value { .. }));
     }
@@ -185,7 +196,7 @@ proptest! {
         let (node, to_node, from, to, shards) = numbers;
         let node_uuid = Uuid::from_u128(uuids.0);
         let hello = Hello {
-            version: PROTOCOL_VERSION,
+            versions: Versions::OWN,
             cluster: Uuid::from_u128(uuids.1),
             node: NodeId(node),
             node_uuid,
@@ -196,7 +207,7 @@ proptest! {
         };
         let body = body_of(&hello.to_frame(), FrameKind::Hello);
         prop_assert_eq!(Hello::decode(&body), Ok(hello));
-        let welcome = Welcome { node: NodeId(node), node_uuid, shards, nonce, proof };
+        let welcome = Welcome { node: NodeId(node), node_uuid, shards, version: to, nonce, proof };
         let body = body_of(&welcome.to_frame(), FrameKind::Welcome);
         prop_assert_eq!(Welcome::decode(&body), Ok(welcome));
     }

@@ -88,6 +88,16 @@ impl Nodes {
     /// Everything is written, and arrives where a node is up, until nobody has anything to say.
     pub(super) fn settle(&mut self) {
         loop {
+            self.deliver();
+            let mut up = self.nodes.iter_mut().filter(|node| node.is_up);
+            let Some(node) = up.find(|node| node.core.has_commits_to_tell()) else { return };
+            node.core.tell_commits();
+        }
+    }
+
+    /// As [`Nodes::settle`], but nobody says what is committed who is not asked.
+    pub(super) fn deliver(&mut self) {
+        loop {
             let mut messages = Vec::new();
             for node in self.nodes.iter_mut().filter(|node| node.is_up) {
                 while let Some(block) = node.core.take_block(BLOCK_BYTES) {
@@ -124,11 +134,15 @@ impl Nodes {
 
     /// A batch of so many records on the leader `id`.
     pub(super) fn produce(&mut self, id: u64, group: GroupId, records: usize) {
+        self.propose(id, group, records);
+        self.settle();
+    }
+
+    pub(super) fn propose(&mut self, id: u64, group: GroupId, records: usize) {
         self.next_token += 1;
         let (token, batch) = (Token(self.next_token), batch(records));
         let bytes = batch.size();
         self.core(id).propose_batch(group, batch, RequiredAcks::All, bytes, token).unwrap();
-        self.settle();
     }
 
     /// All that a leader has goes into a segment, and its log is cut behind it.

@@ -32,7 +32,7 @@ fn given_many_groups_when_ticks_pass_then_each_has_its_turn_and_no_tick_is_lost(
     for _ in 0..100 {
         bench.core.tick(0);
         let missed = bench.ticks_missed();
-        assert!(missed.values().all(|missed| *missed < 8), "{missed:?}");
+        assert!(missed.values().all(|missed| *missed < 10), "{missed:?}");
         assert!(missed.values().any(|missed| *missed > 0), "not all at once");
     }
 }

@@ -137,9 +137,13 @@ impl Trio {
 
     pub(super) fn settle(&mut self) {
         for _ in 0..100 {
-            if !self.step() {
-                return;
+            if self.step() {
+                continue;
             }
+            let Some(core) = self.cores.iter_mut().find(|core| core.has_commits_to_tell()) else {
+                return;
+            };
+            core.tell_commits();
         }
         panic!("it does not come to rest");
     }
