@@ -17,7 +17,7 @@ use chronik_replication::peers::{
 };
 use chronik_replication::wire::{
     Call, CallRefused, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameHeader, FrameKind,
-    Hello, LeaderNotice, Refused, RefusedReason, Seat, Welcome,
+    Hello, LeaderNotice, Refused, RefusedReason, Seat, Versions, Welcome,
 };
 use chronik_replication::{Entry, Message, MessageType, PeerMessage};
 use glommio::{LocalExecutorBuilder, Placement};

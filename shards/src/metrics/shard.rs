@@ -35,11 +35,13 @@ pub enum Stage {
     ProduceTotal,
     /// A fetch request, its waiting for records included.
     FetchTotal,
+    /// How late the core comes to its tick, as to whatever else becomes ready: it was busy, or had no processor.
+    TickLate,
 }
 
 impl Stage {
-    /// In the order a request meets them.
-    pub const ALL: [Stage; 8] = [
+    /// In the order a request meets them; what is of no request comes last.
+    pub const ALL: [Stage; 9] = [
         Stage::Receive,
         Stage::Queue,
         Stage::WalWrite,
@@ -48,6 +50,7 @@ impl Stage {
         Stage::Respond,
         Stage::ProduceTotal,
         Stage::FetchTotal,
+        Stage::TickLate,
     ];
 
     /// The name in labels, tables and queries.
@@ -62,6 +65,7 @@ impl Stage {
             Stage::Respond => "respond",
             Stage::ProduceTotal => "produce_total",
             Stage::FetchTotal => "fetch_total",
+            Stage::TickLate => "tick_late",
         }
     }
 
@@ -81,6 +85,7 @@ impl Stage {
             Stage::Respond => 5,
             Stage::ProduceTotal => 6,
             Stage::FetchTotal => 7,
+            Stage::TickLate => 8,
         }
     }
 }
@@ -152,7 +157,7 @@ pub struct ShardMetrics {
     pub counters: Counters,
     pub produce_errors: ErrorCounts,
     pub fetch_errors: ErrorCounts,
-    stages: [StageTimes; 8],
+    stages: [StageTimes; 9],
 }
 
 impl ShardMetrics {
@@ -180,7 +185,7 @@ impl ShardMetrics {
         self.counters.wal_syncs += 1;
     }
 
-    /// A copy of everything, for another core. Copies up to 1.7 MB: for a scrape, not for a request.
+    /// A copy of everything, for another core. Copies up to 1.9 MB: for a scrape, not for a request.
     #[must_use]
     pub fn snapshot(&self) -> ShardSnapshot {
         ShardSnapshot {

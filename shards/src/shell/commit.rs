@@ -176,7 +176,10 @@ async fn mark(shard: &Shard) {
 pub async fn tick_loop(shard: Rc<Shard>) {
     let mut was_stalled = false;
     while !shard.stopping.get() {
+        let begun_ns = shard.clock.now_ns();
         sleep(Duration::from_millis(TICK_MS)).await;
+        let late_ns = shard.clock.now_ns().saturating_sub(begun_ns + TICK_MS * 1_000_000);
+        shard.metrics.borrow_mut().record(Stage::TickLate, late_ns);
         let now_ms = shard.clock.wall_ms();
         let is_stalled = shard.change_core(|core| {
             core.tick(now_ms);
