@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::failover::{self, FailoverArgs};
+use crate::floor::{self, FloorArgs};
 use crate::formation::{self, FormationArgs};
 use crate::groups::{self, GroupsArgs};
 use crate::idle::{self, IdleArgs};
@@ -41,6 +42,8 @@ enum Command {
     Idle(IdleArgs),
     /// Starts three nodes, fills them, wipes one: the time until it has everything again, beside a plain copy
     Refill(RefillArgs),
+    /// No broker: what the machine asks for records that three nodes make durable one by one
+    Floor(FloorArgs),
 }
 
 /// Runs one measurement.
@@ -55,6 +58,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Formation(args) => formation::run(args),
         Command::Idle(args) => idle::run(args),
         Command::Refill(args) => refill::run(args),
+        Command::Floor(args) => floor::run(args),
     }
 }
 

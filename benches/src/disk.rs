@@ -57,6 +57,22 @@ pub fn create_direct(path: &Path) -> Result<OwnedFd> {
         .with_context(|| format!("making {} past the page cache", path.display()))
 }
 
+/// Makes a file of zeros in which each write is durable when it returns (`O_DIRECT`, `O_DSYNC`).
+pub fn create_durable(path: &Path, len: u64) -> Result<OwnedFd> {
+    let file = create_direct(path)?;
+    let mut zeros = Chunk::new();
+    let mut at = 0;
+    while at < len {
+        let written = rustix::io::pwrite(&file, zeros.bytes(), at).context("writing zeros")?;
+        ensure!(written > 0, "nothing can be written to {}", path.display());
+        at += written as u64;
+    }
+    rustix::fs::fdatasync(&file).with_context(|| format!("syncing {}", path.display()))?;
+    let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::DSYNC | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .with_context(|| format!("opening {} for durable writes", path.display()))
+}
+
 /// The newest file of each shard's write-ahead log: the one that a start reads from end to end.
 pub fn active_wal_files(data_dir: &Path) -> Result<Vec<PathBuf>> {
     let mut newest = Vec::new();

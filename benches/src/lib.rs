@@ -22,6 +22,7 @@ pub mod disk;
 pub mod failover;
 pub mod fetch;
 pub mod flags;
+pub mod floor;
 pub mod formation;
 pub mod groups;
 pub mod idle;

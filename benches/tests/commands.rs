@@ -206,3 +206,18 @@ fn given_what_cannot_be_run_when_started_then_the_error_says_why() {
         assert!(finished.stderr.contains(why), "{line}: {}", finished.stderr);
     }
 }
+
+#[test]
+fn given_three_bare_nodes_when_records_are_due_then_each_is_durable_and_their_time_is_counted() {
+    let scratch = ScratchDir::new("bench").unwrap();
+    let line = format!(
+        "floor --rate 100 --seconds 0.5 --warmup-seconds 0.1 --record-bytes 100 --dir {}",
+        scratch.path().display()
+    );
+    let report = report(&line);
+    assert_eq!(report["latency"]["count"], 50);
+    assert_rising(&report["latency"]);
+    assert_eq!(report["cpu"]["processes"], 3);
+    assert!(number(&report, "/cpu/us_per_message") > 0.0, "{report}");
+    assert_empty(scratch.path());
+}
