@@ -75,7 +75,7 @@ pub struct RaftGroup {
     /// Whether the last change of the members that this replica proposed makes a pair decide.
     pub(crate) narrows: bool,
     pub(crate) applied_end_offset: Offset,
-    /// The commit index that peers were told last.
+    /// The commit index that all peers were told.
     pub(crate) commit_told: RaftIndex,
     /// The leader asks this replica to take over, which has to apply something before.
     handover: Option<Message>,

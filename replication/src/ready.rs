@@ -22,7 +22,7 @@
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::{EpochStart, HardState, LogEntry, LogPosition, WalRecord};
 use raft::eraftpb::{Entry, Message, MessageType};
-use raft::{Ready, StateRole};
+use raft::{Progress, ProgressState, Ready, StateRole};
 
 use crate::entry::Slot;
 use crate::group::{RaftGroup, Role};
@@ -220,11 +220,23 @@ impl RaftGroup {
         tells
     }
 
+    /// What went to one peer alone, as it came back, says nothing to the others. A peer that is being probed is no hindrance: it
+    /// hears of the commit as soon as it answers.
     fn note_commit_told(&mut self, messages: &[Message]) {
         let appends =
-            messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgAppend);
-        let told = appends.map(|message| RaftIndex(message.commit)).max();
-        self.commit_told = self.commit_told.max(told.unwrap_or_default());
+            || messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgAppend);
+        if appends().next().is_none() {
+            return;
+        }
+        let own = self.node.raft.id;
+        let peers = self.node.raft.prs().iter();
+        let takes_entries = |progress: &Progress| progress.state == ProgressState::Replicate;
+        let waits = peers.filter(|(peer, progress)| **peer != own && takes_entries(progress));
+        let told = waits.map(|(peer, _)| {
+            let to_it = appends().filter(|message| message.to == *peer);
+            to_it.map(|message| RaftIndex(message.commit)).max().unwrap_or_default()
+        });
+        self.commit_told = self.commit_told.max(told.min().unwrap_or_default());
     }
 
     /// Puts new entries into the log in memory and their records into `out`.
