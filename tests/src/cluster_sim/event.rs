@@ -64,6 +64,8 @@ pub(super) enum Step {
     Upkeep,
     /// Its disk goes on with segments.
     Tier,
+    /// It tells its followers what was committed.
+    TellCommits,
     /// Entries for a follower were read.
     Fetched(GroupFetch),
     /// Its disk goes on with records that were copied.

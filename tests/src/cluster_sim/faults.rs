@@ -47,6 +47,7 @@ impl Run {
         };
         let fault = self.swarm.draw_fault(&mut self.rng);
         trace!(self, "{fault:?} on node {} for {} ms", host + 1, for_us / MS);
+        self.trouble(host);
         match fault {
             Fault::Crash => return self.crash(host),
             Fault::Wipe => return self.wipe(host),
@@ -82,6 +83,7 @@ impl Run {
             Fault::Clog => {
                 self.report.clogs += 1;
                 let to = self.other(host);
+                self.trouble(to);
                 self.net.clog(host, to, self.now_us + for_us.min(3 * SECOND));
             }
             fault => self.cut_links(fault, host, for_us),
@@ -143,17 +145,27 @@ impl Run {
             _ => self.report.cuts += 1,
         }
         cuts.iter().for_each(|(from, to)| self.net.cut(*from, *to));
+        self.trouble_links(&cuts);
         self.after(for_us, Event::Heal(Healing::Cuts(cuts)));
+    }
+
+    fn trouble_links(&mut self, ends: &[(usize, usize)]) {
+        ends.iter().flat_map(|(from, to)| [*from, *to]).for_each(|host| self.trouble(host));
     }
 
     /// Something is over.
     pub(super) fn heal(&mut self, healing: Healing) -> Check {
         match healing {
-            Healing::Cuts(cuts) => cuts.iter().for_each(|(from, to)| self.net.mend(*from, *to)),
+            Healing::Cuts(cuts) => {
+                cuts.iter().for_each(|(from, to)| self.net.mend(*from, *to));
+                self.trouble_links(&cuts);
+            }
             Healing::Capacity { host, shard } => {
+                self.trouble(host);
                 self.hosts[host].shards[shard].disk.set_capacity(None);
             }
             Healing::Slowness { host } => {
+                self.trouble(host);
                 self.hosts[host].slowness = 1;
                 self.hosts[host].hangs = false;
             }

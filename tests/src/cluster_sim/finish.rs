@@ -61,6 +61,7 @@ impl Run {
         for host in 0..self.hosts.len() {
             self.hosts[host].slowness = 1;
             self.hosts[host].hangs = false;
+            self.trouble(host);
             self.resume(host)?;
             let mut has_stopped = false;
             for shard in &self.hosts[host].shards {
@@ -90,13 +91,13 @@ impl Run {
     }
 
     /// The groups that there are.
-    fn groups(&self) -> Vec<GroupId> {
+    pub(super) fn groups(&self) -> Vec<GroupId> {
         let open = self.partitions.iter().filter(|(_, partition)| !partition.is_deleted);
         [GroupId::META].into_iter().chain(open.map(|(group, _)| *group)).collect()
     }
 
     /// The replicas of a group as numbers of nodes and shards.
-    fn places(&self, group: GroupId) -> Vec<(usize, usize)> {
+    pub(super) fn places(&self, group: GroupId) -> Vec<(usize, usize)> {
         match self.partitions.get(&group) {
             Some(partition) => partition.places.iter().map(|seat| self.place(*seat)).collect(),
             None => (0..self.hosts.len()).map(|host| (host, 0)).collect(),

@@ -60,6 +60,8 @@ pub(super) struct Running {
     pub upkeep: Option<Task<Result<(), WalError>>>,
     pub tiering: Option<Task<Result<(), WriteError>>>,
     pub is_write_due: bool,
+    /// It is about to tell followers what was committed.
+    pub tells_commits: bool,
     /// Something was written since the log was marked.
     pub is_mark_due: bool,
     pub tokens: BTreeMap<Token, Pending>,
@@ -86,6 +88,8 @@ pub(super) struct Host {
     pub slowness: u64,
     /// Its disks take nothing for their logs, and do not fail either.
     pub hangs: bool,
+    /// When something went wrong with it or its links last, or did so no more.
+    pub troubled_us: u64,
     /// What waits while it stands still.
     pub inbox: Vec<Event>,
     pub lost_peers: Vec<usize>,
@@ -128,6 +132,7 @@ impl Host {
             tick_us: 50 * MS * rng.random_range(90..110) / 100,
             slowness: 1,
             hangs: false,
+            troubled_us: 0,
             inbox: Vec::new(),
             lost_peers: Vec::new(),
             is_registered: false,
@@ -192,6 +197,7 @@ impl Run {
         let here = &mut self.hosts[host];
         here.state = HostState::Up;
         here.life += 1;
+        self.trouble(host);
         for shard in 0..self.hosts[host].shards.len() {
             let Some(node) = self.hosts[host].node(shard) else { continue };
             if shard == 0 && node.core.borrow().partition(GroupId::META).is_none() {
@@ -227,6 +233,7 @@ impl Run {
             upkeep: None,
             tiering: None,
             is_write_due: false,
+            tells_commits: false,
             is_mark_due: false,
             tokens: BTreeMap::new(),
             groups: Coordinators::default(),
@@ -396,6 +403,7 @@ impl Run {
         here.state = HostState::Up;
         trace!(self.now_us, self.is_traced, "node {} goes on", host + 1);
         let (inbox, lost) = (std::mem::take(&mut here.inbox), std::mem::take(&mut here.lost_peers));
+        self.trouble(host);
         for event in inbox {
             self.after(0, event);
         }

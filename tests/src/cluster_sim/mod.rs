@@ -27,6 +27,7 @@
 //! | `configs` | who belongs to a group, as its log says |
 //! | `lost` | what went with disks, and what may go |
 //! | `replica` | what the disk of one replica holds |
+//! | `told` | when followers are told what is committed, and that they hear it |
 //! | [`report`] | what a run came to |
 //!
 //! What runs on a shard is the single node's ([`crate::sim::node`]), as are disks, producers and the oracle of a
@@ -64,6 +65,7 @@ mod replica;
 pub mod report;
 pub mod run;
 mod swarm;
+mod told;
 mod topics;
 
 pub use crate::sim::{Check, Violation};
@@ -125,11 +127,13 @@ pub enum Bug {
     DeleteEarly,
     /// Of the records that a replica copies the first ones are left out.
     FillGap,
+    /// Followers hear of a commit with the next entries, or with a heartbeat.
+    CommitsUntold,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 27] = [
+    pub const ALL: [Bug; 28] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -157,6 +161,7 @@ impl Bug {
         Bug::SettleEarly,
         Bug::DeleteEarly,
         Bug::FillGap,
+        Bug::CommitsUntold,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

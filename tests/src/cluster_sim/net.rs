@@ -243,6 +243,8 @@ impl Run {
                     link.mended_since_us.get_or_insert(now_us);
                     if link.is_down && since_us(link.mended_since_us) >= 100 * MS {
                         link.is_down = false;
+                        self.trouble(a);
+                        self.trouble(b);
                         self.find_peer(a, b)?;
                         self.find_peer(b, a)?;
                     }
@@ -250,6 +252,15 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Whether what is sent on the link of two nodes arrives, and at once.
+    pub(super) fn is_link_whole(&self, a: usize, b: usize) -> bool {
+        let is_down = self.net.links.get(&pair(a, b)).is_some_and(|link| link.is_down);
+        let is_clogged =
+            |way| self.net.clogged_until_us.get(&way).is_some_and(|t| *t >= self.now_us);
+        let ways = [(a, b), (b, a)];
+        !is_down && !ways.iter().any(|way| self.net.is_cut(way.0, way.1) || is_clogged(*way))
     }
 
     /// The link of two nodes is down: both notice, each when it can.
@@ -260,6 +271,8 @@ impl Run {
         }
         link.generation += 1;
         trace!(self, "the link of nodes {} and {} is down", a + 1, b + 1);
+        self.trouble(a);
+        self.trouble(b);
         for (here, there) in [(a, b), (b, a)] {
             match self.hosts[here].state {
                 HostState::Up => self.lose_peer(here, there)?,
@@ -311,6 +324,11 @@ impl Run {
                 }
                 Some(Bug::ForgedCommit) if kind == MessageType::MsgHeartbeat => {
                     raft.commit += u64::from(self.rng.random_range(0..20) == 0);
+                }
+                Some(Bug::CommitsUntold)
+                    if kind == MessageType::MsgAppend && raft.entries.is_empty() =>
+                {
+                    raft.commit = 0;
                 }
                 Some(Bug::ForgedVote) if kind == MessageType::MsgRequestVoteResponse => {
                     raft.reject = false;

@@ -61,6 +61,10 @@ report! {
     packets_doubled,
     /// Packets that overtook others.
     packets_reordered,
+    /// Times that a shard told its followers what was committed.
+    commits_told,
+    /// Commits of which a follower was seen to hear in time.
+    commits_heard,
     /// Times that entries were read from the log for a follower.
     catch_ups,
     /// Crashes of nodes, those that a disk has made included.

@@ -20,6 +20,7 @@ use super::net::Net;
 use super::oracle::Oracle;
 pub use super::report::Report;
 use super::swarm::{MS, SECOND, Swarm};
+use super::told::Told;
 use super::topics::{Partition, Topic};
 use super::{Bug, Check, Violation};
 use crate::must;
@@ -50,6 +51,7 @@ pub(super) struct Run {
     pub topics: BTreeMap<String, Topic>,
     pub producer_ids: Vec<(i64, u32)>,
     pub members: Members,
+    pub told: Told,
     /// No faults any more.
     pub is_calm: bool,
     /// Clients do nothing any more.
@@ -101,6 +103,7 @@ impl Run {
             topics: BTreeMap::new(),
             producer_ids: Vec::new(),
             members: Members::default(),
+            told: Told::default(),
             is_calm: true,
             is_over: false,
             actions_left: 0,
@@ -231,6 +234,7 @@ impl Run {
                 Step::Write => self.write(host, shard),
                 Step::Upkeep => self.upkeep(host, shard),
                 Step::Tier => self.tier(host, shard),
+                Step::TellCommits => self.tell_commits(host, shard),
                 Step::Fetched(fetch) => self.fetched(host, shard, fetch),
                 Step::FillWrite => self.write_filled(host, shard),
                 Step::FillServe { asked_by, id, ask } => {
@@ -253,7 +257,8 @@ impl Run {
             Event::Heal(healing) => self.heal(healing),
             Event::Links => {
                 self.after(100 * MS, Event::Links);
-                self.look_at_links()
+                self.look_at_links()?;
+                self.look_at_followers()
             }
             Event::Action => self.action(),
         }
@@ -345,6 +350,7 @@ impl Run {
                 self.plan(delay_us, host, shard, Step::Write);
             }
         }
+        self.plan_telling(host, shard);
         self.look_at(host, shard)
     }
 

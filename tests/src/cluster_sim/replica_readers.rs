@@ -1,0 +1,120 @@
+//! Readers that read from any replica, as consumers with a rack do (KIP-392). They stay with one for a while, and turn to
+//! another when that is gone, refuses them, or by chance.
+//!
+//! - I1: what a replica shows lies on the disks of a majority, once and for all (P6), and is what everybody else reads (P2).
+//! - I2: what a replica shows grows as long as it lives, and no replica says that what a reader has seen is not there.
+
+use chronik_engine::batch::leader_epoch;
+use chronik_engine::ids::{GroupId, Offset};
+use chronik_replication::wire::Seat;
+use chronik_shards::core::{FetchError, ReadPlan};
+use rand::Rng;
+
+use super::run::Run;
+use super::{Bug, Check, Violation};
+use crate::must;
+
+/// A reader that reads from any replica.
+#[derive(Debug, Default)]
+pub(super) struct ReplicaReader {
+    /// The replica that it reads from, with the life of its node.
+    at: Option<(Seat, u64)>,
+    /// The newest that it knows of.
+    epoch: i32,
+    /// It has seen all before this.
+    offset: Offset,
+    /// What that replica showed last.
+    high_watermark: Offset,
+}
+
+impl Run {
+    /// A reader reads on at its replica, or again what it has seen.
+    pub(super) fn read_at_replica(&mut self) -> Check {
+        let Some(group) = self.pick_partition() else { return Ok(()) };
+        let turns = self.rng.random_range(0..12) == 0;
+        let Some(partition) = self.partitions.get(&group) else { return Ok(()) };
+        let reader = &partition.replica_reader;
+        let (epoch, seen_to, shown) = (reader.epoch, reader.offset, reader.high_watermark);
+        let asked = reader.at.filter(|_| !turns).and_then(|(seat, life)| {
+            let (host, shard) = self.place(seat);
+            let is_same = self.hosts[host].life == life && self.hosts[host].is_there();
+            let node = self.hosts[host].node(shard).filter(|_| is_same)?;
+            Some((seat, (host, shard), node))
+        });
+        let Some((seat, place, node)) = asked else {
+            self.turn_to_replica(group);
+            return Ok(());
+        };
+        let offset = match self.rng.random_range(0..4) {
+            0 => Offset(self.rng.random_range(0..=seen_to.0)),
+            _ => seen_to,
+        };
+        let bytes_max = [1, 4_000, 200_000][self.rng.random_range(0..3)];
+        let mut planned = node.core.borrow_mut().plan_replica_read(group, offset, bytes_max, epoch);
+        let leads = node.core.borrow().partition(group).is_some_and(|view| view.is_leader);
+        if let (Ok(plan), Some(Bug::ReadUncommitted), false) = (&mut planned, self.bug, leads) {
+            let end = node.core.borrow().partition(group).map(|view| view.end_offset);
+            *plan = ReadPlan { high_watermark: end.unwrap_or_default(), ..ReadPlan::default() };
+            plan.disk = (offset < plan.high_watermark).then_some(offset..plan.high_watermark);
+        }
+        match planned {
+            Ok(plan) => {
+                let now = plan.high_watermark;
+                self.oracle.applied(seat, group, now)?;
+                must!(now >= shown, "P6: {seat} showed {group} to {shown}, now to {now}");
+                self.report.reads_ahead += u64::from(plan.is_ahead);
+                let batches = self.read_planned(group, place, offset, &plan, bytes_max)?;
+                let (Some(batches), Some(partition)) = (batches, self.partitions.get_mut(&group))
+                else {
+                    return Ok(());
+                };
+                partition
+                    .oracle
+                    .read(offset, now, &batches)
+                    .map_err(|v| Violation { what: format!("{seat} {group}: {}", v.what) })?;
+                let reader = &mut partition.replica_reader;
+                reader.high_watermark = now;
+                reader.offset = batches.last().map_or(offset, |last| last.end_offset()).max(seen_to);
+                self.report.replica_reads += u64::from(!leads && !batches.is_empty());
+                Ok(())
+            }
+            Err(FetchError::OffsetOutOfRange { log_start_offset, end_offset, .. }) => {
+                let asked = partition.log_start_asked;
+                let may_be_gone = offset < log_start_offset && log_start_offset <= asked;
+                must!(
+                    may_be_gone,
+                    "P6: {seat} {group}: {offset}, of what was seen to {seen_to}, is not in {log_start_offset}..{end_offset}"
+                );
+                if let Some(partition) = self.partitions.get_mut(&group) {
+                    let reader = &mut partition.replica_reader;
+                    reader.offset = seen_to.max(log_start_offset);
+                }
+                Ok(())
+            }
+            Err(_) => {
+                self.turn_to_replica(group);
+                Ok(())
+            }
+        }
+    }
+
+    /// A reader turns to some replica, and believes in the epoch that this one knows of, or a newer one.
+    fn turn_to_replica(&mut self, group: GroupId) {
+        let count = self.partitions.get(&group).map_or(0, |p| p.places.len());
+        let at = self.rng.random_range(0..count.max(1));
+        let Some(seat) = self.partitions.get(&group).and_then(|p| p.places.get(at)).copied() else {
+            return;
+        };
+        let (host, shard) = self.place(seat);
+        let life = self.hosts[host].life;
+        let node = self.hosts[host].node(shard).filter(|_| self.hosts[host].is_there());
+        let view = node.and_then(|node| node.core.borrow().partition(group));
+        let known = view.map_or(-1, |view| leader_epoch(view.leader_epoch));
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            let reader = &mut partition.replica_reader;
+            reader.at = Some((seat, life));
+            reader.epoch = reader.epoch.max(known);
+            reader.high_watermark = Offset(0);
+        }
+    }
+}
