@@ -87,6 +87,7 @@ impl Run {
         self.after(50 * MS, Event::Action);
         self.produce_open();
         self.settle_members();
+        self.read_at_replica()?;
         self.read()
     }
 

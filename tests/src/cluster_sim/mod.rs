@@ -15,6 +15,7 @@
 //! | `disks` | what the disks of a shard do: blocks, segments |
 //! | `event` | what happens, and what is waited for |
 //! | `clients`, `readers` | producers and readers that follow leaders |
+//! | `replica_readers` | readers that read from any replica |
 //! | `members` | members of consumer groups |
 //! | `coordinators` | who coordinates them, as the shell's `groups` has it |
 //! | `topics` | commands of the catalog on any node, and what a new catalog makes a node do |
@@ -62,6 +63,7 @@ mod offsets;
 pub mod oracle;
 mod readers;
 mod replica;
+mod replica_readers;
 pub mod report;
 pub mod run;
 mod swarm;
@@ -129,11 +131,13 @@ pub enum Bug {
     FillGap,
     /// Followers hear of a commit with the next entries, or with a heartbeat.
     CommitsUntold,
+    /// A replica that follows shows all that it has, committed or not.
+    ReadUncommitted,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 28] = [
+    pub const ALL: [Bug; 29] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -162,6 +166,7 @@ impl Bug {
         Bug::DeleteEarly,
         Bug::FillGap,
         Bug::CommitsUntold,
+        Bug::ReadUncommitted,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
-use chronik_engine::batch::{BatchHeader, leader_epoch};
+use chronik_engine::batch::leader_epoch;
 use chronik_engine::disk_sim::block_on;
 use chronik_engine::ids::{GroupId, Offset, Term};
 use chronik_shards::core::{FetchError, ReadBarrier, ReadPlan, Token};
 use chronik_shards::groups::GroupError;
+use chronik_shards::stored::StoredError;
 use rand::Rng;
 
 use super::event::Pending;
@@ -191,38 +192,57 @@ impl Run {
         &mut self,
         group: GroupId,
         at: usize,
-        (host, shard): (usize, usize),
+        place: (usize, usize),
         offset: Offset,
         plan: ReadPlan,
         bytes_max: usize,
     ) -> Check {
-        let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
-        let mut batches: Vec<ReadBatch> = plan.batches.iter().map(ReadBatch::from).collect();
-        self.report.tail_reads += u64::from(!batches.is_empty());
-        if let Some(range) = plan.disk {
-            let read = node.segments.read(&node.core, &node.wal, group, range, bytes_max);
-            batches = match block_on(read) {
-                Ok(found) => found.into_iter().map(ReadBatch::from).collect(),
-                Err(error)
-                    if self.hosts[host].shards[shard].is_armed && stored_io_failed(&error) =>
-                {
-                    return Ok(());
-                }
-                Err(error) => return Err(Violation { what: format!("P1: {group}: {error:?}") }),
-            };
-            must!(!batches.is_empty(), "P1: {offset} of {group} is not there");
-            self.report.disk_reads += 1;
-        }
+        let batches = self.read_planned(group, place, offset, &plan, bytes_max)?;
+        let Some(batches) = batches else { return Ok(()) };
         let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
         let read = partition.oracle.read(offset, plan.high_watermark, &batches);
         read.map_err(|v| Violation { what: format!("{group}: {}", v.what) })?;
         let reader = &mut partition.readers[at];
         reader.high_watermark = plan.high_watermark;
         if let Some(last) = batches.last() {
-            let count = BatchHeader::read(&last.bytes).map_or(1, |h| h.last_offset_delta + 1);
-            reader.offset = last.base_offset.plus(count.unsigned_abs());
+            reader.offset = last.end_offset();
         }
         Ok(())
+    }
+
+    /// What a fetch gets, in memory or from the disk; nothing where that fails by its own fault.
+    pub(super) fn read_planned(
+        &mut self,
+        group: GroupId,
+        (host, shard): (usize, usize),
+        offset: Offset,
+        plan: &ReadPlan,
+        bytes_max: usize,
+    ) -> Check<Option<Vec<ReadBatch>>> {
+        let Some(node) = self.hosts[host].node(shard) else { return Ok(None) };
+        let batches: Vec<ReadBatch> = plan.batches.iter().map(ReadBatch::from).collect();
+        self.report.tail_reads += u64::from(!batches.is_empty());
+        let Some(range) = plan.disk.clone() else { return Ok(Some(batches)) };
+        let asked = self.partitions.get(&group).map_or(Offset(0), |p| p.log_start_asked);
+        let read = node.segments.read(&node.core, &node.wal, group, range, bytes_max);
+        let batches: Vec<ReadBatch> = match block_on(read) {
+            Ok(found) => found.into_iter().map(ReadBatch::from).collect(),
+            Err(error) if self.hosts[host].shards[shard].is_armed && stored_io_failed(&error) => {
+                return Ok(None);
+            }
+            // It came behind a snapshot, of which its leader did not have all any more: its log starts later as soon as it
+            // has heard of that.
+            Err(StoredError::Missing { gap }) if gap.end <= asked => {
+                return Ok(None);
+            }
+            Err(error) => {
+                let seat = self.seat(host, shard);
+                return Err(Violation { what: format!("P1: {seat} {group}: {error:?}") });
+            }
+        };
+        must!(!batches.is_empty(), "P1: {offset} of {group} is not there");
+        self.report.disk_reads += 1;
+        Ok(Some(batches))
     }
 
     /// A reader turns to a node, and believes in its epoch unless it knows a newer one.

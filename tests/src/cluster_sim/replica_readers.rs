@@ -74,7 +74,8 @@ impl Run {
                     .map_err(|v| Violation { what: format!("{seat} {group}: {}", v.what) })?;
                 let reader = &mut partition.replica_reader;
                 reader.high_watermark = now;
-                reader.offset = batches.last().map_or(offset, |last| last.end_offset()).max(seen_to);
+                reader.offset =
+                    batches.last().map_or(offset, |last| last.end_offset()).max(seen_to);
                 self.report.replica_reads += u64::from(!leads && !batches.is_empty());
                 Ok(())
             }

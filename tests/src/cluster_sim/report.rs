@@ -47,6 +47,10 @@ report! {
     disk_reads,
     /// Fetches refused, since their client or the broker knows another leader.
     refused_reads,
+    /// Fetches with records from replicas that follow.
+    replica_reads,
+    /// Fetches from replicas that do not know yet what their reader has seen elsewhere.
+    reads_ahead,
     /// Elections won.
     elections,
     /// Entries that took the place of others on some disk.

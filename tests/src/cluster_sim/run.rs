@@ -280,10 +280,11 @@ impl Run {
         if drawn < self.swarm.faults + self.swarm.commands {
             return self.command();
         }
-        match self.rng.random_range(0..12) {
+        match self.rng.random_range(0..13) {
             0..6 => self.produce(),
             6 => self.produce_plain(),
             7..10 => self.read(),
+            10 => self.read_at_replica(),
             _ => {
                 self.group_action();
                 Ok(())

@@ -147,8 +147,7 @@ impl Run {
     fn applied_at(&self, group: GroupId, place: Place) -> Option<RaftIndex> {
         let here = &self.hosts[place.host];
         let node = here.node(place.shard).filter(|_| here.life == place.life)?;
-        let applied = node.core.borrow().applied_index(group);
-        applied
+        node.core.borrow().applied_index(group)
     }
 
     /// Whether a follower has an entry on its disk, and hears its leader.

@@ -21,6 +21,7 @@ use super::clients::Producer;
 use super::event::{HostStep, Pending};
 use super::net::Body;
 use super::readers::Reader;
+use super::replica_readers::ReplicaReader;
 use super::run::Run;
 use super::swarm::{MS, SECOND};
 use super::{Check, Violation};
@@ -40,6 +41,7 @@ pub(super) struct Partition {
     pub oracle: PartitionOracle,
     pub producers: Vec<Producer>,
     pub readers: Vec<Reader>,
+    pub replica_reader: ReplicaReader,
     /// What its log drives.
     pub kind: PartitionKind,
     /// Where its replicas are.
@@ -411,6 +413,7 @@ impl Run {
             oracle: PartitionOracle::default(),
             producers,
             readers: (0..if has_records { 2 } else { 0 }).map(|_| Reader::new(host)).collect(),
+            replica_reader: ReplicaReader::default(),
             kind,
             places,
             is_deleted: false,

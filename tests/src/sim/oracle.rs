@@ -64,6 +64,15 @@ pub struct ReadBatch {
     pub is_patched: bool,
 }
 
+impl ReadBatch {
+    /// The offset behind its last record.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        let count = BatchHeader::read(&self.bytes).map_or(1, |h| h.last_offset_delta + 1);
+        self.base_offset.plus(count.unsigned_abs())
+    }
+}
+
 impl From<FoundBatch> for ReadBatch {
     fn from(found: FoundBatch) -> ReadBatch {
         ReadBatch {
