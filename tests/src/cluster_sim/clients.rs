@@ -246,16 +246,25 @@ impl Run {
         };
         let retained_bytes = request.batch.size() + 100;
         let batch = request.batch.clone();
-        let proposed =
-            node.core.borrow_mut().propose_batch(request.group, batch, acks, retained_bytes, token);
+        let group = request.group;
+        let proposed = {
+            let mut core = node.core.borrow_mut();
+            let checked = self.check_in_sync(group, request.acks, &mut core);
+            checked.and_then(|()| core.propose_batch(group, batch, acks, retained_bytes, token))
+        };
         match proposed {
             Ok(()) => {
+                if request.acks == RequiredAcks::All {
+                    self.taken(group, request.host, shard)?;
+                }
                 if let Some(running) = &mut self.hosts[request.host].shards[shard].running {
                     running.tokens.insert(token, Pending::Batch(request.clone()));
                 }
             }
             Err(error) => {
                 self.report.storage_full += u64::from(error == ProduceError::StorageFull);
+                let is_out_of_sync = matches!(error, ProduceError::NotEnoughReplicas { .. });
+                self.report.not_enough_in_sync += u64::from(is_out_of_sync);
                 self.answer(&request, Err(error));
             }
         }
@@ -288,6 +297,8 @@ impl Run {
         }
         self.report.acked_all += 1;
         self.oracle.acked(group, offset, bytes)?;
+        self.check_copies(group, offset)?;
+        let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
         must!(offset >= floor, "P3: {group}: batch {id} at {offset}, all before {floor} was there");
         partition.acked_to = partition.acked_to.max(offset.plus(1));
         partition.oracle.acked(id, offset)

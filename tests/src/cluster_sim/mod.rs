@@ -16,6 +16,7 @@
 //! | `event` | what happens, and what is waited for |
 //! | `clients`, `readers` | producers and readers that follow leaders |
 //! | `replica_readers` | readers that read from any replica |
+//! | `in_sync` | of how many replicas producers ask that they have what is acknowledged |
 //! | `members` | members of consumer groups |
 //! | `coordinators` | who coordinates them, as the shell's `groups` has it |
 //! | `topics` | commands of the catalog on any node, and what a new catalog makes a node do |
@@ -55,6 +56,7 @@ mod faults;
 mod fills;
 mod finish;
 mod host;
+mod in_sync;
 mod lost;
 mod members;
 mod moves;
@@ -133,11 +135,13 @@ pub enum Bug {
     CommitsUntold,
     /// A replica that follows shows all that it has, committed or not.
     ReadUncommitted,
+    /// Nobody asks how many replicas are in sync.
+    SkipInSync,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 29] = [
+    pub const ALL: [Bug; 30] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -167,6 +171,7 @@ impl Bug {
         Bug::FillGap,
         Bug::CommitsUntold,
         Bug::ReadUncommitted,
+        Bug::SkipInSync,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

@@ -254,13 +254,18 @@ impl Run {
         Ok(())
     }
 
+    /// Whether two nodes know that they do not hear each other.
+    pub(super) fn is_link_down(&self, a: usize, b: usize) -> bool {
+        self.net.links.get(&pair(a, b)).is_some_and(|link| link.is_down)
+    }
+
     /// Whether what is sent on the link of two nodes arrives, and at once.
     pub(super) fn is_link_whole(&self, a: usize, b: usize) -> bool {
-        let is_down = self.net.links.get(&pair(a, b)).is_some_and(|link| link.is_down);
         let is_clogged =
             |way| self.net.clogged_until_us.get(&way).is_some_and(|t| *t >= self.now_us);
         let ways = [(a, b), (b, a)];
-        !is_down && !ways.iter().any(|way| self.net.is_cut(way.0, way.1) || is_clogged(*way))
+        !self.is_link_down(a, b)
+            && !ways.iter().any(|way| self.net.is_cut(way.0, way.1) || is_clogged(*way))
     }
 
     /// The link of two nodes is down: both notice, each when it can.

@@ -33,6 +33,10 @@ report! {
     events,
     /// Batches acknowledged that all replicas were asked for.
     acked_all,
+    /// Those of them that more than a quorum had to hold.
+    acked_by_more,
+    /// Batches refused since too few replicas were in sync.
+    not_enough_in_sync,
     /// Batches acknowledged that the leader was asked for.
     acked_leader,
     /// Those of them that are not in the log in the end, as may be.

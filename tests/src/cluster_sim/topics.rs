@@ -42,6 +42,8 @@ pub(super) struct Partition {
     pub producers: Vec<Producer>,
     pub readers: Vec<Reader>,
     pub replica_reader: ReplicaReader,
+    /// So many replicas are to have what is acknowledged, if there are as many.
+    pub in_sync_min: u32,
     /// What its log drives.
     pub kind: PartitionKind,
     /// Where its replicas are.
@@ -414,6 +416,7 @@ impl Run {
             producers,
             readers: (0..if has_records { 2 } else { 0 }).map(|_| Reader::new(host)).collect(),
             replica_reader: ReplicaReader::default(),
+            in_sync_min: [1, 1, 2, 2, 3][self.rng.random_range(0..5)],
             kind,
             places,
             is_deleted: false,
