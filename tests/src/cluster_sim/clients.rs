@@ -329,6 +329,12 @@ impl Run {
         let is_first = producer.sim.pending.front().is_some_and(|sent| sent.id == id);
         let is_gap =
             matches!(result, Err(ProduceError::Sequence(SequenceError::OutOfOrderSequence { .. })));
+        if result.is_ok() && !is_first && partition.in_sync_min > 1 {
+            // It waited for fewer replicas than a duplicate before it: a connection gives answers in the order of requests.
+            let again = Answer { group, id, producer: (at, connection), result };
+            self.after(MS, Event::Answer(again));
+            return Ok(());
+        }
         if is_gap && !is_first {
             // The one before it was not taken, so neither could this one be.
             result = Err(ProduceError::NotLeader);

@@ -5,7 +5,7 @@
 //! - I2: what a replica shows grows as long as it lives, and no replica says that what a reader has seen is not there.
 
 use chronik_engine::batch::leader_epoch;
-use chronik_engine::ids::{GroupId, Offset};
+use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_replication::wire::Seat;
 use chronik_shards::core::{FetchError, ReadPlan};
 use rand::Rng;
@@ -17,8 +17,8 @@ use crate::must;
 /// A reader that reads from any replica.
 #[derive(Debug, Default)]
 pub(super) struct ReplicaReader {
-    /// The replica that it reads from, with the life of its node.
-    at: Option<(Seat, u64)>,
+    /// The replica that it reads from, with its place and the life of its node.
+    at: Option<(Seat, u64, ReplicaId)>,
     /// The newest that it knows of.
     epoch: i32,
     /// It has seen all before this.
@@ -35,11 +35,12 @@ impl Run {
         let Some(partition) = self.partitions.get(&group) else { return Ok(()) };
         let reader = &partition.replica_reader;
         let (epoch, seen_to, shown) = (reader.epoch, reader.offset, reader.high_watermark);
-        let asked = reader.at.filter(|_| !turns).and_then(|(seat, life)| {
+        let asked = reader.at.filter(|_| !turns).and_then(|(seat, life, replica)| {
             let (host, shard) = self.place(seat);
             let is_same = self.hosts[host].life == life && self.hosts[host].is_there();
             let node = self.hosts[host].node(shard).filter(|_| is_same)?;
-            Some((seat, (host, shard), node))
+            let is_there = node.core.borrow().replica(group) == Some(replica);
+            is_there.then_some((seat, (host, shard), node))
         });
         let Some((seat, place, node)) = asked else {
             self.turn_to_replica(group);
@@ -109,11 +110,12 @@ impl Run {
         let (host, shard) = self.place(seat);
         let life = self.hosts[host].life;
         let node = self.hosts[host].node(shard).filter(|_| self.hosts[host].is_there());
-        let view = node.and_then(|node| node.core.borrow().partition(group));
+        let view = node.as_ref().and_then(|node| node.core.borrow().partition(group));
+        let replica = node.as_ref().and_then(|node| node.core.borrow().replica(group));
         let known = view.map_or(-1, |view| leader_epoch(view.leader_epoch));
         if let Some(partition) = self.partitions.get_mut(&group) {
             let reader = &mut partition.replica_reader;
-            reader.at = Some((seat, life));
+            reader.at = replica.map(|replica| (seat, life, replica));
             reader.epoch = reader.epoch.max(known);
             reader.high_watermark = Offset(0);
         }
