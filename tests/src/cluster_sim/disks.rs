@@ -34,7 +34,7 @@ impl Run {
                 false => Box::pin(node.upkeep_keeping_all()),
             });
             self.plan(0, host, shard, Step::Upkeep);
-        } else if drawn < 9 && running.tiering.is_none() {
+        } else if drawn < 9 && running.tiering.is_none() && !running.repairs.is_busy() {
             let node = Rc::clone(&running.node);
             running.tiering = Some(match self.swarm.has_segments {
                 true => Box::pin(node.tier()),
@@ -95,6 +95,7 @@ impl Run {
             Some(Err(error)) if is_full(&error) || (is_armed && tiering_io_failed(&error)) => {
                 running.tiering = None;
             }
+            Some(Err(error)) if self.segment_lost_by(host, shard, &error) => {}
             Some(Err(error)) => {
                 let seat = self.seat(host, shard);
                 return Err(Violation { what: format!("{seat} writes no segments: {error:?}") });

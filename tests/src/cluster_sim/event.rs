@@ -72,6 +72,10 @@ pub(super) enum Step {
     FillWrite,
     /// Records that another replica wants are read.
     FillServe { asked_by: Seat, id: u64, ask: FillAsk },
+    /// Its disk goes on with records that were copied for a repair.
+    RepairWrite,
+    /// Nobody has answered a repair.
+    RepairLate(u64),
     /// Records that were asked for have come, or have not.
     FillAnswered(u64, FillAnswer),
 }

@@ -76,6 +76,7 @@ impl Run {
                 self.after(for_us, Event::Heal(Healing::Slowness { host }));
             }
             Fault::Pause => self.pause(host, for_us),
+            Fault::Damage => self.damage_segment(),
             Fault::ClockJump => {
                 self.report.clock_jumps += 1;
                 self.hosts[host].clock_ms = self.rng.random_range(-JUMP_MS_MAX..JUMP_MS_MAX);

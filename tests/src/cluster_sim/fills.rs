@@ -7,7 +7,9 @@ use bytes::BytesMut;
 use chronik_engine::disk_sim::block_on;
 use chronik_engine::segment::SegmentError;
 use chronik_replication::wire::Seat;
-use chronik_shards::core::{FillAnswer, FillAsk, FillChunk, FillStep, FillWrite, NamedSegment};
+use chronik_shards::core::{
+    FillAnswer, FillAsk, FillChunk, FillId, FillStep, FillWrite, NamedSegment,
+};
 
 use super::event::Step;
 use super::net::Body;
@@ -99,13 +101,18 @@ impl Run {
         let (mut bytes, mut end_offset) = (BytesMut::new(), from);
         match block_on(node.segments.read(&node.core, &node.wal, group, from..end, bytes_max)) {
             Ok(found) => {
-                let leaves_gap = self.bug == Some(Bug::FillGap) && found.len() > 1;
+                let bug = if ask.fill == FillId::default() { Bug::RepairGap } else { Bug::FillGap };
+                let leaves_gap = self.bug == Some(bug) && found.len() > 1;
                 for batch in found.into_iter().skip(usize::from(leaves_gap)) {
                     bytes.extend_from_slice(&batch.bytes);
                     end_offset = batch.end_offset;
                 }
             }
             Err(error) if stored_io_failed(&error) && self.hosts[host].shards[shard].is_armed => {
+                return Ok(FillAnswer::Failed);
+            }
+            Err(error) if self.is_unheard_start(group, &error) => return Ok(FillAnswer::Failed),
+            Err(error) if self.wants_repair(host, shard, group, &error) => {
                 return Ok(FillAnswer::Failed);
             }
             Err(error) => return Err(Violation { what: format!("P1: {group}: {error:?}") }),
@@ -125,6 +132,9 @@ impl Run {
         id: u64,
         answer: FillAnswer,
     ) -> Check {
+        if self.is_for_repair(host, shard, id) {
+            return self.repair_answered(host, shard, id, answer);
+        }
         let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
         let Some(ask) = running.fills.asked.remove(&id) else { return Ok(()) };
         let node = std::rc::Rc::clone(&running.node);

@@ -50,6 +50,7 @@ impl Run {
         self.until("all replicas are alike", PATIENCE_S, |run| {
             run.groups().into_iter().all(|group| run.is_alike(group))
         })?;
+        self.mend_all()?;
         self.verify()
     }
 

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::coordinators::Coordinators;
 use super::event::{Event, HostStep, Pending};
 use super::fills::Fills;
+use super::repairs::Repairs;
 use super::run::Run;
 use super::swarm::{MS, SECOND};
 use super::{Bug, Check, Violation};
@@ -67,6 +68,7 @@ pub(super) struct Running {
     pub tokens: BTreeMap<Token, Pending>,
     pub groups: Coordinators,
     pub fills: Fills,
+    pub repairs: Repairs,
 }
 
 /// A node.
@@ -238,7 +240,9 @@ impl Run {
             tokens: BTreeMap::new(),
             groups: Coordinators::default(),
             fills: Fills::default(),
+            repairs: Repairs::default(),
         });
+        self.want_missing(host, shard);
         self.absorb(host, shard)?;
         self.compare_states(host, shard)
     }

@@ -23,6 +23,7 @@
 //! | `faults` | what goes wrong |
 //! | `moves` | disks that are lost, partitions that move, and how Raft's members follow |
 //! | `fills` | records that are copied from leaders |
+//! | `repairs` | segments that are damaged, and their repair |
 //! | `finish` | the end: everything heals, and must |
 //! | [`oracle`] | what must be true of messages, disks and logs |
 //! | `offsets` | what must be true of the logs of consumer groups |
@@ -64,6 +65,7 @@ mod net;
 mod offsets;
 pub mod oracle;
 mod readers;
+mod repairs;
 mod replica;
 mod replica_readers;
 pub mod report;
@@ -137,11 +139,13 @@ pub enum Bug {
     ReadUncommitted,
     /// Nobody asks how many replicas are in sync.
     SkipInSync,
+    /// Of the records that a replica copies in the place of damaged ones the first ones are left out.
+    RepairGap,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 30] = [
+    pub const ALL: [Bug; 31] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -172,6 +176,7 @@ impl Bug {
         Bug::CommitsUntold,
         Bug::ReadUncommitted,
         Bug::SkipInSync,
+        Bug::RepairGap,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

@@ -147,6 +147,9 @@ impl Run {
         let is_open = |group: GroupId| {
             self.partitions.get(&group).is_none_or(|partition| !partition.is_deleted)
         };
+        if self.swarm.victim.is_some_and(|victim| victim != host) {
+            return false; // (I1) of `repairs`
+        }
         let here = self.hosts[host].id;
         // Nobody knows yet what is to become of those that are lost already, or of replicas that are not made.
         if !(0..self.hosts.len()).all(|other| self.is_known(other)) || self.is_awaited(here) {

@@ -93,6 +93,12 @@ report! {
     fill_answers,
     /// Segments written of those.
     fill_segments,
+    /// Segments that were damaged or removed.
+    damages,
+    /// Times that records could not be read for that.
+    unreadable,
+    /// Repairs from other replicas.
+    repairs,
     /// Crashes while a node starts.
     recovery_crashes,
     /// Crashes of all nodes at once.

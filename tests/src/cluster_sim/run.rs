@@ -9,7 +9,7 @@ use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_engine::wal::record::WalRecord;
 use chronik_replication::wire::Seat;
 use chronik_shards::core::reconcile::FirstVoter;
-use chronik_shards::core::{ProduceResult, Token};
+use chronik_shards::core::{FillAnswer, ProduceResult, Token};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -240,6 +240,8 @@ impl Run {
                 Step::FillServe { asked_by, id, ask } => {
                     self.serve_records(host, shard, asked_by, (id, ask))
                 }
+                Step::RepairWrite => self.write_repair(host, shard),
+                Step::RepairLate(id) => self.repair_answered(host, shard, id, FillAnswer::Failed),
                 Step::FillAnswered(id, answer) => self.fill_answered(host, shard, id, answer),
             },
             Event::Host { host, step, .. } => match step {
@@ -307,6 +309,7 @@ impl Run {
             }
             self.tick_groups(host, shard)?;
             self.reconcile_now_and_then(host, shard)?;
+            self.begin_repair(host, shard);
             self.absorb(host, shard)?;
             self.plan_idle_work(host, shard);
         }

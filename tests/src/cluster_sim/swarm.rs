@@ -26,10 +26,11 @@ pub(super) enum Fault {
     Isolation,
     Split,
     Clog,
+    Damage,
 }
 
 impl Fault {
-    const ALL: [Fault; 14] = [
+    const ALL: [Fault; 15] = [
         Fault::Crash,
         Fault::Blackout,
         Fault::Wipe,
@@ -44,8 +45,12 @@ impl Fault {
         Fault::Isolation,
         Fault::Split,
         Fault::Clog,
+        Fault::Damage,
     ];
 }
+
+/// How likely damage is where there is some.
+const DAMAGE_WEIGHT: u32 = 150;
 
 /// The probabilities of a run, in parts of a thousand where nothing else is said.
 #[derive(Debug, Clone)]
@@ -77,6 +82,8 @@ pub(super) struct Swarm {
     pub moves: bool,
     /// Whether full files of the log become segments.
     pub has_segments: bool,
+    /// The node whose segments are damaged.
+    pub victim: Option<usize>,
 }
 
 impl Swarm {
@@ -87,11 +94,15 @@ impl Swarm {
             _ => rng.random_range(0..=max),
         };
         let (lost, doubled) = (perhaps(300), perhaps(500));
-        let weights = Fault::ALL.map(|fault| (fault, perhaps(100)));
+        let mut weights = Fault::ALL.map(|fault| (fault, perhaps(100)));
         let delay_us_min = rng.random_range(50..2_000);
         let spread_us = [200, 2 * MS, 20 * MS, 150 * MS][rng.random_range(0..4)];
+        let nodes = [3, 4, 5][rng.random_range(0..3)];
+        let victim = (rng.random_range(0..3) == 0).then(|| rng.random_range(0..nodes));
+        let damage = if victim.is_some() { DAMAGE_WEIGHT } else { 0 };
+        weights.iter_mut().filter(|(fault, _)| *fault == Fault::Damage).for_each(|w| w.1 = damage);
         Swarm {
-            nodes: [3, 4, 5][rng.random_range(0..3)],
+            nodes,
             shards: rng.random_range(1..=2),
             action_us: rng.random_range(4..16) * MS,
             faults: rng.random_range(2..16),
@@ -108,6 +119,7 @@ impl Swarm {
             reclaims: rng.random(),
             moves: rng.random(),
             has_segments: rng.random_range(0..4) > 0,
+            victim,
         }
     }
 

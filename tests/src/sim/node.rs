@@ -18,7 +18,7 @@ use chronik_engine::segment::{Segment, SegmentError};
 use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
 use chronik_engine::wal::{LogNeed, SpareProgress, Wal, WalError, WalOptions};
 use chronik_shards::catalog::TopicId;
-use chronik_shards::core::{CoreConfig, FillWrite, NamedSegment, ShardCore};
+use chronik_shards::core::{CoreConfig, FillChunk, FillWrite, NamedSegment, RepairPlan, ShardCore};
 use chronik_shards::stored::{Segments, StoredError};
 use chronik_tiering::backlog::{Backlog, FilePlan};
 use chronik_tiering::failures::PAUSE_MAX;
@@ -336,8 +336,9 @@ impl Node {
     /// needs: what the background threads do, and the loops that ask them.
     pub async fn tier(self: Rc<Node>) -> Result<(), WriteError> {
         self.write_oldest().await?;
-        self.merge_some().await?;
-        self.remove_gone().await
+        let merged = self.merge_some().await;
+        self.remove_gone().await?;
+        merged
     }
 
     /// Removes files of segments that nobody needs.
@@ -395,6 +396,30 @@ impl Node {
         for named in segments.iter().filter(|_| self.bug == Some(Bug::LoseSegment)) {
             drop(self.disk.remove(&self.segments.dir().join(named.file_name())).await);
         }
+        self.end_turn();
+        (segments, result)
+    }
+
+    /// Writes records that were copied from another replica in the place of segments that cannot be read.
+    pub async fn write_repair(
+        self: Rc<Node>,
+        plan: RepairPlan,
+        chunks: Vec<FillChunk>,
+    ) -> (Vec<NamedSegment>, Result<(), SegmentError>) {
+        let id = plan.tag.segment_id(Uuid::nil(), plan.term);
+        let job = FillJob {
+            segments_dir: self.segments.dir().to_owned(),
+            id,
+            from: plan.base_offset,
+            up_to: Some(plan.up_to),
+            generation: plan.generation,
+            chunks: chunks.into_iter().map(|chunk| chunk.bytes).collect(),
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+        };
+        self.begin_turn().await;
+        let mut segments = Vec::new();
+        let mut done = |segment| segments.push(NamedSegment::of(id, segment));
+        let result = write_fill(&self.disk, &job, &mut Unpaced, &mut done).await;
         self.end_turn();
         (segments, result)
     }
