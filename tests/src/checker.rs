@@ -215,6 +215,18 @@ impl Ledger {
         self.partitions.iter().map(|partition| partition.acked_by_sequence.len()).sum()
     }
 
+    /// How many records of each partition were acknowledged.
+    #[must_use]
+    pub fn acked_of_each(&self) -> Vec<usize> {
+        self.partitions.iter().map(|partition| partition.acked_by_sequence.len()).collect()
+    }
+
+    /// Where each partition ended as of the last reading that was judged.
+    #[must_use]
+    pub fn ends_read(&self) -> Vec<i64> {
+        self.partitions.iter().map(|partition| partition.watermark_least).collect()
+    }
+
     /// How many records were handed to the producer.
     #[must_use]
     pub fn sent(&self) -> u64 {

@@ -19,6 +19,7 @@ use crate::link_proxy::{Faults, LinkProxy};
 use crate::netns::{Host, Namespace, Network};
 use crate::process::{Broker, Settings};
 use crate::raw::{RawConnection, topic_name};
+use crate::replicas::check_same;
 use crate::scratch::{Ports, wait_for};
 use crate::workload::{Load, read_topic};
 
@@ -198,6 +199,15 @@ impl Cluster {
     pub fn check(&self, load: &mut Load) -> Result<()> {
         let logs = read_topic(&self.bootstrap(), load.topic(), load.partitions(), DEADLINE)?;
         load.ledger.check(&logs).context("what was read is not what was promised")
+    }
+
+    /// The same, and every node holds what was read, byte for byte. The load must be drained.
+    pub fn check_every_node(&self, load: &mut Load) -> Result<()> {
+        self.check(load)?;
+        for (partition, end) in (0..).zip(load.ledger.ends_read()) {
+            check_same(&self.nodes, load.topic(), partition, end)?;
+        }
+        Ok(())
     }
 
     /// An error where a node has panicked.

@@ -32,6 +32,7 @@ pub mod netns;
 pub mod poke;
 pub mod process;
 pub mod raw;
+pub mod replicas;
 pub mod requests;
 pub mod scratch;
 pub mod seeds;

@@ -187,19 +187,46 @@ impl Load {
     /// Sends until `acks` more records are acknowledged, and returns at once then, with others still in flight.
     pub fn run_until_acked(&mut self, acks: usize, deadline: Duration) -> Result<()> {
         let goal = self.ledger.acked() + acks;
+        let is_there = |ledger: &Ledger| (ledger.acked() >= goal).then_some(());
+        self.run_until(&format!("{goal} records are acknowledged"), deadline, is_there)
+    }
+
+    /// The same until each partition has so many more.
+    pub fn run_until_each_acked(&mut self, acks: usize, deadline: Duration) -> Result<()> {
+        let before = self.ledger.acked_of_each();
+        let is_there = |ledger: &Ledger| {
+            let now = ledger.acked_of_each();
+            now.iter().zip(&before).all(|(now, before)| *now >= before + acks).then_some(())
+        };
+        self.run_until(
+            &format!("{acks} more are acknowledged of each partition"),
+            deadline,
+            is_there,
+        )
+    }
+
+    /// Sends all the time until `probe` finds something.
+    pub fn run_until<T>(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        mut probe: impl FnMut(&Ledger) -> Option<T>,
+    ) -> Result<T> {
         let until = Instant::now() + deadline;
-        while self.ledger.acked() < goal {
+        loop {
+            if let Some(found) = probe(&self.ledger) {
+                return Ok(found);
+            }
             while self.producer.in_flight_count() < IN_FLIGHT_MAX {
                 self.send_next()?;
             }
             self.take_reports()?;
             ensure!(
                 Instant::now() < until,
-                "{} of {goal} records acknowledged within {deadline:?}",
-                self.ledger.acked()
+                "{what}: did not happen within {deadline:?}; acknowledged: {:?}",
+                self.ledger.acked_of_each()
             );
         }
-        Ok(())
     }
 
     /// Sends for so long, whether or not anything is acknowledged.
