@@ -10,7 +10,7 @@
 mod support;
 
 use bytes::Bytes;
-use chronik_engine::ids::{Offset, RaftIndex, ReplicaId, Term};
+use chronik_engine::ids::{RaftIndex, ReplicaId, Term};
 use chronik_engine::limits::GROUP_STATE_BYTES_MAX;
 use chronik_engine::wal::record::WalRecord;
 use chronik_replication::ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
@@ -279,51 +279,6 @@ fn given_committed_entries_that_are_not_applied_when_a_snapshot_comes_then_it_wa
     cluster.settle(3);
     assert_eq!(cluster.replica(3).installs, 1);
     assert_eq!(cluster.group(3).applied(), index);
-    cluster.heal();
-}
-
-#[test]
-fn given_a_snapshot_that_is_lost_when_nobody_says_so_then_it_is_sent_anew_after_some_time() {
-    let mut cluster = behind();
-    let lost = until_snapshot(&mut cluster);
-    assert_eq!(cluster.group(1).progress()[1].state, ReplicationState::Snapshot);
-    let mut ticks = 0;
-    let again = loop {
-        assert!(ticks < 200, "it stays paused for ever");
-        cluster.tick_all(5);
-        ticks += 5;
-        for id in 1..=3 {
-            cluster.settle(id);
-        }
-        if let Some(at) = cluster.network.iter().position(is_snapshot) {
-            break cluster.network.swap_remove(at);
-        }
-        for message in std::mem::take(&mut cluster.network) {
-            cluster.deliver(message);
-        }
-    };
-    assert!(ticks >= 75, "not before: {ticks}");
-    // Both arrive in the end, the old one last.
-    cluster.deliver(again);
-    cluster.settle_all();
-    cluster.deliver(lost);
-    cluster.heal();
-    assert_eq!(cluster.replica(3).installs, 1);
-}
-
-#[test]
-fn given_a_snapshot_that_is_lost_when_that_is_reported_then_it_is_sent_anew_with_the_next_heartbeat()
- {
-    let mut cluster = behind();
-    drop(until_snapshot(&mut cluster));
-    cluster.group(1).report_snapshot_progress(replica(3), Offset(0));
-    assert_eq!(cluster.group(1).progress()[1].state, ReplicationState::Snapshot, "no answer yet");
-    cluster.group(1).report_snapshot_lost(replica(3));
-    cluster.group(1).report_snapshot_lost(replica(2));
-    assert_eq!(cluster.group(1).progress()[1].state, ReplicationState::Probe);
-    assert_eq!(cluster.group(1).progress()[0].state, ReplicationState::Replicate);
-    cluster.pass(40);
-    assert_eq!(cluster.replica(3).installs, 1);
     cluster.heal();
 }
 

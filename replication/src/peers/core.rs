@@ -22,6 +22,7 @@ use super::clock::{LogLimit, now};
 use super::config::PeersConfig;
 use super::handler::PeerHandler;
 use super::handshake::Met;
+use super::incoming::{Incoming, TransferDrop};
 use super::link::{self, Link, LinkEnd, Liveness};
 use super::outbox::{Addressee, Outbox};
 use super::stats::{Counters, RefusalCounts, add};
@@ -125,6 +126,8 @@ pub(super) struct Core<H> {
     tasks: Rc<Tasks>,
     /// Connections of others that are not links yet.
     pub(super) adopting: Cell<usize>,
+    /// Snapshots that peers send in parts.
+    pub(super) incoming: RefCell<Incoming>,
     lost: RefCell<BTreeSet<(Seat, Addressee)>>,
     /// Wakes the task that tells of lost messages.
     lost_waker: RefCell<Option<Waker>>,
@@ -144,6 +147,7 @@ impl<H: PeerHandler> Core<H> {
             peers: RefCell::default(),
             tasks: Rc::default(),
             adopting: Cell::new(0),
+            incoming: RefCell::default(),
             lost: RefCell::default(),
             lost_waker: RefCell::new(None),
             log: LogLimit::new(LOG_INTERVAL),
@@ -205,6 +209,7 @@ impl<H: PeerHandler> Core<H> {
             stays
         });
         for peer in forgotten {
+            self.incoming.borrow_mut().forget(peer.seat);
             if let Some(link) = peer.link() {
                 link.finish(LinkEnd::Removed);
             }
@@ -259,7 +264,14 @@ impl<H: PeerHandler> Core<H> {
             for peer in self.all_peers() {
                 if let Some(link) = peer.link() {
                     link.tick(now, &bounds);
+                    for addressee in link.tick_transfers() {
+                        self.note_lost(peer.seat, addressee);
+                    }
                 }
+            }
+            let given_up = self.incoming.borrow_mut().tick();
+            for peer in given_up.into_iter().filter_map(|seat| self.known_peer(seat)) {
+                peer.counters.add_transfer_dropped(TransferDrop::Idle);
             }
         }
     }

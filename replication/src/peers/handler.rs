@@ -29,8 +29,12 @@ pub trait PeerHandler: 'static {
     /// of the same peer goes down before the new one comes up.
     fn on_down(&self, seat: Seat);
 
-    /// At least one message to a replica was lost for certain: no link, or a queue that was full.
+    /// At least one message to a replica was lost for certain: no link, a queue that was full, or a snapshot that the peer
+    /// did not take.
     fn on_dropped(&self, to: Seat, group: GroupId, replica: ReplicaId);
+
+    /// A replica has taken another part of the snapshot that is on its way to it.
+    fn on_part_taken(&self, _to: Seat, _group: GroupId, _replica: ReplicaId) {}
 
     /// Whether this data directory of a node counts no more, for good: no link is made with it.
     fn is_retired(&self, _node_uuid: Uuid) -> bool {

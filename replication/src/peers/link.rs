@@ -21,12 +21,13 @@ use super::clock::now;
 use super::core::{Core, Peer};
 use super::handler::{CallError, PeerHandler, Replier};
 use super::outbox::{Addressee, Outbox};
+use super::outgoing::Heard;
 use super::receive::{FrameReader, Received};
 use super::stats::add;
 use crate::ready::PeerMessage;
 use crate::wire::{
-    Call, CallRefused, Frame, FrameKind, Refused, RefusedReason, Reply, WireError, decode_notices,
-    decode_raft,
+    Call, CallRefused, Frame, FrameKind, Part, Refused, RefusedReason, Reply, Want, WireError,
+    decode_notices, decode_raft,
 };
 
 /// Vector entries per send.
@@ -209,6 +210,11 @@ impl Link {
         }
     }
 
+    /// Snapshots in parts of which the peer says nothing any more: they are lost.
+    pub(super) fn tick_transfers(&self) -> Vec<Addressee> {
+        self.outbox.borrow_mut().tick()
+    }
+
     /// Receives what there is, once there is something.
     async fn receive<H>(&self, core: &Core<H>, reader: &mut FrameReader) -> Result<u64, LinkEnd> {
         let received = if reader.is_within_body() {
@@ -356,6 +362,8 @@ fn handle_frame<H: PeerHandler>(
             let took = link.pinged_at.take().map(|at| now().saturating_duration_since(at));
             peer.counters.rtt.set(took.or(peer.counters.rtt.get()));
         }
+        FrameKind::Part => take_part(core, peer, link, &Part::decode(&body)?),
+        FrameKind::Want => take_want(core, peer, link, &Want::decode(&body)?),
         FrameKind::Refused => return Err(LinkEnd::Refused(Refused::decode(&body)?.reason)),
         FrameKind::Hello
         | FrameKind::Welcome
@@ -363,6 +371,31 @@ fn handle_frame<H: PeerHandler>(
         | FrameKind::DiscoveryReply => return Err(LinkEnd::Unexpected { kind }),
     }
     Ok(())
+}
+
+fn take_part<H: PeerHandler>(core: &Core<H>, peer: &Peer, link: &Link, part: &Part) {
+    let taken = core.incoming.borrow_mut().take(peer.seat, part);
+    link.send_urgent(taken.want.to_frame());
+    if let Some(reason) = taken.dropped {
+        peer.counters.add_transfer_dropped(reason);
+        let (peer, group) = (peer.seat, part.transfer.group);
+        tracing::debug!(%peer, %group, reason = reason.name(), "a snapshot was dropped on its way");
+    }
+    if let Some(message) = taken.message {
+        add(&peer.counters.messages_in, 1);
+        core.handler.on_messages(peer.seat, vec![message]);
+    }
+}
+
+fn take_want<H: PeerHandler>(core: &Core<H>, peer: &Peer, link: &Link, want: &Want) {
+    let heard = link.outbox.borrow_mut().on_want(want);
+    match heard {
+        Heard::Nothing => {}
+        Heard::Progress((group, replica)) => core.handler.on_part_taken(peer.seat, group, replica),
+        Heard::Arrived => add(&peer.counters.messages_out, 1),
+        Heard::GivenUp(addressee) => core.note_lost(peer.seat, addressee),
+    }
+    link.wake();
 }
 
 async fn write_frames<H: PeerHandler>(core: &Core<H>, peer: &Peer, link: &Link) -> LinkEnd {

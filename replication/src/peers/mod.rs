@@ -15,14 +15,17 @@
 //! | `handshake`, `proof` | how two ends come to know and to trust each other |
 //! | `link` | one connection in use: reading, writing, liveness |
 //! | `outbox` | what waits to be sent, as messages and as frames |
+//! | `outgoing`, `incoming` | large snapshots, which travel in parts between the other frames |
 //! | `receive` | cutting a byte stream into frames |
 //! | `calls` | calls that wait for their answers |
 //! | `stats`, `clock`, `tasks` | counters; time, jitter, restraint in the log; tasks that end together |
 //!
 //! - I1: nothing here waits for a peer: what cannot be queued is dropped, and whoever sent it is told.
 //! - I2: nothing is promised: a message that was taken may be lost with its link. Raft sends it again.
-//! - I3: messages from one seat to another arrive in the order in which they were sent, with gaps where links were lost.
-//! - I4: memory is bounded for each peer: its queue, one frame under way in each direction, calls without an answer.
+//! - I3: messages from one seat to another arrive in the order in which they were sent, with gaps where links were lost;
+//!   a snapshot that travels in parts arrives with the last of them.
+//! - I4: memory is bounded for each peer: its queue, one frame under way in each direction, calls without an answer,
+//!   snapshots in parts; these in all, where they arrive.
 //! - I5: the handler is called from the tasks of the links, never from within a call of [`Peers`].
 
 mod acceptor;
@@ -33,8 +36,10 @@ mod core;
 mod dial;
 mod handler;
 mod handshake;
+mod incoming;
 mod link;
 mod outbox;
+mod outgoing;
 mod proof;
 mod receive;
 mod stats;
@@ -52,6 +57,7 @@ use chronik_ring::socket::Socket;
 pub use self::acceptor::{Accepted, Acceptor, AcceptorConfig, RaftPort};
 pub use self::config::{PeerNode, PeersConfig};
 pub use self::handler::{CallError, PeerHandler, Replier};
+pub use self::incoming::TransferDrop;
 pub use self::stats::{PeerStats, Refusals};
 
 use self::clock::{now, within};

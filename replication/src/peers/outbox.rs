@@ -3,9 +3,10 @@
 //! Messages are put together in frames when the link has room for them, so the busier it is the fuller they are. A frame
 //! shares the bytes of its payloads with whoever gave them.
 //!
-//! - I1: Raft messages leave in the order in which they came. Signs of life, calls, replies and notices go ahead of them.
+//! - I1: Raft messages leave in the order in which they came. Signs of life, calls, replies and notices go ahead of them;
+//!   large snapshots go in parts, behind them: of the frames that are made at a time the last may be one.
 //! - I2: the bytes that wait are bounded, those of frames under way included; a message too many is dropped. One
-//!   message is always taken, however large.
+//!   message is always taken, however large. Snapshots in parts have a bound of their own, or the rest would be dropped for them.
 //! - I3: until the last byte of a frame is with the kernel its messages are lost if the link is.
 
 use std::collections::VecDeque;
@@ -13,8 +14,9 @@ use std::io::IoSlice;
 
 use chronik_engine::ids::{GroupId, ReplicaId};
 
+use super::outgoing::{Heard, Outgoing, is_in_parts};
 use crate::ready::PeerMessage;
-use crate::wire::{Frame, encode_raft, raft_message_bytes, raft_messages_that_fit};
+use crate::wire::{Frame, Want, encode_raft, raft_message_bytes, raft_messages_that_fit};
 
 /// Frames are made ready up to this many times the size of one.
 const FRAMES_AHEAD: usize = 2;
@@ -48,6 +50,8 @@ pub(super) struct Outbox {
     urgent: VecDeque<Frame>,
     urgent_bytes: usize,
     messages: VecDeque<PeerMessage>,
+    /// Snapshots in parts.
+    outgoing: Outgoing,
     /// Of messages that wait, and of frames with messages under way.
     message_bytes: usize,
     sending: VecDeque<Sending>,
@@ -64,6 +68,7 @@ impl Outbox {
             urgent: VecDeque::new(),
             urgent_bytes: 0,
             messages: VecDeque::new(),
+            outgoing: Outgoing::default(),
             message_bytes: 0,
             sending: VecDeque::new(),
             part: 0,
@@ -73,6 +78,9 @@ impl Outbox {
 
     /// Queues a message, or drops it and says whose it was (I2).
     pub(super) fn push_message(&mut self, message: PeerMessage) -> Result<(), Addressee> {
+        if is_in_parts(&message) {
+            return self.outgoing.push(&message);
+        }
         let cost = cost(&message);
         if self.message_bytes > 0 && self.message_bytes.saturating_add(cost) > self.bytes_max {
             return Err(addressee(&message));
@@ -93,8 +101,22 @@ impl Outbox {
         true
     }
 
+    /// The peer says what it wants of a snapshot.
+    pub(super) fn on_want(&mut self, want: &Want) -> Heard {
+        self.outgoing.on_want(want)
+    }
+
+    /// Gives up snapshots that the peer says nothing of any more.
+    pub(super) fn tick(&mut self) -> Vec<Addressee> {
+        self.outgoing.tick()
+    }
+
+    /// Whether there is nothing that could be sent now.
     pub(super) fn is_empty(&self) -> bool {
-        self.sending.is_empty() && self.urgent.is_empty() && self.messages.is_empty()
+        self.sending.is_empty()
+            && self.urgent.is_empty()
+            && self.messages.is_empty()
+            && !self.outgoing.is_due()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -119,6 +141,10 @@ impl Outbox {
             }
             let count = raft_messages_that_fit(front, self.frame_bytes_target);
             made_bytes += self.make_raft_frame(count, &mut refused);
+        }
+        // One for each time: what comes meanwhile waits for no other.
+        if let Some(frame) = self.outgoing.next_frame() {
+            self.sending.push_back(Sending { frame, cost: 0, addressees: Vec::new() });
         }
         refused
     }
@@ -214,6 +240,7 @@ impl Outbox {
             lost.extend(sending.addressees);
         }
         lost.extend(self.messages.drain(..).map(|message| addressee(&message)));
+        lost.extend(self.outgoing.take_lost());
         self.urgent.clear();
         (self.urgent_bytes, self.message_bytes, self.part, self.part_offset) = (0, 0, 0, 0);
         lost
@@ -231,11 +258,13 @@ fn cost(message: &PeerMessage) -> usize {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use chronik_engine::ids::{NodeId, ShardId};
     use raft::eraftpb::{Entry, Message, MessageType};
 
     use super::*;
+    use crate::peers::incoming::Incoming;
     use crate::peers::receive::FrameReader;
-    use crate::wire::{FRAME_BODY_BYTES_MAX, FrameKind, decode_raft};
+    use crate::wire::{FRAME_BODY_BYTES_MAX, FrameKind, PART_BYTES_MAX, Part, Seat, decode_raft};
 
     fn append(group: u64, index: u64, payload: usize) -> PeerMessage {
         let mut message = Message { to: 2, from: 1, term: 1, index, ..Message::default() };
@@ -243,6 +272,15 @@ mod tests {
         let data = Bytes::from(vec![1; payload]);
         let entry = Entry { term: 1, index: index + 1, data, ..Entry::default() };
         message.set_entries(vec![entry].into());
+        PeerMessage { group: GroupId(group), message }
+    }
+
+    fn snapshot(group: u64, bytes: usize) -> PeerMessage {
+        let mut message = Message { to: 2, from: 1, term: 1, ..Message::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message.mut_snapshot().data = vec![3; bytes].into();
+        message.mut_snapshot().mut_metadata().index = 8;
+        message.mut_snapshot().mut_metadata().mut_conf_state().voters = vec![1, 2];
         PeerMessage { group: GroupId(group), message }
     }
 
@@ -293,6 +331,50 @@ mod tests {
             assert_eq!(outbox.bytes(), 0);
             assert!(outbox.is_empty());
         }
+    }
+
+    /// As over a slow link, whose receiver answers each part: other groups speak at every moment meanwhile.
+    #[test]
+    fn given_a_snapshot_of_16_mib_when_another_group_speaks_then_it_waits_for_one_part_at_most() {
+        let mut outbox = Outbox::new(1 << 20, 8 << 10);
+        outbox.push_message(snapshot(5, 16 << 20)).unwrap();
+        assert!(outbox.bytes() < 1 << 20, "the rest is not dropped for it");
+        let (mut incoming, mut reader) = (Incoming::default(), FrameReader::new(u32::MAX));
+        let peer = Seat { node: NodeId(1), shard: ShardId(0) };
+        let (mut spoken, mut heard, mut arrived) = (0, 0, None);
+        // What was sent since the oldest message that waits was queued.
+        let mut bytes_ahead = 0;
+        while arrived.is_none() || heard < spoken {
+            outbox.make_frames();
+            assert!(outbox.is_sending(), "it stands still");
+            if arrived.is_none() {
+                spoken += 1;
+                outbox.push_message(append(7, spoken, 10)).unwrap();
+            }
+            while outbox.is_sending() {
+                let mut slices = [IoSlice::new(&[]); 8];
+                let filled = outbox.fill_slices(&mut slices);
+                let flat: Vec<u8> = slices[..filled].iter().flat_map(|s| s.to_vec()).collect();
+                let taken = flat.len().min(100_000);
+                reader.feed(&flat[..taken]).unwrap();
+                outbox.advance(taken);
+                bytes_ahead += taken;
+            }
+            while let Some(frame) = reader.next_frame() {
+                if frame.kind == FrameKind::Part {
+                    let taken = incoming.take(peer, &Part::decode(&frame.body).unwrap());
+                    outbox.on_want(&taken.want);
+                    arrived = arrived.or(taken.message);
+                    continue;
+                }
+                heard += decode_raft(&frame.body).unwrap().len() as u64;
+                assert!(bytes_ahead < PART_BYTES_MAX + 10_000, "{bytes_ahead} bytes");
+                bytes_ahead = 0;
+            }
+        }
+        assert_eq!(arrived, Some(snapshot(5, 16 << 20)));
+        assert!(spoken > 30, "{spoken}");
+        assert!(outbox.is_empty() && outbox.bytes() == 0);
     }
 
     #[test]

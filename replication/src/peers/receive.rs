@@ -135,7 +135,7 @@ impl FrameReader {
 }
 
 /// Makes room for `more` bytes: what has arrived once again, at least [`RESERVE_BYTES`], never beyond the body.
-fn reserve_for(buffer: &mut Vec<u8>, length: usize, more: usize) {
+pub(super) fn reserve_for(buffer: &mut Vec<u8>, length: usize, more: usize) {
     if buffer.capacity() - buffer.len() >= more {
         return;
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::handshake::HandshakeError;
+use super::incoming::TransferDrop;
 use crate::wire::{RefusedReason, Seat};
 
 /// Counted since the seat was first linked.
@@ -19,6 +20,7 @@ pub(super) struct Counters {
     pub(super) messages_dropped: Cell<u64>,
     pub(super) connects: Cell<u64>,
     pub(super) losses: Cell<u64>,
+    pub(super) transfers_dropped: [Cell<u64>; TransferDrop::COUNT],
     /// From the last ping to its answer.
     pub(super) rtt: Cell<Option<Duration>>,
     /// What the last link spoke.
@@ -43,12 +45,14 @@ pub struct PeerStats {
     pub messages_out: u64,
     /// Lost for certain: without a link, beyond the bound of the queue, or not yet sent when the link was lost.
     pub messages_dropped: u64,
-    /// Bytes that wait to be sent.
+    /// Bytes that wait to be sent, without those of snapshots that travel in parts.
     pub queue_bytes: usize,
     /// Links that came up.
     pub connects: u64,
     /// Links that went down.
     pub losses: u64,
+    /// Snapshots from the peer that were dropped on their way, in the order of [`TransferDrop::ALL`].
+    pub transfers_dropped: [u64; TransferDrop::COUNT],
     /// From a ping to its answer, the last time that the link was quiet.
     pub rtt: Option<Duration>,
     /// The version of the protocol that the last link spoke.
@@ -56,6 +60,12 @@ pub struct PeerStats {
 }
 
 impl Counters {
+    pub(super) fn add_transfer_dropped(&self, reason: TransferDrop) {
+        for (counted, counter) in TransferDrop::ALL.into_iter().zip(&self.transfers_dropped) {
+            add(counter, u64::from(counted == reason));
+        }
+    }
+
     pub(super) fn read(&self, seat: Seat, is_up: bool, queue_bytes: usize) -> PeerStats {
         PeerStats {
             seat,
@@ -70,6 +80,7 @@ impl Counters {
             queue_bytes,
             connects: self.connects.get(),
             losses: self.losses.get(),
+            transfers_dropped: self.transfers_dropped.each_ref().map(Cell::get),
             rtt: self.rtt.get(),
             version: self.version.get(),
         }

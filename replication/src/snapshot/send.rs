@@ -2,7 +2,8 @@
 //!
 //! Raft-rs asks for a snapshot when it wants to send one, and wants it at once. It is told that there is none yet, and
 //! the demand is noted; the owner of the group makes one of what its state machine has applied, which is committed and
-//! durable here, and gives it in. One snapshot is kept at a time, for all peers that wait, and only as long as one does.
+//! durable here, and gives it in. One snapshot is kept at a time, for all peers that wait; and for some time after one was lost,
+//! since what has arrived of a large one is not sent twice if it is the same.
 //!
 //! While a snapshot is on its way to a peer, raft-rs sends that peer nothing but heartbeats. The peer's own answer ends
 //! that. Where no answer comes, somebody must say that it failed, or the peer waits for ever: whoever sends it
@@ -59,6 +60,9 @@ pub(crate) struct Demand {
     waiting: RefCell<BTreeSet<u64>>,
     /// Whether the owner is making one.
     in_making: bool,
+    /// For so many ticks the kept one stays though nobody waits for it: it may have been lost on its way with a link, and
+    /// goes on where it stopped if it is the same that is sent again.
+    spare_ticks: usize,
 }
 
 impl Demand {
@@ -172,10 +176,18 @@ impl RaftGroup {
         }
     }
 
-    /// The snapshot that was sent to a peer is lost: it gets another.
+    /// Another part of the snapshot that was sent to a peer has arrived there: it gets all the time anew.
+    pub fn report_snapshot_part(&mut self, to: ReplicaId) {
+        if let Some(sent) = self.snapshots_sent.get_mut(&to) {
+            sent.ticks = 0;
+        }
+    }
+
+    /// The snapshot that was sent to a peer is lost: it gets it again, or another where the log begins behind it meanwhile.
     pub fn report_snapshot_lost(&mut self, to: ReplicaId) {
         if self.snapshots_sent.remove(&to).is_some() {
             self.snapshot_ends.lost += 1;
+            self.node.mut_store().demand_mut().spare_ticks = self.config.snapshot_ticks_max;
             self.node.report_snapshot(to.0, SnapshotStatus::Failure);
             self.demand_again(to);
         }
@@ -254,7 +266,11 @@ impl RaftGroup {
             self.report_snapshot_lost(*peer);
         }
         let demand = self.node.mut_store().demand_mut();
-        if self.snapshots_sent.is_empty() && demand.waiting.get_mut().is_empty() {
+        // One that nobody has got further with for so long is not sent again.
+        demand.spare_ticks =
+            if overdue.is_empty() { demand.spare_ticks.saturating_sub(1) } else { 0 };
+        let is_wanted = !self.snapshots_sent.is_empty() || !demand.waiting.get_mut().is_empty();
+        if !is_wanted && demand.spare_ticks == 0 {
             demand.kept = None;
         }
         !overdue.is_empty()

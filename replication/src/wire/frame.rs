@@ -14,10 +14,11 @@
 //!      may make room for it.
 //! (I3) the parts of a frame are never empty and come to `bytes` together.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use chronik_engine::limits::ENTRY_BYTES_MAX;
 
 use super::WireError;
+use super::part::{PART_BYTES_MAX, PART_HEAD_BYTES};
 use super::reader::Reader;
 
 /// The size of a header.
@@ -35,15 +36,18 @@ const MAGIC: u32 = u32::from_le_bytes(*b"CHRF");
 const CHECKED_BYTES: usize = FRAME_HEADER_BYTES - 4;
 /// What may stand around one entry of the largest size: heads, contexts, and other messages.
 const ENTRY_SLACK_BYTES: usize = 1 << 20;
-/// The largest body of a handshake or a sign of life.
+/// The largest body of a handshake, a sign of life, or what is wanted of a snapshot.
 const SMALL_BODY_BYTES_MAX: u32 = 4 << 10;
 /// The largest body of what nodes tell each other before there is a cluster.
 const DISCOVERY_BODY_BYTES_MAX: u32 = 64 << 10;
+/// The largest part of a snapshot, with its head.
+const PART_BODY_BYTES_MAX: u32 = (512 << 10) + 48;
 /// The largest list of notices.
 const NOTICES_BODY_BYTES_MAX: u32 = 1 << 20;
 
 const _: () = assert!(4 + 1 + 1 + 2 + 4 + 4 + 4 + 8 == CHECKED_BYTES);
 const _: () = assert!(FRAME_BODY_BYTES_MAX as usize >= ENTRY_BYTES_MAX + ENTRY_SLACK_BYTES);
+const _: () = assert!(PART_BODY_BYTES_MAX as usize == PART_BYTES_MAX + PART_HEAD_BYTES);
 const _: () = assert!(usize::BITS >= u32::BITS, "a body's length is a length in memory");
 
 /// What a body is.
@@ -72,6 +76,10 @@ pub enum FrameKind {
     Discovery = 10,
     /// What it is told.
     DiscoveryReply = 11,
+    /// A part of a snapshot: [`super::Part`].
+    Part = 12,
+    /// What its receiver wants next: [`super::Want`].
+    Want = 13,
 }
 
 impl FrameKind {
@@ -88,6 +96,8 @@ impl FrameKind {
             9 => FrameKind::Reply,
             10 => FrameKind::Discovery,
             11 => FrameKind::DiscoveryReply,
+            12 => FrameKind::Part,
+            13 => FrameKind::Want,
             _ => return None,
         })
     }
@@ -100,9 +110,11 @@ impl FrameKind {
             | FrameKind::Welcome
             | FrameKind::Refused
             | FrameKind::Ping
-            | FrameKind::Pong => SMALL_BODY_BYTES_MAX,
+            | FrameKind::Pong
+            | FrameKind::Want => SMALL_BODY_BYTES_MAX,
             FrameKind::Discovery | FrameKind::DiscoveryReply => DISCOVERY_BODY_BYTES_MAX,
             FrameKind::Notices => NOTICES_BODY_BYTES_MAX,
+            FrameKind::Part => PART_BODY_BYTES_MAX,
             FrameKind::Raft | FrameKind::Call | FrameKind::Reply => FRAME_BODY_BYTES_MAX,
         }
     }
@@ -188,6 +200,7 @@ enum Parts {
 pub struct Frame {
     parts: Parts,
     bytes: usize,
+    body_crc: u32,
 }
 
 impl Frame {
@@ -203,9 +216,10 @@ impl Frame {
             crc.update(part);
             body_bytes += part.len();
         }
-        let header = header(kind, body_bytes, crc.finalize());
+        let body_crc = crc.finalize();
+        let header = header(kind, body_bytes, body_crc);
         body.insert(0, Bytes::copy_from_slice(&header));
-        Frame { parts: Parts::Many(body), bytes: FRAME_HEADER_BYTES + body_bytes }
+        Frame { parts: Parts::Many(body), bytes: FRAME_HEADER_BYTES + body_bytes, body_crc }
     }
 
     /// Header and body, in the order in which they are sent. At least one part, and none is empty.
@@ -215,6 +229,20 @@ impl Frame {
             Parts::One(part) => std::slice::from_ref(part),
             Parts::Many(parts) => parts,
         }
+    }
+
+    /// What stands behind the header, in parts that share its bytes, and the checksum of that.
+    pub(crate) fn into_body(self) -> (Vec<Bytes>, u32) {
+        let mut parts = match self.parts {
+            Parts::One(part) => vec![part],
+            Parts::Many(parts) => parts,
+        };
+        if let Some(first) = parts.first_mut() {
+            // The header is never cut: it begins the first part.
+            first.advance(FRAME_HEADER_BYTES);
+        }
+        parts.retain(|part| !part.is_empty());
+        (parts, self.body_crc)
     }
 
     /// How many bytes the parts come to.
@@ -274,11 +302,12 @@ impl FrameWriter {
             bytes += shared.len();
         }
         crc.update(&self.buffer[from..]);
-        let header = header(self.kind, bytes - FRAME_HEADER_BYTES, crc.finalize());
+        let body_crc = crc.finalize();
+        let header = header(self.kind, bytes - FRAME_HEADER_BYTES, body_crc);
         self.buffer[..FRAME_HEADER_BYTES].copy_from_slice(&header);
         let buffer = Bytes::from(self.buffer);
         if self.shared.is_empty() {
-            return Frame { parts: Parts::One(buffer), bytes };
+            return Frame { parts: Parts::One(buffer), bytes, body_crc };
         }
         let mut parts = Vec::with_capacity(2 * self.shared.len() + 1);
         let mut from = 0;
@@ -292,7 +321,7 @@ impl FrameWriter {
         if from < buffer.len() {
             parts.push(buffer.slice(from..));
         }
-        Frame { parts: Parts::Many(parts), bytes }
+        Frame { parts: Parts::Many(parts), bytes, body_crc }
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `message_type` | which types of Raft messages travel, as numbers |
 //! | `notices` | who leads which group |
 //! | `call` | requests of one node to another, and their replies |
+//! | `part` | snapshots that travel in parts |
 //! | `reader` | reading a body within its bounds |
 //!
 //! Invariants:
@@ -21,6 +22,7 @@ mod frame;
 mod hello;
 mod message_type;
 mod notices;
+mod part;
 mod raft;
 mod reader;
 
@@ -40,6 +42,7 @@ pub use frame::{
 };
 pub use hello::{Hello, Refused, RefusedReason, Versions, Welcome};
 pub use notices::{LeaderNotice, NOTICES_MAX, decode_notices, encode_notices};
+pub use part::{PART_BYTES_MAX, Part, Transfer, Want};
 
 /// A place that holds replicas and talks to its peers: one shard of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

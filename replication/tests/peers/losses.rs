@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chronik_engine::ids::{GroupId, ReplicaId};
-use chronik_replication::wire::{Frame, FrameKind};
+use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId, Term};
+use chronik_replication::peers::TransferDrop;
+use chronik_replication::wire::{Frame, FrameKind, PART_BYTES_MAX, Part, Transfer, Want};
 use uuid::Uuid;
 
+use crate::proxy::Proxy;
 use crate::support::*;
 
 /// A peer that is silent is noticed within half a second, and a little more where the machine is busy.
@@ -239,5 +241,70 @@ fn given_a_link_when_the_same_seat_connects_again_then_the_older_one_ends() {
         assert!(beside(move || older.is_closed()).await);
         assert_eq!(log.count("another data directory"), 1);
         assert_eq!(two.seat(0).peers.up_seats(), [seat(1, 0)]);
+    });
+}
+
+#[test]
+fn given_a_large_snapshot_when_its_link_is_lost_then_it_goes_on_where_it_stopped() {
+    const STATE_BYTES: usize = 32 << 20;
+    on_a_core(|_| async {
+        let (one, two) = (TestNode::start(1), TestNode::start(2));
+        let proxy = Proxy::start(two.address);
+        let nodes = [(1, one.address), (2, proxy.address)];
+        one.open(1, &nodes, |_| {});
+        two.open(1, &nodes, |_| {});
+        linked(&one, &two, 1).await;
+        let (here, there) = (one.seat(0).seen, two.seat(0).seen);
+        *here.sticks.borrow_mut() = Some((STATE_BYTES * 3 / 4 / PART_BYTES_MAX, proxy.switch()));
+        let (peers, snapshot) = (one.seat(0).peers, snapshot(STATE_BYTES));
+        peers.send(seat(2, 0), snapshot.clone());
+        eventually("down", || here.downs(seat(2, 0)) == 1 && there.downs(seat(1, 0)) == 1).await;
+        assert_eq!(*here.dropped.borrow(), [(seat(2, 0), GroupId(1), ReplicaId(2))]);
+        assert!(there.messages.borrow().is_empty());
+        proxy.recover();
+        linked(&one, &two, 2).await;
+        peers.send(seat(2, 0), snapshot.clone());
+        eventually("the snapshot", || !there.messages.borrow().is_empty()).await;
+        assert_eq!(*there.messages.borrow(), [(seat(1, 0), snapshot)]);
+        let bytes_out = peers.stats()[0].bytes_out;
+        let once = STATE_BYTES as u64;
+        assert!((once..once * 9 / 8).contains(&bytes_out), "{bytes_out} bytes");
+        eventually("the count", || peers.stats()[0].messages_out == 1).await;
+    });
+}
+
+#[test]
+fn given_a_peer_that_sends_parts_of_what_it_never_offered_when_they_come_then_they_are_counted() {
+    on_a_core(|_| async {
+        let two = TestNode::start(2);
+        two.open(1, &[(1, "127.0.0.1:9".parse().unwrap())], |config| config.secret = None);
+        let address = two.address;
+        let transfer = Transfer {
+            group: GroupId(1),
+            to: ReplicaId(2),
+            index: RaftIndex(3),
+            term: Term(1),
+            message_bytes: 1 << 20,
+            message_crc: 4,
+        };
+        let playing = beside(move || {
+            let mut peer = ByHand::connect(address);
+            peer.open_as(&hello(1, 2)).unwrap();
+            let bytes = Bytes::from_static(b"whatever");
+            peer.send(&Part::frame(&transfer, 0, &[bytes]).unwrap());
+            loop {
+                let (kind, body) = peer.receive().expect("an answer");
+                if kind == FrameKind::Want {
+                    return (peer, Want::decode(&body).unwrap());
+                }
+            }
+        });
+        let (_peer, want) = playing.await;
+        assert_eq!(want, Want { transfer, offset: 0, is_given_up: true });
+        let stats = two.seat(0).peers.stats();
+        for (reason, count) in TransferDrop::ALL.into_iter().zip(stats[0].transfers_dropped) {
+            assert_eq!(count, u64::from(reason == TransferDrop::Foreign), "{reason:?}");
+        }
+        assert!(two.seat(0).peers.is_up(seat(1, 0)), "the link goes on");
     });
 }

@@ -7,5 +7,6 @@
 
 mod exchange;
 mod losses;
+mod proxy;
 mod strangers;
 mod support;

@@ -1,9 +1,9 @@
 //! Nodes on one core, on real loopback sockets, and peers that are played by hand.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -116,6 +116,16 @@ pub fn append(number: u64, payload: Bytes) -> PeerMessage {
     PeerMessage { group: GroupId(1), message }
 }
 
+/// A snapshot of so many bytes.
+pub fn snapshot(bytes: usize) -> PeerMessage {
+    let mut message = Message { to: 2, from: 1, term: 1, ..Message::default() };
+    message.set_msg_type(MessageType::MsgSnapshot);
+    message.mut_snapshot().data = (0..=250).cycle().take(bytes).collect::<Vec<u8>>().into();
+    message.mut_snapshot().mut_metadata().index = 3;
+    message.mut_snapshot().mut_metadata().mut_conf_state().voters = vec![1, 2];
+    PeerMessage { group: GroupId(1), message }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Up(Seat),
@@ -130,6 +140,9 @@ pub struct Recorder {
     pub notices: RefCell<Vec<LeaderNotice>>,
     pub dropped: RefCell<Vec<(Seat, GroupId, ReplicaId)>>,
     pub kept: RefCell<Vec<Replier>>,
+    /// Parts of snapshots that peers have taken, and what is to get stuck with which of them.
+    pub parts_taken: Cell<usize>,
+    pub sticks: RefCell<Option<(usize, Arc<Mutex<bool>>)>>,
     /// The data directories that count no more, as far as this one knows.
     pub retired: RefCell<Vec<Uuid>>,
     /// Who says so of this one.
@@ -181,6 +194,15 @@ impl PeerHandler for Recorder {
 
     fn on_dropped(&self, to: Seat, group: GroupId, replica: ReplicaId) {
         self.dropped.borrow_mut().push((to, group, replica));
+    }
+
+    fn on_part_taken(&self, _to: Seat, _group: GroupId, _replica: ReplicaId) {
+        self.parts_taken.set(self.parts_taken.get() + 1);
+        self.sticks.borrow_mut().take_if(|(parts, stuck)| {
+            let is_now = self.parts_taken.get() >= *parts;
+            *stuck.lock().unwrap() |= is_now;
+            is_now
+        });
     }
 
     fn is_retired(&self, node_uuid: Uuid) -> bool {
@@ -382,56 +404,4 @@ pub fn hello(from: u32, to: u32) -> Hello {
 fn welcome(node: u32, nonce: [u8; 32]) -> Welcome {
     let node_uuid = Uuid::from_u128(u128::from(node) + 5000);
     Welcome { node: NodeId(node), node_uuid, shards: 1, version: 1, nonce, proof: [0; 32] }
-}
-
-/// Stands between two nodes, forwards, and stops forwarding when it is told to, without closing anything.
-pub struct Proxy {
-    pub address: SocketAddr,
-    stuck: Arc<Mutex<bool>>,
-}
-
-impl Proxy {
-    pub fn start(to: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        let stuck = Arc::new(Mutex::new(false));
-        let is_stuck = Arc::clone(&stuck);
-        // It ends with the test's process, as do the threads of connections that nobody closes.
-        std::thread::spawn(move || {
-            for here in listener.incoming().map_while(Result::ok) {
-                let Ok(there) = TcpStream::connect(to) else { continue };
-                let pairs =
-                    [(here.try_clone().unwrap(), there.try_clone().unwrap()), (there, here)];
-                for (from, to) in pairs {
-                    let is_stuck = Arc::clone(&is_stuck);
-                    std::thread::spawn(move || forward(from, to, &is_stuck));
-                }
-            }
-        });
-        Proxy { address, stuck }
-    }
-
-    /// From here on nothing comes through.
-    pub fn get_stuck(&self) {
-        *self.stuck.lock().unwrap() = true;
-    }
-
-    /// New connections work again; those that were stuck stay silent.
-    pub fn recover(&self) {
-        *self.stuck.lock().unwrap() = false;
-    }
-}
-
-fn forward(mut from: TcpStream, mut to: TcpStream, is_stuck: &Mutex<bool>) {
-    let mut buffer = [0; 4096];
-    let mut is_silent = false;
-    while let Ok(received @ 1..) = from.read(&mut buffer) {
-        is_silent |= *is_stuck.lock().unwrap();
-        if !is_silent && to.write_all(&buffer[..received]).is_err() {
-            break;
-        }
-    }
-    if !is_silent {
-        to.shutdown(std::net::Shutdown::Both).ok();
-    }
 }

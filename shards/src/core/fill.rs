@@ -192,6 +192,14 @@ impl ShardCore {
         }
     }
 
+    /// A replica of a group that is led here has taken another part of the snapshot that is sent to it: it gets time for the
+    /// next one.
+    pub fn snapshot_part_taken(&mut self, group: GroupId, replica: ReplicaId) {
+        if let Some(group) = self.groups.get_mut(&group).filter(|group| group.is_live()) {
+            group.raft.report_snapshot_part(replica);
+        }
+    }
+
     /// Where the records from `from` on are that another replica copies. What is applied here is committed for good: a
     /// leader without a quorum may give it, too, and must where the quorum waits for it.
     ///

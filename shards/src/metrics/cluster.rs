@@ -1,6 +1,6 @@
 //! What is counted of other nodes and of replicas: one sample per peer, one per group that had snapshots.
 
-use chronik_replication::peers::PeerStats;
+use chronik_replication::peers::{PeerStats, TransferDrop};
 
 use super::prometheus::Exposition;
 use super::shard::ShardSnapshot;
@@ -72,6 +72,7 @@ impl Exposition {
             self.header(metric.name, metric.kind, metric.help);
             self.each_peer(shards, metric.name, |peer| Some((metric.value)(peer).to_string()));
         }
+        self.dropped_transfers(shards);
         let name = "chronik_peer_rtt_seconds";
         self.header(name, "gauge", "From a ping to its answer, the last time the link was quiet.");
         self.each_peer(shards, name, |peer| {
@@ -101,10 +102,32 @@ impl Exposition {
         }
     }
 
+    fn dropped_transfers(&mut self, shards: &[ShardSnapshot]) {
+        let name = "chronik_peer_dropped_transfers_total";
+        let help = "Snapshots from the peer that were dropped between two of their parts, by why.";
+        self.header(name, "counter", help);
+        for (at, reason) in TransferDrop::ALL.into_iter().enumerate() {
+            let reason = Some(("reason", reason.name()));
+            self.each_peer_with(shards, name, reason, |peer| {
+                peer.transfers_dropped.get(at).map(u64::to_string)
+            });
+        }
+    }
+
     fn each_peer(
         &mut self,
         shards: &[ShardSnapshot],
         name: &str,
+        value: impl Fn(&PeerStats) -> Option<String>,
+    ) {
+        self.each_peer_with(shards, name, None, value);
+    }
+
+    fn each_peer_with(
+        &mut self,
+        shards: &[ShardSnapshot],
+        name: &str,
+        label: Option<(&str, &str)>,
         value: impl Fn(&PeerStats) -> Option<String>,
     ) {
         for shard in shards {
@@ -113,8 +136,8 @@ impl Exposition {
                 let Some(value) = value(peer) else { continue };
                 let (node, peer_shard) =
                     (peer.seat.node.0.to_string(), peer.seat.shard.0.to_string());
-                let labels =
-                    [("shard", own.as_str()), ("peer", &node), ("peer_shard", &peer_shard)];
+                let of = [("shard", own.as_str()), ("peer", &node), ("peer_shard", &peer_shard)];
+                let labels: Vec<_> = of.into_iter().chain(label).collect();
                 self.sample(name, &labels, &value);
             }
         }

@@ -251,6 +251,7 @@ mod tests {
             queue_bytes: 6,
             connects: 2,
             losses: 1,
+            transfers_dropped: [0, 0, 8, 0, 0, 0, 0, 0, 0],
             rtt: Some(Duration::from_micros(1_500)),
             version: 1,
         };
@@ -282,6 +283,9 @@ mod tests {
         assert_eq!(samples[&format!("chronik_peer_handshakes_refused_total{{{refused}}}")], 9.0);
         let rtt = samples[&format!("chronik_peer_rtt_seconds{{{peer}}}")];
         assert!((rtt - 0.0015).abs() < 1e-9, "{rtt}");
+        let dropped = "chronik_peer_dropped_transfers_total";
+        assert_eq!(samples[&format!("{dropped}{{{peer},reason=\"foreign\"}}")], 8.0);
+        assert_eq!(samples[&format!("{dropped}{{{peer},reason=\"idle\"}}")], 0.0);
         let unknown = peer.replace('3', "4");
         assert!(!samples.contains_key(&format!("chronik_peer_rtt_seconds{{{unknown}}}")));
         let of = "topic=\"orders\",partition=\"4\"";

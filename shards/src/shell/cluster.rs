@@ -219,6 +219,12 @@ impl PeerHandler for Handler {
         self.with_shard(|_, links| _ = links.lost.borrow_mut().insert((group, replica)));
     }
 
+    fn on_part_taken(&self, _to: Seat, group: GroupId, replica: ReplicaId) {
+        self.with_shard(|shard, _| {
+            shard.change_core(|core| core.snapshot_part_taken(group, replica));
+        });
+    }
+
     fn is_retired(&self, node_uuid: Uuid) -> bool {
         let shard = self.shard.upgrade();
         shard.is_some_and(|shard| shard.catalog().is_retired(Incarnation(node_uuid)))

@@ -21,7 +21,7 @@ const BYTES_PER_INPUT_BYTE: usize = 12;
 const BYTES_MIN: usize = 2 << 10;
 const BODY_BYTES_MAX: u32 = 1 << 20;
 
-const KINDS: [FrameKind; 7] = [
+const KINDS: [FrameKind; 9] = [
     FrameKind::Hello,
     FrameKind::Welcome,
     FrameKind::Refused,
@@ -29,6 +29,8 @@ const KINDS: [FrameKind; 7] = [
     FrameKind::Notices,
     FrameKind::Call,
     FrameKind::Reply,
+    FrameKind::Part,
+    FrameKind::Want,
 ];
 
 /// The value that the body is, as a frame again.
@@ -52,6 +54,11 @@ fn again(kind: FrameKind, body: &Bytes) -> Option<Frame> {
             let result = result.as_ref().map(std::slice::from_ref).map_err(Clone::clone);
             Reply::frame(id, result).expect("it was sent")
         }
+        FrameKind::Part => {
+            let Part { transfer, offset, bytes } = Part::decode(body).ok()?;
+            Part::frame(&transfer, offset, &[bytes]).expect("it was sent")
+        }
+        FrameKind::Want => Want::decode(body).ok()?.to_frame(),
         FrameKind::Ping | FrameKind::Pong | FrameKind::Discovery | FrameKind::DiscoveryReply => {
             return None;
         }
@@ -68,6 +75,8 @@ fn decode(kind: FrameKind, body: &Bytes) {
         FrameKind::Notices => drop(decode_notices(body)),
         FrameKind::Call => drop(Call::decode(body)),
         FrameKind::Reply => drop(Reply::decode(body)),
+        FrameKind::Part => drop(Part::decode(body)),
+        FrameKind::Want => drop(Want::decode(body)),
         FrameKind::Ping | FrameKind::Pong | FrameKind::Discovery | FrameKind::DiscoveryReply => {}
     }
 }

@@ -4,7 +4,7 @@ mod raft;
 mod small;
 
 use bytes::Bytes;
-use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId, Term};
+use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId, ShardId, Term};
 use chronik_engine::limits::ENTRY_BYTES_MAX;
 use uuid::Uuid;
 
@@ -45,6 +45,11 @@ fn again(kind: FrameKind, body: &Bytes) -> Result<Option<Frame>, WireError> {
         FrameKind::Notices => encode_notices(&decode_notices(body)?)?,
         FrameKind::Call => Call::decode(body)?.to_frame()?,
         FrameKind::Reply => framed(&Reply::decode(body)?)?,
+        FrameKind::Part => {
+            let Part { transfer, offset, bytes } = Part::decode(body)?;
+            Part::frame(&transfer, offset, &[bytes])?
+        }
+        FrameKind::Want => Want::decode(body)?.to_frame(),
         FrameKind::Ping | FrameKind::Pong | FrameKind::Discovery | FrameKind::DiscoveryReply => {
             return Ok(None);
         }
@@ -93,6 +98,17 @@ fn notices() -> Vec<LeaderNotice> {
     vec![notice(7, 3, 0x0102_0304_0506_0708, 2), notice(0, 1, 9, 1)]
 }
 
+fn transfer() -> Transfer {
+    Transfer {
+        group: GroupId(7),
+        to: ReplicaId(2),
+        index: RaftIndex(9),
+        term: Term(3),
+        message_bytes: 0x0102_0304,
+        message_crc: 0x0506_0708,
+    }
+}
+
 fn framed(reply: &Reply) -> Result<Frame, WireError> {
     Reply::frame(reply.id, reply.result.as_ref().map(std::slice::from_ref).map_err(Clone::clone))
 }
@@ -122,6 +138,9 @@ fn samples() -> Vec<(&'static str, Frame)> {
         ("reply_invalid", reply(Err(CallRefused::Invalid { text: "why".to_owned() }))),
         ("discovery", Frame::new(FrameKind::Discovery, body(b"who"))),
         ("discovery_reply", Frame::new(FrameKind::DiscoveryReply, Vec::new())),
+        ("part", Part::frame(&transfer(), 5, &body(b"piece")).unwrap()),
+        ("want", Want { transfer: transfer(), offset: 6, is_given_up: false }.to_frame()),
+        ("want_nothing", Want { transfer: transfer(), offset: 0, is_given_up: true }.to_frame()),
     ]
 }
 
@@ -183,6 +202,7 @@ fn given_a_body_when_it_is_cut_or_goes_on_within_a_sound_frame_then_it_is_refuse
         let (kind, body) = read(&joined(&frame)).unwrap();
         let open = match kind {
             FrameKind::Call | FrameKind::Reply => 16,
+            FrameKind::Part => 48,
             FrameKind::Ping
             | FrameKind::Pong
             | FrameKind::Discovery
@@ -216,7 +236,7 @@ fn given_a_header_when_one_field_is_wrong_then_it_is_refused_for_that_reason() {
     assert_eq!((good.kind, good.body_bytes), (FrameKind::Raft, 4));
     assert!(matches!(header_with(0, b'c'), Err(WireError::Magic { .. })));
     assert_eq!(header_with(4, 2), Err(WireError::Version { version: 2 }));
-    for kind in [0, 12, 255] {
+    for kind in [0, 14, 255] {
         assert_eq!(header_with(5, kind), Err(WireError::Kind { kind }));
     }
     for at in [6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 26, 27] {

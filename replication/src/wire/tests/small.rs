@@ -141,7 +141,7 @@ fn given_a_reply_that_says_too_much_or_nothing_when_read_then_it_is_refused() {
 
 fn any_kind() -> impl Strategy<Value = FrameKind> {
     use FrameKind::*;
-    prop::sample::select(vec![Hello, Welcome, Refused, Raft, Notices, Call, Reply])
+    prop::sample::select(vec![Hello, Welcome, Refused, Raft, Notices, Call, Reply, Part, Want])
 }
 
 proptest! {
@@ -167,7 +167,7 @@ proptest! {
     #[test]
     fn given_any_header_when_read_then_what_is_accepted_is_within_bounds(
         mut header in any::<[u8; FRAME_HEADER_BYTES]>(),
-        kind in 0_u8..14,
+        kind in 0_u8..16,
         sound in any::<bool>(),
         max in any::<u32>(),
     ) {
@@ -251,5 +251,37 @@ proptest! {
         let reply = Reply { id, result };
         let frame = framed(&reply).unwrap();
         prop_assert_eq!(Reply::decode(&body_of(&frame, FrameKind::Reply)).unwrap(), reply);
+    }
+}
+
+#[test]
+fn given_a_part_when_it_is_as_large_as_one_may_be_then_it_is_shared_and_a_byte_more_is_refused() {
+    let pieces = [Bytes::from(vec![1; 2000]), Bytes::from(vec![2; PART_BYTES_MAX - 2000])];
+    let frame = Part::frame(&transfer(), 7, &pieces).unwrap();
+    assert_eq!(frame.parts()[2].as_ptr(), pieces[1].as_ptr());
+    let part = Part::decode(&body_of(&frame, FrameKind::Part)).unwrap();
+    assert_eq!((part.transfer, part.offset, part.bytes.len()), (transfer(), 7, PART_BYTES_MAX));
+    let more = [&pieces[..], &[Bytes::from_static(b"x")]].concat();
+    let error = Part::frame(&transfer(), 7, &more).unwrap_err();
+    let bytes = PART_BYTES_MAX + 1;
+    assert_eq!(error, WireError::BodyTooLarge { bytes, bytes_max: PART_BYTES_MAX });
+}
+
+#[test]
+fn given_a_part_or_a_want_when_a_field_is_what_none_has_then_it_is_refused() {
+    let with = |frame: &Frame, at: usize, value: u8| {
+        let mut body = joined(frame).split_off(FRAME_HEADER_BYTES);
+        body[at] = value;
+        Bytes::from(body)
+    };
+    let part = Part::frame(&transfer(), 0, &[]).unwrap();
+    let want = Want { transfer: transfer(), offset: 6, is_given_up: false }.to_frame();
+    for at in 44..48 {
+        assert_eq!(Part::decode(&with(&part, at, 1)), Err(WireError::Reserved), "{at}");
+    }
+    let field = "end of a transfer";
+    assert_eq!(Want::decode(&with(&want, 44, 2)), Err(WireError::Value { field, value: 2 }));
+    for at in 45..48 {
+        assert_eq!(Want::decode(&with(&want, at, 1)), Err(WireError::Reserved), "{at}");
     }
 }
