@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::scratch::ScratchDir;
+use crate::scratch::{ScratchDir, wait_for};
 
 /// Why there may be none; said where a test is skipped for it.
 pub const NEEDED: &str = "a loop-mounted ext4 needs root, mkfs.ext4 and a loop device";
 
 const DISK_BYTES: u64 = 24 << 20;
+const UNMOUNT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A small ext4 of its own, unmounted when dropped.
 #[derive(Debug)]
@@ -23,12 +25,17 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// Makes one of 24 MiB; `None` where that cannot be: see [`NEEDED`].
     pub fn make() -> Result<Option<SmallDisk>> {
+        SmallDisk::of(DISK_BYTES)
+    }
+
+    /// Makes one of so many bytes.
+    pub fn of(bytes: u64) -> Result<Option<SmallDisk>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
         let scratch = ScratchDir::new("disk")?;
         let image = scratch.path().join("image");
-        File::create(&image)?.set_len(DISK_BYTES)?;
+        File::create(&image)?.set_len(bytes)?;
         let mounted_at = scratch.path().join("mounted");
         std::fs::create_dir(&mounted_at)?;
         let run = |program: &str, args: &[&str], last: &[&Path]| {
@@ -56,8 +63,13 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let status = Command::new("umount").arg(&self.mounted_at).status();
-        if !status.is_ok_and(|status| status.success()) {
+        // The kernel closes what a killed process wrote to by io_uring a moment after the process is gone.
+        let unmounted = wait_for("it is unmounted", UNMOUNT_DEADLINE, || {
+            let mut command = Command::new("umount");
+            let status = command.arg(&self.mounted_at).stderr(Stdio::null()).status();
+            status.is_ok_and(|status| status.success()).then_some(())
+        });
+        if unmounted.is_err() {
             eprintln!("{} stays mounted", self.mounted_at.display());
         }
     }
