@@ -139,6 +139,7 @@ impl Node {
     }
 
     /// Runs until whoever sends records is gone; the processor time that it took.
+    #[expect(clippy::disallowed_methods, reason = "a node is a thread that blocks")]
     fn spawn(self, followers: Vec<TcpStream>) -> JoinHandle<Result<Duration>> {
         std::thread::spawn(move || {
             let before = thread_cpu();
