@@ -101,11 +101,23 @@ impl Cluster {
         Ok(Cluster { nodes, proxies: Vec::new() })
     }
 
-    /// Lists nodes, starts them all and waits until each is ready.
+    /// Lists nodes, starts them all and waits until each is ready and hears the others.
     pub fn start(nodes: usize, settings: &Settings) -> Result<Cluster> {
         let mut cluster = Cluster::list(nodes, settings)?;
         cluster.start_all()?;
+        cluster.wait_all_up()?;
         Ok(cluster)
+    }
+
+    /// Waits until every node hears all others: what is made before is placed around those that are not heard yet.
+    fn wait_all_up(&self) -> Result<()> {
+        let hears_all = |node| {
+            let status = cluster_status(node).unwrap_or_default();
+            nodes_up(&status) == self.nodes.len()
+        };
+        wait_for("every node hears all others", DEADLINE, || {
+            self.nodes.iter().all(hears_all).then_some(())
+        })
     }
 
     /// Starts all nodes and waits until each is ready.
@@ -144,10 +156,7 @@ impl Cluster {
 
     fn is_whole(&self, status: &Value) -> bool {
         let is_empty = |what: &str| status[what].as_array().is_some_and(Vec::is_empty);
-        let up = status["nodes"]
-            .as_array()
-            .map_or(0, |nodes| nodes.iter().filter(|node| node["up"] == Value::Bool(true)).count());
-        up == self.nodes.len()
+        nodes_up(status) == self.nodes.len()
             && status["controller"].is_number()
             && status["moving"] == 0
             && is_empty("leaderless")
@@ -248,6 +257,12 @@ pub fn run_on<T>(cluster: &mut Cluster, test: impl FnOnce(&mut Cluster) -> Resul
         #[expect(clippy::panic, reason = "a test fails by panicking")]
         Err(error) => panic!("{error:#}\n{}", cluster.log_tails()),
     }
+}
+
+/// How many nodes are heard, as a status says.
+fn nodes_up(status: &Value) -> usize {
+    let nodes = status["nodes"].as_array();
+    nodes.map_or(0, |nodes| nodes.iter().filter(|node| node["up"] == Value::Bool(true)).count())
 }
 
 /// What a node says of the cluster.

@@ -232,7 +232,8 @@ impl Frame {
     }
 
     /// What stands behind the header, in parts that share its bytes, and the checksum of that.
-    pub(crate) fn into_body(self) -> (Vec<Bytes>, u32) {
+    #[must_use]
+    pub fn into_body(self) -> (Vec<Bytes>, u32) {
         let mut parts = match self.parts {
             Parts::One(part) => vec![part],
             Parts::Many(parts) => parts,
