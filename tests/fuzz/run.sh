@@ -19,6 +19,6 @@ for target in $targets; do
   mkdir -p "$corpus" "target/crashes"
   "target/$host/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=4096 \
     -print_final_stats=1 -verbosity=0 -artifact_prefix="target/crashes/$target-" "$corpus" 2>&1 |
-    grep -E 'stat::number_of_executed_units|SUMMARY|panicked|ERROR|artifact|Test unit' || true
-  [ "${PIPESTATUS[0]}" = 0 ] || { echo "fuzz target $target failed" >&2; exit 1; }
+    { grep -E 'stat::number_of_executed_units|SUMMARY|panicked|ERROR|artifact|Test unit' || true; } ||
+    { echo "fuzz target $target failed" >&2; exit 1; }
 done

@@ -37,7 +37,7 @@ pub use error::GroupError;
 pub use group::GroupState;
 pub use membership::{Leaving, MemberRef};
 pub use offsets::CommitCheck;
-pub use store::{GroupCommand, GroupStore, SavedOffset};
+pub use store::{ExpiredOffset, GroupCommand, GroupStore, SavedOffset};
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use super::coordinator::{Coordinator, Now};
 use super::error::GroupError;
 use super::group::{Group, GroupState};
 use super::membership::MemberRef;
-use super::store::{GroupCommand, GroupStore, SavedOffset, StoredGroup};
+use super::store::{ExpiredOffset, GroupCommand, GroupStore, SavedOffset, StoredGroup};
 use super::subscription::{self, CONSUMER};
 
 /// Commands that one look for expired offsets may make; the next look finds the rest.
@@ -192,14 +192,14 @@ impl Group {
         Some(all)
     }
 
-    /// Topics, partitions and the times of the commits that are too old, or whose partitions are gone.
+    /// Commits that are too old, or whose partitions are gone.
     fn expired(
         &self,
         stored: &StoredGroup,
         retention_ms: i64,
         now_ms: i64,
         is_gone: &impl Fn(&str, i32, GroupId) -> bool,
-    ) -> Vec<(String, i32, i64)> {
+    ) -> Vec<ExpiredOffset> {
         let is_over = |offset: &SavedOffset, since_ms: i64| match offset.expires_ms {
             Some(expires_ms) => now_ms >= expires_ms,
             None => now_ms.saturating_sub(since_ms) >= retention_ms,
@@ -218,7 +218,12 @@ impl Group {
                     None => (is_simple || is_dropped) && is_over(offset, offset.committed_ms),
                 };
                 if is_expired || is_gone(topic, *partition, offset.raft_group) {
-                    expired.push((topic.clone(), *partition, offset.committed_ms));
+                    expired.push(ExpiredOffset {
+                        topic: topic.clone(),
+                        partition: *partition,
+                        committed_ms: offset.committed_ms,
+                        raft_group: offset.raft_group,
+                    });
                 }
             }
         }

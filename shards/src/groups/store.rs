@@ -15,7 +15,7 @@ use chronik_engine::framed::{self, FramedError};
 use chronik_engine::ids::GroupId;
 
 /// The version of commands and checkpoints.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Most memory that decoding one command may claim: more than the largest request.
 const DECODED_BYTES_MAX: usize = 256 << 20;
@@ -55,11 +55,24 @@ pub enum GroupCommand {
     Expire {
         /// The group.
         group: String,
-        /// The partitions, each with the time of the commit that goes.
-        offsets: Vec<(String, i32, i64)>,
+        /// What goes.
+        offsets: Vec<ExpiredOffset>,
         /// Whether the group goes, too, if nothing is left of it.
         with_group: bool,
     },
+}
+
+/// A committed offset that goes, as it was when that was decided: with a later commit it stays.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct ExpiredOffset {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// When it was committed, by the wall clock.
+    pub committed_ms: i64,
+    /// For which Raft group: a topic that was made again may have a commit of the same millisecond.
+    pub raft_group: GroupId,
 }
 
 /// A generation of a group.
@@ -278,14 +291,18 @@ impl GroupStore {
         }
     }
 
-    fn expire(&mut self, group: &str, offsets: Vec<(String, i32, i64)>, with_group: bool) {
+    fn expire(&mut self, group: &str, offsets: Vec<ExpiredOffset>, with_group: bool) {
         let Some(stored) = self.groups.get(group) else { return };
-        let is_same = |(topic, partition, committed_ms): &(String, i32, i64)| {
-            let found = stored.offsets.get(topic).and_then(|offsets| offsets.get(partition));
-            found.is_some_and(|saved| saved.committed_ms == *committed_ms)
+        let is_same = |gone: &ExpiredOffset| {
+            let partitions = stored.offsets.get(&gone.topic);
+            let found = partitions.and_then(|partitions| partitions.get(&gone.partition));
+            found.is_some_and(|saved| {
+                saved.committed_ms == gone.committed_ms && saved.raft_group == gone.raft_group
+            })
         };
         let expired = offsets.into_iter().filter(is_same);
-        let partitions: Vec<(String, i32)> = expired.map(|(topic, at, _)| (topic, at)).collect();
+        let partitions: Vec<(String, i32)> =
+            expired.map(|gone| (gone.topic, gone.partition)).collect();
         self.delete_offsets(group, &partitions);
         let is_left = self.groups.get(group).is_some_and(|stored| {
             let has_members = stored.saved.as_ref().is_some_and(|saved| !saved.members.is_empty());

@@ -565,3 +565,22 @@ fn given_offsets_of_a_partition_that_is_gone_when_looked_at_then_they_go_though_
     assert_eq!(rig.store.offset("g", "kept", 0).map(|saved| saved.offset), Some(8));
     assert_eq!(rig.state("g"), Some(GroupState::Stable));
 }
+
+#[test]
+fn given_a_topic_made_again_when_committed_in_the_same_millisecond_then_the_expiry_of_the_old_one_leaves_it()
+ {
+    let mut rig = Rig::new();
+    rig.stable("g");
+    rig.commit("g", "t", 7);
+    let gone = |_: &str, _: i32, of: GroupId| of == GroupId(1);
+    let expiry = rig.coordinator.expire_offsets(&rig.store, rig.now, gone);
+    assert_eq!(expiry.len(), 1);
+    let old = rig.store.offset("g", "t", 0).unwrap().clone();
+    let again = SavedOffset { offset: 9, raft_group: GroupId(2), ..old };
+    let offsets = vec![("t".to_owned(), 0, again)];
+    rig.store.apply(GroupCommand::Commit { group: "g".to_owned(), offsets });
+    for command in expiry {
+        rig.store.apply(command);
+    }
+    assert_eq!(rig.store.offset("g", "t", 0).map(|saved| saved.offset), Some(9));
+}

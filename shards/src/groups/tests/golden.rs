@@ -1,7 +1,7 @@
 //! The formats of commands and checkpoints: golden files, written anew with `CHRONIK_GOLDEN_WRITE=1`, which is right
 //! only together with a new version byte.
 
-use super::store::{SavedGroup, SavedMember};
+use super::store::{ExpiredOffset, SavedGroup, SavedMember};
 use super::*;
 
 fn text(value: &str) -> String {
@@ -50,7 +50,12 @@ fn commands() -> Vec<GroupCommand> {
         (text("gone"), 1, offset(0, None)),
         (text("old"), 2, offset(-1, None)),
     ];
-    let expired = vec![(text("old"), 2, 1_700_000_000_000)];
+    let expired = vec![ExpiredOffset {
+        topic: text("old"),
+        partition: 2,
+        committed_ms: 1_700_000_000_000,
+        raft_group: GroupId(300),
+    }];
     vec![
         GroupCommand::Save { group: group.clone(), saved },
         GroupCommand::Save { group: text("empty"), saved: SavedGroup::default() },
@@ -74,7 +79,7 @@ fn unhex(line: &str) -> Vec<u8> {
 /// The file: one line of hex per command, then the state that they come to.
 #[test]
 fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/groups/golden/v2.hex");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/groups/golden/v3.hex");
     let mut store = GroupStore::default();
     let mut lines: Vec<String> = Vec::new();
     for command in commands() {
