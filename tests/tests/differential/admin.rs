@@ -12,7 +12,7 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::*;
 use uuid::Uuid;
 
-use crate::{Answers, compare, text};
+use crate::{Answers, compare, text, wait_until_applied};
 
 /// What DeleteRecords says of these partitions and offsets: error and low watermark of each.
 fn delete_records(
@@ -214,6 +214,7 @@ fn given_configurations_when_replaced_as_a_whole_then_the_answers_are_kafkas() {
         ] {
             let told = alter(connection, version, 2, topic, configs, validate_only);
             answers.push(format!("replace by {case}: {told:?}"));
+            wait_until_applied(connection);
             answers.push(format!("set after {case}: {:?}", set_on(connection, topic)));
         }
         // A resource that is named twice is not here: Kafka never answers it.

@@ -10,7 +10,7 @@ use kafka_protocol::messages::incremental_alter_configs_request::{
 };
 use kafka_protocol::messages::*;
 
-use crate::{compare, compare_answers, sides, text};
+use crate::{compare, compare_answers, sides, text, wait_until_applied};
 
 #[test]
 fn given_configurations_when_described_and_altered_then_values_sources_and_errors_are_kafkas() {
@@ -82,6 +82,7 @@ fn given_configurations_when_described_and_altered_then_values_sources_and_error
             let reset = alter(connection, 2, topic, vec![change(name, 1, None)]);
             answers.push(format!("alter back {name}: {reset}"));
         }
+        wait_until_applied(connection);
         let told = describe(connection, 2, topic);
         let mut configs: Vec<String> = told
             .configs

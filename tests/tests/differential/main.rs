@@ -73,6 +73,12 @@ fn wait_for_coordinators(connection: &mut RawConnection) {
     .unwrap();
 }
 
+/// Returns once what was changed before is told to those who ask: Kafka's controller answers before its broker has applied
+/// the change, but the broker applies all changes in their order, and a topic that was made later is seen.
+fn wait_until_applied(connection: &mut RawConnection) {
+    connection.ensure_topic(&fresh_name("applied")).unwrap();
+}
+
 /// Asks both brokers and compares.
 fn compare(ask: impl Fn(&mut RawConnection, &str) -> Answers) {
     if let Some((theirs, ours)) = sides(ask) {
