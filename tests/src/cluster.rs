@@ -311,19 +311,21 @@ pub fn leaders_other(
     than: &[i32],
 ) -> Result<Vec<i32>> {
     wait_for(&format!("others than {than:?} lead every partition"), DEADLINE, || {
-        let mut connection = RawConnection::open(node.ports().kafka_addr()).ok()?;
-        let answer = connection.metadata(topic, false).ok()?;
-        let mut found: Vec<(i32, i32)> = answer
-            .topics
-            .first()?
-            .partitions
-            .iter()
-            .map(|p| (p.partition_index, p.leader_id.0))
-            .filter(|(_, leader)| *leader >= 0 && !than.contains(leader))
-            .collect();
-        found.sort_unstable();
-        (found.len() == partitions).then(|| found.into_iter().map(|(_, leader)| leader).collect())
+        let leaders = leaders_now(node, topic, partitions)?;
+        let are_others = leaders.iter().all(|leader| *leader >= 0 && !than.contains(leader));
+        are_others.then_some(leaders)
     })
+}
+
+/// Who leads each partition of a topic, as a node tells it, -1 for nobody; `None` if it does not tell of all of them.
+pub fn leaders_now(node: &Broker, topic: &str, partitions: usize) -> Option<Vec<i32>> {
+    let mut connection = RawConnection::open(node.ports().kafka_addr()).ok()?;
+    let answer = connection.metadata(topic, false).ok()?;
+    let told = &answer.topics.first()?.partitions;
+    let mut found: Vec<(i32, i32)> =
+        told.iter().map(|p| (p.partition_index, p.leader_id.0)).collect();
+    found.sort_unstable();
+    (found.len() == partitions).then(|| found.into_iter().map(|(_, leader)| leader).collect())
 }
 
 /// Waits until a node tells of a leader for every partition of a topic; says who they are.

@@ -11,9 +11,10 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use chronik_tests::cluster::{Cluster, DEADLINE, cluster_status, create_topic, run_on};
+use chronik_tests::cluster::{
+    Cluster, DEADLINE, cluster_status, create_topic, leaders_now, run_on,
+};
 use chronik_tests::process::{Broker, Settings, fresh_name};
-use chronik_tests::raw::RawConnection;
 use chronik_tests::scratch::{count_from_env, seed_from_env};
 use chronik_tests::workload::Load;
 use rand::rngs::StdRng;
@@ -145,7 +146,8 @@ fn kill_once(
                 let topic = load.topic().to_owned();
                 load.run_until("one of three leads nothing", DEADLINE, |_| {
                     // One that was on its way when the others went serves nobody.
-                    let leaders = leaders(cluster.node(left[0]), &topic).unwrap_or_default();
+                    let leaders =
+                        leaders_now(cluster.node(left[0]), &topic, PARTITIONS).unwrap_or_default();
                     (!leaders.contains(&left[0])).then_some(())
                 })?;
             }
@@ -183,7 +185,7 @@ fn choose(
         Victims::Any => Ok(vec![ids[0]]),
         Victims::Two => Ok(vec![ids[0], ids[1]]),
         Victims::Leader => load.run_until("somebody leads the partition", DEADLINE, |_| {
-            let told = ids.iter().find_map(|id| leaders(cluster.node(*id), &topic));
+            let told = ids.iter().find_map(|id| leaders_now(cluster.node(*id), &topic, PARTITIONS));
             told.map(|leaders| leaders[partition]).filter(|id| *id > 0).map(|id| vec![id])
         }),
         Victims::Controller => load.run_until("somebody leads the catalog", DEADLINE, |_| {
@@ -196,21 +198,6 @@ fn choose(
 fn controller(node: &Broker) -> Option<i32> {
     let id = cluster_status(node).ok()?["controller"].as_i64()?;
     i32::try_from(id).ok()
-}
-
-/// Who leads each partition, as a node tells it; -1 for nobody.
-fn leaders(node: &Broker, topic: &str) -> Option<Vec<i32>> {
-    let mut connection = RawConnection::open(node.ports().kafka_addr()).ok()?;
-    let answer = connection.metadata(topic, false).ok()?;
-    let mut found: Vec<(i32, i32)> = answer
-        .topics
-        .first()?
-        .partitions
-        .iter()
-        .map(|p| (p.partition_index, p.leader_id.0))
-        .collect();
-    found.sort_unstable();
-    (found.len() == PARTITIONS).then(|| found.into_iter().map(|(_, leader)| leader).collect())
 }
 
 /// Waits, under load, until every node is ready.

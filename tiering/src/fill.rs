@@ -20,8 +20,6 @@ use chronik_engine::segment::{
     Segment, SegmentError, SegmentFault, SegmentId, SegmentPlan, SegmentWriter,
 };
 
-use crate::pace::{Pace, SYNC_COST_BYTES};
-
 /// Batches of a partition that are to become segments.
 #[derive(Debug)]
 pub struct FillJob {
@@ -50,25 +48,26 @@ struct Part<'a> {
     max_timestamp_ms: i64,
 }
 
-/// Writes segments and tells `done` of each. Not cancel-safe.
-///
-/// # Errors
-/// The first thing that failed: the disk, or these are not batches that follow each other.
+/// Writes segments, at the pace of the disk, and says which are durable (I1) and whether these are all. The first thing that
+/// fails ends it: the disk, or batches that do not follow each other. Not cancel-safe.
 pub async fn write_fill<D: Disk>(
     disk: &D,
     job: &FillJob,
-    pace: &mut impl Pace,
-    done: &mut impl FnMut(Segment),
-) -> Result<(), SegmentError> {
-    let mut from = job.from;
-    let parts = parts(job)?;
+) -> (Vec<Segment>, Result<(), SegmentError>) {
+    let mut segments: Vec<Segment> = Vec::new();
+    let parts = match parts(job) {
+        Ok(parts) => parts,
+        Err(error) => return (segments, Err(error)),
+    };
     for (at, part) in parts.iter().enumerate() {
+        let from = segments.last().map_or(job.from, |last| last.end_offset);
         let up_to = job.up_to.filter(|_| at + 1 == parts.len()).unwrap_or(part.end_offset);
-        let segment = write_part(disk, job, from..up_to, part, pace).await?;
-        from = segment.end_offset;
-        done(segment);
+        match write_part(disk, job, from..up_to, part).await {
+            Ok(segment) => segments.push(segment),
+            Err(error) => return (segments, Err(error)),
+        }
     }
-    Ok(())
+    (segments, Ok(()))
 }
 
 /// The batches of the job, as many together as a segment takes.
@@ -123,7 +122,6 @@ async fn write_part<D: Disk>(
     job: &FillJob,
     range: Range<Offset>,
     part: &Part<'_>,
-    pace: &mut impl Pace,
 ) -> Result<Segment, SegmentError> {
     let id = job.id;
     let plan = SegmentPlan {
@@ -145,10 +143,8 @@ async fn write_part<D: Disk>(
     let mut writer = SegmentWriter::create(disk.clone(), &path, plan).await?.in_haste();
     for batch in &part.batches {
         writer.push(batch).await?;
-        pace.spend(batch.len() as u64).await;
     }
     let summary = writer.finish().await?;
     assert!(summary.end_offset == part.end_offset, "{segment:?} holds all its batches");
-    pace.spend(SYNC_COST_BYTES).await;
     Ok(segment)
 }

@@ -11,7 +11,6 @@ use chronik_engine::disk_sim::{SimDisk, block_on};
 use chronik_engine::ids::{Offset, Term};
 use chronik_engine::segment::{Manifest, Segment, SegmentError, SegmentId, SegmentReader};
 use chronik_tiering::fill::{FillJob, write_fill};
-use chronik_tiering::pace::Unpaced;
 use uuid::Uuid;
 
 const DIR: &str = "/segments";
@@ -61,9 +60,7 @@ fn job(from: i64, chunks: Vec<Bytes>) -> FillJob {
 }
 
 fn run(disk: &SimDisk, job: &FillJob) -> (Vec<Segment>, Result<(), SegmentError>) {
-    let mut segments = Vec::new();
-    let written = block_on(write_fill(disk, job, &mut Unpaced, &mut |s| segments.push(s)));
-    (segments, written)
+    block_on(write_fill(disk, job))
 }
 
 fn read(disk: &SimDisk, segment: &Segment) -> Vec<Bytes> {

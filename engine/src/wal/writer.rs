@@ -322,7 +322,8 @@ impl<D: Disk> Wal<D> {
     }
 
     /// Writes the footers of files that a roll left behind; to be spawned beside the appends of the new file. A failure
-    /// loses no data, but a disk that cannot sync is not written to any more: the log is poisoned. Not cancel-safe; one call at a time.
+    /// loses no data, but a disk that cannot sync is not written to any more: the log is poisoned. Not cancel-safe; one call
+    /// at a time.
     pub async fn finish_sealed(&self) -> Result<(), WalError> {
         assert!(!self.is_finishing.replace(true), "one at a time");
         let result = self.finish_oldest_first().await;

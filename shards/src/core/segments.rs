@@ -39,6 +39,12 @@ impl NamedSegment {
         NamedSegment { topic: TopicId(id.topic), partition: id.partition, segment }
     }
 
+    /// Segments that were written under one id.
+    #[must_use]
+    pub fn all_of(id: SegmentId, segments: Vec<Segment>) -> Vec<NamedSegment> {
+        segments.into_iter().map(|segment| NamedSegment::of(id, segment)).collect()
+    }
+
     /// The name of its file.
     #[must_use]
     pub fn file_name(&self) -> String {

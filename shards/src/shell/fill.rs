@@ -23,7 +23,6 @@ use chronik_replication::peers::{CallError, Replier};
 use chronik_replication::wire::{CallRefused, Seat};
 use chronik_ring::{Task, sleep};
 use chronik_tiering::fill::{FillJob, write_fill};
-use chronik_tiering::pace::Unpaced;
 use chronik_tiering::room::RoomKept;
 use chronik_tiering::write::GATHERED_BYTES_MAX;
 use futures_lite::future::block_on;
@@ -206,10 +205,8 @@ impl Shard {
         let room_bytes = room_for_segments(&self.node.config.wal);
         let work = move |disk: &DirectDisk| {
             let disk = RoomKept::new(disk, room_bytes);
-            let mut segments = Vec::new();
-            let mut done = |segment| segments.push(NamedSegment::of(id, segment));
-            let result = block_on(write_fill(&disk, &job, &mut Unpaced, &mut done));
-            (segments, result)
+            let (segments, result) = block_on(write_fill(&disk, &job));
+            (NamedSegment::all_of(id, segments), result)
         };
         let written = self.in_background(self.background.filler(self.id), work).await;
         let (segments, is_all) = match written {

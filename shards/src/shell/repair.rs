@@ -22,7 +22,6 @@ use chronik_engine::wal::ReadError;
 use chronik_replication::wire::Seat;
 use chronik_tiering::failures::Failures;
 use chronik_tiering::fill::{FillJob, write_fill};
-use chronik_tiering::pace::Unpaced;
 use chronik_tiering::write::GATHERED_BYTES_MAX;
 use futures_lite::future::block_on;
 use thiserror::Error;
@@ -299,10 +298,8 @@ impl Copying<'_> {
             segment_bytes_max: self.bytes_max,
         };
         let work = move |disk: &DirectDisk| {
-            let mut segments = Vec::new();
-            let mut done = |segment| segments.push(NamedSegment::of(id, segment));
-            let result = block_on(write_fill(disk, &job, &mut Unpaced, &mut done));
-            (segments, result)
+            let (segments, result) = block_on(write_fill(disk, &job));
+            (NamedSegment::all_of(id, segments), result)
         };
         let written = shard.in_background(&shard.background.cleaner, work).await;
         let (segments, result) = written.ok_or(RepairError::MovedOn)?;

@@ -389,14 +389,10 @@ impl Node {
             chunks: chunks.into_iter().map(|chunk| chunk.bytes).collect(),
             segment_bytes_max: SEGMENT_BYTES_MAX,
         };
-        self.begin_turn().await;
-        let mut segments = Vec::new();
-        let mut done = |segment| segments.push(NamedSegment::of(id, segment));
-        let result = write_fill(&self.disk, &job, &mut Unpaced, &mut done).await;
+        let (segments, result) = self.write_copied(&job).await;
         for named in segments.iter().filter(|_| self.bug == Some(Bug::LoseSegment)) {
             drop(self.disk.remove(&self.segments.dir().join(named.file_name())).await);
         }
-        self.end_turn();
         (segments, result)
     }
 
@@ -416,12 +412,14 @@ impl Node {
             chunks: chunks.into_iter().map(|chunk| chunk.bytes).collect(),
             segment_bytes_max: SEGMENT_BYTES_MAX,
         };
+        self.write_copied(&job).await
+    }
+
+    async fn write_copied(&self, job: &FillJob) -> (Vec<NamedSegment>, Result<(), SegmentError>) {
         self.begin_turn().await;
-        let mut segments = Vec::new();
-        let mut done = |segment| segments.push(NamedSegment::of(id, segment));
-        let result = write_fill(&self.disk, &job, &mut Unpaced, &mut done).await;
+        let (segments, result) = write_fill(&self.disk, job).await;
         self.end_turn();
-        (segments, result)
+        (NamedSegment::all_of(job.id, segments), result)
     }
 
     async fn write_oldest(&self) -> Result<(), WriteError> {
