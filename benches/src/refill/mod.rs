@@ -73,6 +73,9 @@ pub struct RefillArgs {
     /// Pause after writing, in which logs become segments
     #[arg(long, value_parser = flags::seconds, default_value = "10")]
     settle_seconds: Duration,
+    /// How long a wiped node is away: as long as a disk takes to be replaced, and the others to notice that it is gone
+    #[arg(long, value_parser = flags::seconds, default_value = "5")]
+    away_seconds: Duration,
     /// How long the node may take
     #[arg(long, value_parser = flags::seconds_above_zero, default_value = "600")]
     deadline_seconds: Duration,
@@ -208,6 +211,7 @@ impl Bench<'_> {
             true => self.fill(progress)?,
             false => {
                 self.cluster.broker(GOING)?.wipe()?;
+                std::thread::sleep(self.args.away_seconds);
                 self.written_bytes
             }
         };
