@@ -327,6 +327,11 @@ impl RaftGroup {
         }
     }
 
+    /// As leader, no longer waits for whom it was to be handed to. That one may still take over, by an election.
+    pub fn stop_transfer(&mut self) {
+        self.node.raft.abort_leader_transfer();
+    }
+
     /// As leader, lets everybody hear from it now: who could not be reached until a moment ago would wait for the next
     /// heartbeat, since what was sent to it meanwhile is lost and raft-rs sends no more before it answers.
     pub fn ping(&mut self) {
@@ -428,7 +433,7 @@ impl RaftGroup {
         }
     }
 
-    fn draw_election_timeout(&mut self) {
+    pub(crate) fn draw_election_timeout(&mut self) {
         self.timeouts.drawn_for = (self.node.raft.term, self.node.raft.state);
         let timeout = self.timeouts.draw();
         self.node.raft.set_randomized_election_timeout(timeout);

@@ -8,15 +8,17 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use chronik_tests::batch::BatchBuilder;
 use chronik_tests::cluster::{Cluster, DEADLINE, leaders_seen, run_on};
 use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::{say_skipped, wait_for};
 use chronik_tests::small_disk::{self, SmallDisk};
-use chronik_tests::workload::Load;
+use chronik_tests::workload::{Load, read_topic};
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
@@ -31,6 +33,13 @@ const DISK_BYTES: u64 = 256 << 20;
 const WAL_FILE_BYTES: u64 = 1 << 20;
 /// What others leave of the disk: neither a file of the log nor a segment of one.
 const REST_BYTES: u64 = 128 << 10;
+/// For the others to take over what the full node led, on a machine that does other things, too.
+const WRITABLE_WITHIN: Duration = Duration::from_secs(20);
+/// A refusal needs no disk, so it comes at once.
+const REFUSED_WITHIN: Duration = Duration::from_secs(2);
+const REQUEST_TIMED_OUT: i16 = 7;
+const NOT_LEADER: i16 = 6;
+const KAFKA_STORAGE_ERROR: i16 = 56;
 
 /// Runs a test of a cluster whose third node has a small disk.
 fn run(test: impl FnOnce(&SmallDisk, &mut Cluster) -> Result<()>) {
@@ -159,4 +168,79 @@ fn given_a_follower_whose_disk_is_full_when_written_to_then_the_others_go_on_and
         std::fs::remove_file(filler)?;
         check_that_it_counts(cluster, &mut load)
     });
+}
+
+#[test]
+fn given_a_leader_whose_disk_is_full_when_written_to_then_others_lead_soon_and_it_catches_up_once_there_is_space()
+ {
+    run(|disk, cluster| {
+        let replicas = [[SMALL, 1, 2], [SMALL, 2, 1], [SMALL, 1, 2]];
+        let topic = create_topic(cluster.node(1), "led", &replicas)?;
+        // Nobody writes to it while the disk fills up.
+        let quiet = create_topic(cluster.node(1), "quiet", &[[SMALL, 1, 2]])?;
+        let mut load = Load::connect(&cluster.bootstrap(), &topic, replicas.len(), 22)?;
+        load.run_until_each_acked(20, DEADLINE)?;
+        let filler = fill(disk)?;
+        run_until_full(cluster, &mut load)?;
+        let full = Instant::now();
+        let told = produce_to(cluster.node(SMALL), &quiet, "refused")?;
+        ensure!([KAFKA_STORAGE_ERROR, NOT_LEADER].contains(&told), "error {told}");
+        ensure!(full.elapsed() < REFUSED_WITHIN, "refused after {:?}", full.elapsed());
+        let goes_on = load.run_until_each_acked(100, WRITABLE_WITHIN);
+        goes_on.with_context(|| told_by_all(cluster, &topic))?;
+        println!("error {told}; each partition goes on after {:?}", full.elapsed());
+        let unclear = store(cluster, &mut load, &quiet, "stored")?;
+        println!("the quiet one goes on after {:?}", full.elapsed());
+        wait_in_sync(cluster, &topic, &[1, 2])?;
+        ensure!(is_full(cluster.node(SMALL)) == Some(true), "it is not full any more");
+
+        std::fs::remove_file(filler)?;
+        check_that_it_counts(cluster, &mut load)?;
+        let logs = read_topic(&cluster.bootstrap(), &quiet, 1, DEADLINE)?;
+        let records = logs[0].records.iter();
+        let values: Vec<_> = records.map(|r| String::from_utf8_lossy(&r.value)).collect();
+        let stored = values.iter().filter(|value| *value == "stored").count();
+        ensure!((1..=1 + unclear).contains(&stored) && stored == values.len(), "{values:?}");
+        Ok(())
+    });
+}
+
+/// What each node says of each partition: who leads it in which epoch, and who is in sync.
+fn told_by_all(cluster: &mut Cluster, topic: &str) -> String {
+    let told = |node: &Broker| {
+        let mut connection = RawConnection::open(node.ports().kafka_addr())?;
+        let answer = connection.metadata(topic, false)?;
+        let partitions = &answer.topics.first().context("no topic in the answer")?.partitions;
+        let of_each = partitions.iter().map(|p| {
+            let in_sync: Vec<i32> = p.isr_nodes.iter().map(|node| node.0).collect();
+            (p.partition_index, p.leader_id.0, p.leader_epoch, in_sync)
+        });
+        Ok::<_, anyhow::Error>(of_each.collect::<Vec<_>>())
+    };
+    let told: Vec<_> = cluster.nodes().iter().map(told).collect();
+    format!("without the full node; partition, leader, epoch, in sync: {told:?}")
+}
+
+fn produce_to(node: &Broker, topic: &str, value: &'static str) -> Result<i16> {
+    let mut connection = RawConnection::open(node.ports().kafka_addr())?;
+    Ok(connection.produce(topic, 0, BatchBuilder::of_value(value).build())?.error_code)
+}
+
+/// Offers a record to whoever is said to lead, under load, until it is stored; how often that was left open before.
+fn store(
+    cluster: &mut Cluster,
+    load: &mut Load,
+    topic: &str,
+    value: &'static str,
+) -> Result<usize> {
+    let (mut unclear, mut last) = (0, None);
+    let stored = load.run_until("the record is stored", WRITABLE_WITHIN, |_| {
+        let leader = leaders_seen(cluster.node(1), topic, 1).ok()?[0];
+        let code = produce_to(cluster.node(leader), topic, value).ok()?;
+        last = Some((leader, code));
+        unclear += usize::from(code == REQUEST_TIMED_OUT);
+        (code == 0).then_some(())
+    });
+    stored.with_context(|| format!("the last leader and its answer: {last:?}"))?;
+    Ok(unclear)
 }

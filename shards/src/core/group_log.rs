@@ -34,7 +34,7 @@ impl ShardCore {
         token: Token,
     ) -> Result<(), ProduceError> {
         self.check_open()?;
-        let is_storage_full = self.is_storage_full;
+        let is_storage_full = self.storage_full();
         let target = self.groups.get_mut(&group).filter(|group| group.is_live());
         let target = target.ok_or(ProduceError::UnknownPartition)?;
         if !matches!(target.machine, Machine::Groups(_)) {

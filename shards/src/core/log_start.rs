@@ -106,7 +106,7 @@ impl ShardCore {
     /// Cuts a group's log behind `index`, of which the log says that nobody needs it, or as far as may be (I2). It
     /// counts once the record is durable.
     pub fn cut_log(&mut self, id: GroupId, index: RaftIndex) {
-        let is_storage_full = self.is_storage_full;
+        let is_storage_full = self.storage_full();
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) {
             group.cut_log(index, is_storage_full, &mut self.shared);
         }

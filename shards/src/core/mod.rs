@@ -7,6 +7,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `full` | a disk without room, and leaderships that go elsewhere |
 //! | `group` | one group: Raft, its state machine, the leader's entries in flight |
 //! | `apply` | what becomes of committed entries |
 //! | `produce` | checks and proposals |
@@ -55,6 +56,7 @@ mod commit_told;
 mod error;
 mod figures;
 mod fill;
+mod full;
 mod group;
 mod group_log;
 mod hash;
@@ -91,6 +93,7 @@ pub use transfer::TransferRefused;
 use self::commit::Unit;
 use self::figures::Counted;
 use self::fill::Fills;
+use self::full::FullDisk;
 use self::group::Group;
 use self::peers::{Awaited, EarlySign};
 use self::stall::Stall;
@@ -257,7 +260,7 @@ pub struct ShardCore {
     early_signs: BTreeMap<GroupId, EarlySign>,
     /// Groups that may have lost their only other replica.
     lost_count: usize,
-    is_storage_full: bool,
+    full: FullDisk,
     stall: Stall,
     is_stopped: bool,
     expiry_cursor: GroupId,
@@ -302,7 +305,7 @@ impl ShardCore {
             fills: Fills::default(),
             early_signs: BTreeMap::new(),
             lost_count: 0,
-            is_storage_full: false,
+            full: FullDisk::default(),
             stall: Stall::default(),
             is_stopped: false,
             expiry_cursor: GroupId::META,
@@ -376,6 +379,7 @@ impl ShardCore {
         self.tick_groups();
         self.tell_commits();
         self.tick_stall();
+        self.tick_full();
         self.tick_fills();
         self.expire_awaited();
         self.forget_early_signs();
@@ -435,17 +439,6 @@ impl ShardCore {
     #[must_use]
     pub fn catalog(&self) -> Option<Arc<Catalog>> {
         self.live(GroupId::META).and_then(Group::catalog).map(Arc::clone)
-    }
-
-    /// Whether there is room for the log to grow. While there is not, batches and commands are refused.
-    pub fn set_storage_full(&mut self, is_full: bool) {
-        self.is_storage_full = is_full;
-    }
-
-    /// Whether batches are refused for want of room.
-    #[must_use]
-    pub fn storage_full(&self) -> bool {
-        self.is_storage_full
     }
 
     /// Answers every token and wakes every waiter; nothing is proposed any more. What is in flight may still become

@@ -93,6 +93,10 @@ impl ShardCore {
         let mut stepped: Vec<GroupId> = Vec::new();
         for PeerMessage { group: id, message } in messages {
             let Some(message) = self.park_snapshot(id, message) else { continue };
+            if self.is_call_in_vain(&message) {
+                self.shared.messages_refused += 1;
+                continue;
+            }
             let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else {
                 self.shared.messages_refused += 1;
                 self.note_early_sign(id, &message);
@@ -396,16 +400,21 @@ impl Group {
     }
 
     pub(super) fn hand_over(&mut self, shared: &mut Shared) -> bool {
+        let Some(heir) = self.furthest_heir() else { return false };
+        self.raft.transfer_leadership(heir);
+        self.pump(shared);
+        true
+    }
+
+    /// Which of the other voters in reach holds most of what is led here.
+    pub(super) fn furthest_heir(&self) -> Option<ReplicaId> {
         let voters = &self.raft.meta().voters;
         let in_reach = self.raft.progress().into_iter().filter(|peer| peer.recent_active);
         let heirs = in_reach.filter(|peer| voters.contains(&peer.replica));
         // One whose link was lost is probed, and has no use for it.
         let furthest =
             |peer: &PeerProgress| (peer.state == ReplicationState::Replicate, peer.matched);
-        let Some(heir) = heirs.max_by_key(furthest) else { return false };
-        self.raft.transfer_leadership(heir.replica);
-        self.pump(shared);
-        true
+        heirs.max_by_key(furthest).map(|heir| heir.replica)
     }
 
     /// To be called at each tick.

@@ -33,7 +33,7 @@ impl ShardCore {
         token: Token,
     ) -> Result<(), ProduceError> {
         self.check_open()?;
-        let is_storage_full = self.is_storage_full;
+        let is_storage_full = self.storage_full();
         let Some(target) = self.groups.get_mut(&group).filter(|group| group.is_live()) else {
             return Err(ProduceError::UnknownPartition);
         };
@@ -82,7 +82,7 @@ impl ShardCore {
         token: Token,
     ) -> Result<(), ProduceError> {
         self.check_open()?;
-        let is_storage_full = self.is_storage_full;
+        let is_storage_full = self.storage_full();
         let meta = self.groups.get_mut(&GroupId::META).filter(|group| group.is_live());
         let target = meta.ok_or(ProduceError::UnknownPartition)?;
         if !target.can_propose() {

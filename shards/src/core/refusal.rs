@@ -2,9 +2,10 @@
 //!
 //! A block that waits for room would stop everything behind it, and with it what makes room: the deletion of topics and
 //! of records. So such batches are refused, though they have their place in the log already: none of them is durable here,
-//! and no client was told anything of them. Their group forgets what never reached the disk and leads on in another
-//! term (`replication::RaftGroup::restart`); what other groups have to write stays and goes first. Followers may have got
-//! them and may still commit them: as with any error that a client may try again at, it does not know.
+//! and no client was told anything of them. Their group forgets what never reached the disk (`replication::RaftGroup::restart`);
+//! a replica that led calls another to lead, where others decide without it, and one that is alone leads on in another term. What
+//! other groups have to write stays and goes first. Followers may have got the batches and may still commit them: as with any
+//! error that a client may try again at, it does not know.
 //!
 //! - I1: of a group either everything that Raft gave out since its last durable block is taken back, or nothing.
 //! - I2: units that do not come from Raft stay: a creation, a deletion, and the cut of a log, which is about durable
@@ -76,7 +77,7 @@ impl Shared {
 }
 
 impl Group {
-    /// Begins again with what is durable, and leads again if it has no other voter.
+    /// Begins again with what is durable. Who led leads again if it has no other voter, and has another lead if those decide.
     fn restart(&mut self, shared: &mut Shared) {
         self.drop_in_flight(shared, ProduceError::StorageFull);
         self.unstaged_bytes = 0;
@@ -84,12 +85,16 @@ impl Group {
         if !self.is_live() {
             return; // only its deletion is still to be written
         }
+        let heir = if self.others_decide() { self.furthest_heir() } else { None };
         // Alone, it has acknowledged no more than what is durable; once that is applied it knows all there is to know.
         let is_up_to_date = self.is_ready()
             && self.raft.meta().voters == [self.raft.replica()]
             && self.raft.applied() == self.raft.last_durable().index;
         let restarted = self.raft.restart();
         assert!(restarted.is_ok(), "group {}: {restarted:?}", self.id);
+        if let Some(heir) = heir {
+            self.raft.call_to_lead(heir);
+        }
         self.observe_leadership(shared);
         self.pump(shared);
         self.campaign_if_alone(shared);

@@ -7,7 +7,7 @@
 //!   be gained, and nobody would answer readers meanwhile.
 //! - I2: while the disk hangs this replica neither votes nor asks for votes: what it says as anything but a leader waits for the
 //!   disk (I1 of `replication::ready`). Nor is it handed a group: it lacks what was committed since.
-//! - I3: a full disk does not hang: its log finds out at once.
+//! - I3: a full disk does not hang: its log finds out at once. What becomes of its leaderships is `full`'s.
 
 use chronik_engine::ids::ReplicaId;
 use chronik_replication::ReplicationState;
@@ -58,7 +58,7 @@ impl ShardCore {
 
     /// To be called at each tick: a process that stood still has had none, so it does not take its own time for the disk's.
     pub(super) fn tick_stall(&mut self) {
-        if self.is_storage_full || !(self.stall.is_in_flight || self.has_work()) {
+        if self.storage_full() || !(self.stall.is_in_flight || self.has_work()) {
             self.stall.waits_since = None;
             return;
         }
@@ -79,7 +79,7 @@ impl ShardCore {
 
 impl Group {
     /// Whether this replica leads, and others that are in sync and in reach are a majority without it (I1).
-    fn others_decide(&self) -> bool {
+    pub(super) fn others_decide(&self) -> bool {
         if !self.raft.is_leader() {
             return false;
         }

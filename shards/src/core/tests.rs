@@ -10,6 +10,7 @@ use crate::catalog::{Broker, CatalogCommand, ClusterId, Incarnation, TopicRef};
 mod checkpoints;
 mod commit_told;
 mod fill;
+mod full;
 mod group_state;
 mod held;
 mod log_start;

@@ -78,6 +78,11 @@ impl Trio {
         }
     }
 
+    /// The same, for a test that says what becomes of the block.
+    pub(super) fn unhang_with(&mut self, at: usize) -> PendingBlock {
+        self.hung.remove(&at).flatten().expect("it took a block")
+    }
+
     /// The links of `at` say that another is gone.
     pub(super) fn tell_lost(&mut self, at: usize, gone: usize) {
         self.cores[at].peers_lost(|_, lost| lost == replica(gone));
