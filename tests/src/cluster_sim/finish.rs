@@ -206,10 +206,11 @@ impl Run {
                 let Some(running) = here.running(shard) else { continue };
                 let core = running.node.core.borrow();
                 lines += &format!(
-                    "\n    shard {shard}: full {}, work {}, tokens {:?}",
+                    "\n    shard {shard}: full {}, work {}, tokens {:?}, repairs: {}",
                     core.storage_full(),
                     core.has_work(),
-                    running.tokens.keys()
+                    running.tokens.keys(),
+                    running.repairs.told()
                 );
                 for group in core.group_ids() {
                     let held = self.oracle.replica_at(self.seat(host, shard), group);

@@ -51,6 +51,13 @@ impl Repairs {
         self.copying.is_some()
     }
 
+    /// What is wanted, and what is under way, for who reads why it does not end.
+    pub(super) fn told(&self) -> String {
+        let Repairs { wanted, copying } = self;
+        let under_way = copying.as_ref().map(|c| (c.group, &c.plan, c.asking, c.next));
+        format!("wanted {wanted:?}, under way {under_way:?}")
+    }
+
     fn is_at_rest(&self) -> bool {
         self.copying.is_none() && self.wanted.is_empty()
     }
@@ -206,6 +213,13 @@ impl Run {
         let step = running.node.core.borrow().plan_repair(group, what, false, first_in_log);
         match step {
             RepairStep::Wait => {}
+            // While records are copied no file is removed (I3), and one that is to go might have the name of a new one.
+            RepairStep::Copy(plan)
+                if running.node.segments.is_removing(
+                    plan.tag.topic,
+                    plan.tag.partition,
+                    plan.base_offset,
+                ) => {}
             RepairStep::None => drop(repairs.wanted.remove(&group)),
             RepairStep::Copy(plan) => {
                 let (next, mut others) = (plan.from, plan.others.clone());
