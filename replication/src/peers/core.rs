@@ -11,7 +11,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chronik_engine::ids::{NodeId, ShardId};
 use chronik_ring::Task;
@@ -71,6 +71,7 @@ pub(super) struct Node {
     /// Shards that are being dialled.
     pub(super) dialled: RefCell<BTreeSet<ShardId>>,
     pub(super) is_removed: Cell<bool>,
+    pub(super) known_since: Instant,
     pub(super) log: LogLimit,
     /// How often a link to its first shard came up, and who waits for the next time.
     risen: Cell<u64>,
@@ -86,6 +87,7 @@ impl Node {
             shards: Cell::new(1),
             dialled: RefCell::default(),
             is_removed: Cell::new(false),
+            known_since: now(),
             log: LogLimit::new(LOG_INTERVAL),
             risen: Cell::new(0),
             waiting: RefCell::default(),

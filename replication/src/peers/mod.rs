@@ -51,6 +51,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chronik_engine::ids::{NodeId, ShardId};
 use chronik_ring::Task;
 use chronik_ring::socket::Socket;
 
@@ -69,6 +70,10 @@ use crate::wire::{LeaderNotice, NOTICES_MAX, RefusedReason, Seat, encode_notices
 
 /// Connections of others that have said who they are and have not proven it.
 const ADOPTING_MAX: usize = 64;
+
+/// Who was named less than this ago and was never linked may be about to be: three nodes that start together find each other in
+/// half a second.
+const FIRST_LINK: Duration = Duration::from_secs(2);
 
 /// The links of one seat. Lives on one core, where a ring is installed.
 pub struct Peers<H: PeerHandler> {
@@ -178,6 +183,20 @@ impl<H: PeerHandler> Peers<H> {
     #[must_use]
     pub fn is_up(&self, seat: Seat) -> bool {
         self.link(seat).is_some()
+    }
+
+    /// Whether a node is gone, as far as is known here: there is no link to its first shard, though there was one, or has been
+    /// time for one. Who was named just now is not missed yet.
+    #[must_use]
+    pub fn is_missing(&self, node: NodeId) -> bool {
+        let seat = Seat { node, shard: ShardId(0) };
+        if self.is_up(seat) {
+            return false;
+        }
+        let was_up =
+            self.core.known_peer(seat).is_some_and(|peer| peer.counters.connects.get() > 0);
+        let nodes = self.core.nodes.borrow();
+        was_up || nodes.get(&node).is_some_and(|node| node.known_since.elapsed() >= FIRST_LINK)
     }
 
     /// The seats that there are links to, in order.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId, Term};
+use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId, Term};
 use chronik_replication::peers::TransferDrop;
 use chronik_replication::wire::{Frame, FrameKind, PART_BYTES_MAX, Part, Transfer, Want};
 use uuid::Uuid;
@@ -28,7 +28,8 @@ fn given_a_link_when_one_side_ends_then_the_other_hears_it_at_once_and_comes_bac
             two.close().await;
             eventually("down", || here.downs(seat(2, 0)) == times).await;
             assert!(ended_at.elapsed() < DOWN_MAX, "after {:?}", ended_at.elapsed());
-            assert!(!one.seat(0).peers.is_up(seat(2, 0)));
+            let peers = one.seat(0).peers;
+            assert!(!peers.is_up(seat(2, 0)) && peers.is_missing(NodeId(2)));
             two.open(1, &nodes, |_| {});
             eventually("up", || here.ups(seat(2, 0)) == times + 1).await;
         }
@@ -51,6 +52,20 @@ fn given_a_link_when_both_sides_are_restarted_then_they_find_each_other() {
         two.seat(0).peers.send(seat(1, 0), numbered(3));
         let here = one.seat(0).seen;
         eventually("a message", || here.numbers(seat(2, 0)) == [3]).await;
+    });
+}
+
+#[test]
+fn given_a_node_that_never_comes_when_asked_then_it_is_missing_only_after_a_while() {
+    on_a_core(|_| async {
+        let (one, two) = (TestNode::start(1), TestNode::start(2));
+        let begun_at = Instant::now();
+        one.open(1, &[(1, one.address), (2, two.address)], |_| {});
+        let peers = one.seat(0).peers;
+        assert!(!peers.is_missing(NodeId(2)), "it may come in a moment");
+        assert!(!peers.is_missing(NodeId(9)), "nobody has named it yet");
+        eventually("missing", || peers.is_missing(NodeId(2))).await;
+        assert!(begun_at.elapsed() > Duration::from_secs(1), "after {:?}", begun_at.elapsed());
     });
 }
 

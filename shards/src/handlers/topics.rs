@@ -368,13 +368,13 @@ pub(super) fn node_ids(brokers: &[BrokerId]) -> Vec<NodeId> {
     brokers.iter().map(|broker| NodeId(broker.0.unsigned_abs())).collect()
 }
 
-/// The nodes that cannot be heard from here now.
+/// The nodes that are missing, as far as is known here.
 pub(super) fn nodes_down(shard: &Shard) -> Vec<NodeId> {
     let Some(links) = shard.links() else { return Vec::new() };
     let catalog = shard.catalog();
     let others = catalog.brokers().map(|broker| broker.node);
     let others = others.filter(|node| *node != shard.node.config.node_id);
-    others.filter(|node| !links.is_up(*node)).collect()
+    others.filter(|node| links.peers().is_missing(*node)).collect()
 }
 
 fn created(shard: &Shard, topic: &Topic) -> CreatableTopicResult {
