@@ -22,7 +22,7 @@ use crate::laggards::Laggards;
 use crate::log_store::{EntryFetch, LogStore};
 use crate::log_view::LogView;
 use crate::logger::group_logger;
-use crate::ready::PendingWrite;
+use crate::ready::{PendingWrite, Received};
 use crate::recover;
 use crate::snapshot::install::Install;
 use crate::snapshot::send::{SentSnapshot, SnapshotEnds};
@@ -79,6 +79,8 @@ pub struct RaftGroup {
     pub(crate) commit_told: RaftIndex,
     /// The leader asks this replica to take over, which has to apply something before.
     handover: Option<Message>,
+    /// What a leader's entries in memory come to, as the answer says that waits for the disk.
+    pub(crate) received: Option<Received>,
     /// Snapshots on their way to peers.
     pub(crate) snapshots_sent: BTreeMap<ReplicaId, SentSnapshot>,
     pub(crate) snapshot_ends: SnapshotEnds,
@@ -139,6 +141,7 @@ impl RaftGroup {
             applied_end_offset: recovered.applied_end_offset,
             commit_told: RaftIndex(0),
             handover: None,
+            received: None,
             snapshots_sent: BTreeMap::new(),
             snapshot_ends: SnapshotEnds::default(),
             laggards: Laggards::default(),

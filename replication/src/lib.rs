@@ -61,7 +61,7 @@ pub use raft::eraftpb::{
     EntryType, Message, MessageType, Snapshot, SnapshotMetadata,
 };
 pub use read_index::{ReadConfirmed, ReadRound};
-pub use ready::{PeerMessage, ReadyNumber, ReadyOutput, RoleChange};
+pub use ready::{PeerMessage, ReadyNumber, ReadyOutput, Received, RoleChange};
 pub use snapshot::install::SnapshotInstall;
 pub use snapshot::send::SnapshotEnds;
 pub use snapshot::{SnapshotHead, SnapshotParts};

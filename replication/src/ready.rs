@@ -89,7 +89,41 @@ pub(crate) struct PendingWrite {
     messages: Vec<Message>,
 }
 
+/// What a follower has in its memory of its leader's log, and will say once it is on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// The leader.
+    pub leader: ReplicaId,
+    /// Its term, and this replica's.
+    pub term: Term,
+    /// All up to here is the same as the leader's.
+    pub index: RaftIndex,
+}
+
 impl RaftGroup {
+    /// What this replica has received of its leader since this was asked last, unless the leader has the answer already.
+    pub fn take_received(&mut self) -> Option<Received> {
+        let received = self.received.take()?;
+        let waits = received.term == self.term() && received.index > self.last_durable().index;
+        waits.then_some(received)
+    }
+
+    /// An answer to a leader says what its sender holds, once it may leave.
+    fn note_received(&mut self, waiting: &[Message]) {
+        let term = self.node.raft.term;
+        for message in waiting {
+            let is_answer = message.get_msg_type() == MessageType::MsgAppendResponse;
+            // Without an index it only says that there is a newer term.
+            if is_answer && !message.reject && message.term == term && message.index > 0 {
+                self.received = Some(Received {
+                    leader: ReplicaId(message.to),
+                    term: Term(term),
+                    index: RaftIndex(message.index),
+                });
+            }
+        }
+    }
+
     /// Takes what there is to do. A number means that `records` grew: call [`RaftGroup::on_persisted`] with it once
     /// they are durable. To be called until [`RaftGroup::has_ready`] is false.
     pub fn ready(&mut self, out: &mut ReadyOutput) -> Option<ReadyNumber> {
@@ -119,6 +153,7 @@ impl RaftGroup {
             out.committed.push(self.committed_entry(entry));
         }
         write.messages = ready.take_persisted_messages();
+        self.note_received(&write.messages);
         let messages = ready.take_messages();
         self.note_snapshots(&messages);
         self.node.advance_append_async(ready);

@@ -232,6 +232,33 @@ impl RaftGroup {
         if self.is_leader() { self.meta.voters.iter().filter(holds).count() } else { 0 }
     }
 
+    /// As leader, the last entry that a quorum of each configuration holds, and as many voters as `wanted` of the incoming one
+    /// or all, where beside the disks also memory counts: its own, and others' as `received` tells.
+    #[must_use]
+    pub fn received_by_quorum(
+        &self,
+        wanted: usize,
+        received: impl Fn(ReplicaId) -> RaftIndex,
+    ) -> RaftIndex {
+        let (own, last, peers) = (self.replica(), self.last_index(), self.node.raft.prs());
+        let held = |voter: &ReplicaId| {
+            if *voter == own {
+                return last;
+            }
+            let durable = peers.get(voter.0).map_or(0, |peer| peer.matched);
+            received(*voter).max(RaftIndex(durable))
+        };
+        let held_by = |voters: &[ReplicaId], count: usize| {
+            let mut held: Vec<RaftIndex> = voters.iter().map(held).collect();
+            held.sort_unstable_by(|a, b| b.cmp(a));
+            let at = count.max(voters.len() / 2 + 1).min(voters.len());
+            at.checked_sub(1).and_then(|at| held.get(at).copied())
+        };
+        let (voters, outgoing) = (&self.meta.voters, &self.meta.voters_outgoing);
+        let incoming = held_by(voters, wanted).unwrap_or_default();
+        held_by(outgoing, 0).map_or(incoming, |outgoing| outgoing.min(incoming))
+    }
+
     /// As leader, what it knows of each peer of the configuration, of both while one is left for the other; by id.
     #[must_use]
     pub fn progress(&self) -> Vec<PeerProgress> {

@@ -87,7 +87,7 @@ pub const DIFFERENCES: [Difference; 13] = [
         text: "These topic configurations, and those of brokers that are their defaults, are taken and shown, and have no \
                effect, as what they tune in Kafka's files is not there: `segment.jitter.ms`, `segment.index.bytes`, \
                `index.interval.bytes`, `file.delete.delay.ms` and `preallocate` (logs have another layout), \
-               `flush.messages` and `flush.ms` (every acknowledged record is synced), `compression.gzip.level`, \
+               `flush.messages` and `flush.ms` (the log is synced without a pause), `compression.gzip.level`, \
                `compression.lz4.level` and `compression.zstd.level` (the broker never compresses), `local.retention.ms`, \
                `local.retention.bytes`, `remote.log.copy.disable` and `remote.log.delete.on.disable` (no topic is \
                tiered), `leader.replication.throttled.replicas` and `follower.replication.throttled.replicas` \
@@ -100,8 +100,8 @@ pub const DIFFERENCES: [Difference; 13] = [
     },
     Difference {
         lines: &["config durability", "config searchable.enabled"],
-        text: "Topics have two configurations more, `durability` and `searchable.enabled`, of which only the defaults can \
-               be set.",
+        text: "Topics have two configurations more. `durability` is `durable`, or `relaxed` where acknowledgements need \
+               not wait for disks. Of `searchable.enabled` only the default can be set.",
     },
     Difference {
         lines: &["config min.insync.replicas"],

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chronik_tests::batch::BatchBuilder;
+use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Served, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
+use chronik_tests::workload::read_topic;
 use futures_lite::future::block_on;
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
@@ -176,7 +178,7 @@ fn given_changes_that_cannot_be_when_asked_for_then_each_is_refused_and_none_is_
             "duplicate config keys",
         ),
         (
-            &[("retention.ms", SET, Some("1")), ("durability", SET, Some("relaxed"))],
+            &[("retention.ms", SET, Some("1")), ("searchable.enabled", SET, Some("true"))],
             INVALID_CONFIG,
             "not available",
         ),
@@ -192,6 +194,41 @@ fn given_changes_that_cannot_be_when_asked_for_then_each_is_refused_and_none_is_
     assert_eq!(describe(&mut connection, (TOPIC, &nowhere)), Err(UNKNOWN_TOPIC_OR_PARTITION));
     assert_eq!(describe(&mut connection, (BROKER, "77")), Err(INVALID_REQUEST));
     assert_eq!(describe(&mut connection, (99, "x")), Err(INVALID_REQUEST));
+}
+
+#[test]
+fn given_a_relaxed_topic_when_it_is_described_and_changed_then_it_says_so_and_keeps_what_it_is_given()
+ {
+    let broker = Broker::start(Settings::new()).unwrap();
+    let mut connection = RawConnection::open(broker.ports().kafka_addr()).unwrap();
+    let topic = fresh_name("relaxed");
+    connection.create_topic(&topic, &[("durability", "relaxed")]).unwrap();
+    let relaxed_acks = || {
+        let page = http::get(broker.ports().admin_addr(), "/metrics").unwrap().body;
+        let metrics = Metrics::parse(&page).unwrap();
+        ["relaxed", "durable"]
+            .map(|what| metrics.sum(&format!("chronik_produce_acks_{what}_total")))
+    };
+    let described = describe(&mut connection, (TOPIC, &topic)).unwrap();
+    assert_eq!(value_of(&described["durability"]), ("relaxed", SOURCE_TOPIC));
+    let documentation = described["durability"].documentation.as_ref().unwrap();
+    assert!(documentation.contains("is lost if"), "{documentation}");
+    let value = |at: usize| BatchBuilder::of_value(["a", "b", "c"][at]).build();
+    for at in 0..2 {
+        let produced = connection.produce(&topic, 0, value(at)).unwrap();
+        assert_eq!((produced.error_code, produced.base_offset), (0, at as i64));
+    }
+    assert_eq!(relaxed_acks(), [2.0, 0.0]);
+    let change = [("durability", DELETE, None)];
+    assert_eq!(alter(&mut connection, (TOPIC, &topic), &change, false).0, 0);
+    let described = describe(&mut connection, (TOPIC, &topic)).unwrap();
+    assert_eq!(value_of(&described["durability"]), ("durable", SOURCE_DEFAULT));
+    let produced = connection.produce(&topic, 0, value(2)).unwrap();
+    assert_eq!((produced.error_code, produced.base_offset), (0, 2));
+    assert_eq!(relaxed_acks(), [2.0, 1.0]);
+    let logs = read_topic(&broker.bootstrap(), &topic, 1, Duration::from_secs(30)).unwrap();
+    let values: Vec<_> = logs[0].records.iter().map(|record| record.value.clone()).collect();
+    assert_eq!(values, [b"a", b"b", b"c"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::link::Link;
 use crate::ready::PeerMessage;
-use crate::wire::{Call, CallRefused, LeaderNotice, Seat};
+use crate::wire::{Call, CallRefused, LeaderNotice, ReceivedMark, Seat};
 
 /// Hears what comes over the links of a shard. Nothing here may block. All of it is called by the tasks of the links,
 /// never from within a call of [`super::Peers`], so a handler may be asked while its owner is borrowed by nobody.
@@ -18,6 +18,9 @@ pub trait PeerHandler: 'static {
 
     /// Who leads on other nodes, as the peer tells it.
     fn on_notices(&self, from: Seat, notices: Vec<LeaderNotice>);
+
+    /// What replicas of the peer have received.
+    fn on_received(&self, _from: Seat, _marks: Vec<ReceivedMark>) {}
 
     /// A request of the peer. Whoever drops `reply` refuses it.
     fn on_call(&self, from: Seat, call: Call, reply: Replier);

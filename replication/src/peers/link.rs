@@ -27,7 +27,7 @@ use super::stats::add;
 use crate::ready::PeerMessage;
 use crate::wire::{
     Call, CallRefused, Frame, FrameKind, Part, Refused, RefusedReason, Reply, Want, WireError,
-    decode_notices, decode_raft,
+    decode_notices, decode_raft, decode_received,
 };
 
 /// Vector entries per send.
@@ -346,6 +346,7 @@ fn handle_frame<H: PeerHandler>(
             core.handler.on_messages(peer.seat, messages);
         }
         FrameKind::Notices => core.handler.on_notices(peer.seat, decode_notices(&body)?),
+        FrameKind::Received => core.handler.on_received(peer.seat, decode_received(&body)?),
         FrameKind::Call => {
             let call = Call::decode(&body)?;
             let waiting = link.unanswered.replace(link.unanswered.get() + 1);

@@ -66,7 +66,10 @@ use self::core::{Core, Node};
 use self::handshake::HandshakeError;
 use self::outbox::addressee;
 use crate::ready::PeerMessage;
-use crate::wire::{LeaderNotice, NOTICES_MAX, RefusedReason, Seat, encode_notices};
+use crate::wire::{
+    LeaderNotice, NOTICES_MAX, RECEIVED_MAX, RECEIVED_VERSION_MIN, ReceivedMark, RefusedReason,
+    Seat, encode_notices, encode_received,
+};
 
 /// Connections of others that have said who they are and have not proven it.
 const ADOPTING_MAX: usize = 64;
@@ -158,6 +161,20 @@ impl<H: PeerHandler> Peers<H> {
         let Some(link) = self.link(to) else { return };
         for notices in notices.chunks(NOTICES_MAX) {
             if let Ok(frame) = encode_notices(notices) {
+                link.send_urgent(frame);
+            }
+        }
+    }
+
+    /// Tells a peer what replicas here have received. Lost if there is no link, no room, or the peer does not know of it.
+    pub fn tell_received(&self, to: Seat, marks: &[ReceivedMark]) {
+        let Some(peer) = self.core.known_peer(to) else { return };
+        let Some(link) = peer.link() else { return };
+        if peer.counters.version.get() < RECEIVED_VERSION_MIN {
+            return;
+        }
+        for marks in marks.chunks(RECEIVED_MAX) {
+            if let Ok(frame) = encode_received(marks) {
                 link.send_urgent(frame);
             }
         }

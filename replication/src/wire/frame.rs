@@ -42,7 +42,7 @@ const SMALL_BODY_BYTES_MAX: u32 = 4 << 10;
 const DISCOVERY_BODY_BYTES_MAX: u32 = 64 << 10;
 /// The largest part of a snapshot, with its head.
 const PART_BODY_BYTES_MAX: u32 = (512 << 10) + 48;
-/// The largest list of notices.
+/// The largest list of notices, or of marks.
 const NOTICES_BODY_BYTES_MAX: u32 = 1 << 20;
 
 const _: () = assert!(4 + 1 + 1 + 2 + 4 + 4 + 4 + 8 == CHECKED_BYTES);
@@ -80,6 +80,8 @@ pub enum FrameKind {
     Part = 12,
     /// What its receiver wants next: [`super::Want`].
     Want = 13,
+    /// What replicas have received: [`super::decode_received`].
+    Received = 14,
 }
 
 impl FrameKind {
@@ -98,6 +100,7 @@ impl FrameKind {
             11 => FrameKind::DiscoveryReply,
             12 => FrameKind::Part,
             13 => FrameKind::Want,
+            14 => FrameKind::Received,
             _ => return None,
         })
     }
@@ -113,7 +116,7 @@ impl FrameKind {
             | FrameKind::Pong
             | FrameKind::Want => SMALL_BODY_BYTES_MAX,
             FrameKind::Discovery | FrameKind::DiscoveryReply => DISCOVERY_BODY_BYTES_MAX,
-            FrameKind::Notices => NOTICES_BODY_BYTES_MAX,
+            FrameKind::Notices | FrameKind::Received => NOTICES_BODY_BYTES_MAX,
             FrameKind::Part => PART_BODY_BYTES_MAX,
             FrameKind::Raft | FrameKind::Call | FrameKind::Reply => FRAME_BODY_BYTES_MAX,
         }

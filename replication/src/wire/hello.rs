@@ -32,8 +32,8 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// Those of this build.
-    pub const OWN: Versions = Versions { oldest: 1, newest: 1 };
+    /// Those of this build. Version 2 has frames that version 1 does not know ([`super::RECEIVED_VERSION_MIN`]).
+    pub const OWN: Versions = Versions { oldest: 1, newest: 2 };
 
     /// What a link between two nodes speaks: the newest version that both know.
     ///

@@ -7,6 +7,7 @@
 //! | `raft` | Raft messages of many groups |
 //! | `message_type` | which types of Raft messages travel, as numbers |
 //! | `notices` | who leads which group |
+//! | `received` | what replicas have received and not made durable |
 //! | `call` | requests of one node to another, and their replies |
 //! | `part` | snapshots that travel in parts |
 //! | `reader` | reading a body within its bounds |
@@ -25,6 +26,7 @@ mod notices;
 mod part;
 mod raft;
 mod reader;
+mod received;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +45,9 @@ pub use frame::{
 pub use hello::{Hello, Refused, RefusedReason, Versions, Welcome};
 pub use notices::{LeaderNotice, NOTICES_MAX, decode_notices, encode_notices};
 pub use part::{PART_BYTES_MAX, Part, Transfer, Want};
+pub use received::{
+    RECEIVED_MAX, RECEIVED_VERSION_MIN, ReceivedMark, decode_received, encode_received,
+};
 
 /// A place that holds replicas and talks to its peers: one shard of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

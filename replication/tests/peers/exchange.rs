@@ -7,9 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chronik_engine::ids::{GroupId, NodeId, ReplicaId, Term};
+use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId, Term};
 use chronik_replication::peers::{Accepted, CallError, PeerNode, Peers, PeersConfig};
-use chronik_replication::wire::{CallRefused, LeaderNotice};
+use chronik_replication::wire::{CallRefused, LeaderNotice, ReceivedMark};
 use chronik_ring::Notifier;
 use glommio::{LocalExecutorBuilder, Placement};
 use uuid::Uuid;
@@ -126,6 +126,26 @@ fn given_notices_when_told_then_they_arrive() {
         let there = two.seat(0).seen;
         eventually("all notices", || there.notices.borrow().len() == notices.len()).await;
         assert_eq!(*there.notices.borrow(), notices);
+    });
+}
+
+#[test]
+fn given_marks_of_what_was_received_when_told_then_they_arrive() {
+    on_a_core(|_| async {
+        let (one, two) = two_linked(|_| {}).await;
+        let mark = |group| ReceivedMark {
+            group: GroupId(group),
+            from: ReplicaId(4),
+            to: ReplicaId(5),
+            term: Term(3),
+            index: RaftIndex(group),
+        };
+        let marks: Vec<_> = (0..20_000).map(mark).collect();
+        one.seat(0).peers.tell_received(seat(2, 0), &marks);
+        let there = two.seat(0).seen;
+        eventually("all marks", || there.received.borrow().len() == marks.len()).await;
+        let told = marks.into_iter().map(|mark| (seat(1, 0), mark)).collect::<Vec<_>>();
+        assert_eq!(*there.received.borrow(), told);
     });
 }
 

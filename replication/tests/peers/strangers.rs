@@ -144,7 +144,7 @@ fn given_hellos_that_are_not_for_this_seat_when_they_come_then_each_is_told_why(
         let good = hello(1, 2);
         let cases = [
             (
-                Hello { versions: Versions { oldest: 2, newest: 3 }, ..good },
+                Hello { versions: Versions { oldest: 3, newest: 4 }, ..good },
                 RefusedReason::NewerVersion,
             ),
             (Hello { cluster: Uuid::from_u128(9), ..good }, RefusedReason::WrongCluster),

@@ -17,7 +17,7 @@ use chronik_replication::peers::{
 };
 use chronik_replication::wire::{
     Call, CallRefused, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameHeader, FrameKind,
-    Hello, LeaderNotice, Refused, RefusedReason, Seat, Versions, Welcome,
+    Hello, LeaderNotice, ReceivedMark, Refused, RefusedReason, Seat, Versions, Welcome,
 };
 use chronik_replication::{Entry, Message, MessageType, PeerMessage};
 use glommio::{LocalExecutorBuilder, Placement};
@@ -138,6 +138,7 @@ pub struct Recorder {
     pub changes: RefCell<Vec<Change>>,
     pub messages: RefCell<Vec<(Seat, PeerMessage)>>,
     pub notices: RefCell<Vec<LeaderNotice>>,
+    pub received: RefCell<Vec<(Seat, ReceivedMark)>>,
     pub dropped: RefCell<Vec<(Seat, GroupId, ReplicaId)>>,
     pub kept: RefCell<Vec<Replier>>,
     /// Parts of snapshots that peers have taken, and what is to get stuck with which of them.
@@ -173,6 +174,10 @@ impl PeerHandler for Recorder {
 
     fn on_notices(&self, _from: Seat, notices: Vec<LeaderNotice>) {
         self.notices.borrow_mut().extend(notices);
+    }
+
+    fn on_received(&self, from: Seat, marks: Vec<ReceivedMark>) {
+        self.received.borrow_mut().extend(marks.into_iter().map(|mark| (from, mark)));
     }
 
     fn on_call(&self, _from: Seat, call: Call, reply: Replier) {
@@ -403,5 +408,12 @@ pub fn hello(from: u32, to: u32) -> Hello {
 
 fn welcome(node: u32, nonce: [u8; 32]) -> Welcome {
     let node_uuid = Uuid::from_u128(u128::from(node) + 5000);
-    Welcome { node: NodeId(node), node_uuid, shards: 1, version: 1, nonce, proof: [0; 32] }
+    Welcome {
+        node: NodeId(node),
+        node_uuid,
+        shards: 1,
+        version: Versions::OWN.newest,
+        nonce,
+        proof: [0; 32],
+    }
 }

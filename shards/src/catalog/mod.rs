@@ -300,6 +300,13 @@ impl Catalog {
             .collect()
     }
 
+    /// The groups whose acknowledgements promise memory only.
+    pub fn relaxed_groups(&self) -> impl Iterator<Item = GroupId> {
+        let is_relaxed = |topic: &&Arc<Topic>| topic.settings.durability == Durability::Relaxed;
+        let topics = self.topics.values().filter(is_relaxed);
+        topics.flat_map(|topic| &topic.partitions).map(|partition| partition.group)
+    }
+
     /// The replicas that belong on one shard, each with what its group needs to be created there. Those that go belong
     /// there, too, until the partition is settled.
     pub fn placed_on(

@@ -123,7 +123,7 @@ impl Group {
             }
             let appended = self.appended(&self.in_flight[at]);
             let own = &mut self.in_flight[at];
-            let is_done = |waiting: &(Token, RequiredAcks)| waiting.1 != RequiredAcks::All;
+            let is_done = |waiting: &(Token, RequiredAcks)| !waiting.1.is_for_all();
             let mut reply = |(token, _): (Token, RequiredAcks)| {
                 shared.effects.replies.push((token, Ok(Ack::Appended(appended))));
             };

@@ -151,7 +151,7 @@ impl ShardCore {
 
     /// The block is durable: what waited for that goes on.
     pub fn block_persisted(&mut self, block: PendingBlock) {
-        self.stall.block_ended();
+        self.on_block_ended();
         let PendingBlock { mut records, units } = block;
         for unit in &units {
             let Some(group) = self.groups.get_mut(&unit.group) else {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use chronik_engine::ids::{GroupId, RaftIndex};
 use chronik_replication::{MessageType, PeerMessage, SnapshotEnds};
 
-use super::ShardCore;
+use super::{Ack, ProduceResult, ShardCore, Token};
 use crate::catalog::PartitionTag;
 
 /// The figures of a core at one moment.
@@ -35,6 +35,10 @@ pub struct Figures {
     pub sent: Sent,
     /// Times that the disk hung since the start.
     pub stalls: u64,
+    /// Batches acknowledged since the start, as durable as was asked for.
+    pub acks_durable: u64,
+    /// Batches acknowledged since the start when they were in memory.
+    pub acks_relaxed: u64,
 }
 
 /// Messages sent to other replicas since the start, of some kinds.
@@ -72,6 +76,8 @@ pub struct SnapshotFigures {
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     sent: Sent,
+    /// Batches that were acknowledged.
+    acks: u64,
     snapshots: BTreeMap<GroupId, SnapshotFigures>,
 }
 
@@ -94,6 +100,12 @@ impl Counted {
                 _ => {}
             }
         }
+    }
+
+    /// Counts answers that are about to be given.
+    pub(super) fn acks(&mut self, replies: &[(Token, ProduceResult)]) {
+        let is_ack = |reply: &&(Token, ProduceResult)| matches!(reply.1, Ok(Ack::Appended(_)));
+        self.acks += replies.iter().filter(is_ack).count() as u64;
     }
 
     /// A snapshot was made, in so much time.
@@ -139,6 +151,8 @@ impl ShardCore {
             messages_refused: self.shared.messages_refused,
             sent: self.shared.counted.sent,
             stalls: self.stall.count,
+            acks_durable: self.shared.counted.acks.saturating_sub(self.shared.promises.acks),
+            acks_relaxed: self.shared.promises.acks,
             ..Figures::default()
         };
         for group in self.groups.values().filter(|group| group.is_live()) {

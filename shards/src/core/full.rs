@@ -32,6 +32,7 @@ impl ShardCore {
     pub fn set_storage_full(&mut self, is_full: bool) {
         let now = self.shared.ticks.now;
         self.full.since = is_full.then(|| self.full.since.unwrap_or(now));
+        self.shared.promises.is_disk_full = is_full;
     }
 
     /// Whether batches are refused for want of room.

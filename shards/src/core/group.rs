@@ -27,6 +27,7 @@ use super::log_start::PartitionCommand;
 use super::peers::{EarlyCampaign, GroupFetch};
 use super::producers::{ProducerBatch, Producers};
 use super::read_index::Reads;
+use super::relaxed::Received;
 use super::ticks::Tick;
 use super::{
     Ack, Appended, CoreConfig, CoreError, FetchError, PRODUCERS_PER_PARTITION_MAX, ProduceError,
@@ -113,6 +114,12 @@ pub(super) struct Group {
     pub(super) reads: Option<Box<Reads>>,
     /// Acknowledgements that wait for more than a quorum.
     pub(super) held: Option<Box<Held>>,
+    /// Acknowledgements of its topic promise memory only.
+    pub(super) is_relaxed: bool,
+    /// As leader, what others have in memory.
+    pub(super) received: Received,
+    /// When what was in memory went, in this life of the process.
+    pub(super) forgot_at: Option<Tick>,
     /// Up to where the group has had its ticks.
     pub(super) ticked: Tick,
     /// Whether the group is in the list of those that get each tick.
@@ -142,6 +149,9 @@ impl Group {
             lag_marks: LagMarks::default(),
             reads: None,
             held: None,
+            is_relaxed: false,
+            received: Received::default(),
+            forgot_at: None,
             ticked: Tick::default(),
             is_restless: false,
             led: None,
@@ -179,7 +189,8 @@ impl Group {
         let log = RecoveredLog::from_checkpoint(&checkpoint, hard_state, log_start, entries, last);
         let raft = RaftGroup::new(raft_config(config, id), log)
             .map_err(|source| CoreError::Group { group: id, source })?;
-        Ok(Group { log_start_offset, ..Group::new(id, raft, machine, Life::Live) })
+        let forgot_at = Some(Tick::default());
+        Ok(Group { log_start_offset, forgot_at, ..Group::new(id, raft, machine, Life::Live) })
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -248,6 +259,7 @@ impl Group {
         shared.waiters.wake_all(self.id, &mut shared.effects.wakes);
         self.is_announced = false;
         self.lag_marks = LagMarks::default();
+        self.received = Received::default();
         let first_index = self.raft.last_index();
         self.led = leads.map(|term| Leadership { term, first_index });
         if let Some(term) = leads {
@@ -316,6 +328,8 @@ impl Group {
             self.pass_reads(shared);
         }
         self.release_held(shared);
+        self.release_received(shared);
+        self.tell_received(shared);
         self.note_commit_to_tell(shared);
         if self.raft.has_fetches() {
             self.raft.take_fetches(&mut shared.wanted);

@@ -25,7 +25,7 @@ const HELD_MAX: usize = 4_096;
 struct HeldBatch {
     index: RaftIndex,
     appended: Appended,
-    waiting: Vec<Token>,
+    waiting: Vec<(Token, RequiredAcks)>,
 }
 
 /// What a leader holds back.
@@ -36,6 +36,12 @@ pub(super) struct Held {
     batches: VecDeque<HeldBatch>,
     /// Those who wait, of all batches.
     waiting: usize,
+}
+
+impl Held {
+    pub(super) fn holders_min(&self) -> usize {
+        self.holders_min
+    }
 }
 
 impl Group {
@@ -69,22 +75,25 @@ impl Group {
         let appended = self.appended(own);
         let tokens = own.waiting.iter().chain(&own.duplicates).copied();
         let (for_all, others): (Vec<_>, Vec<_>) =
-            tokens.partition(|(_, acks)| self.held.is_some() && *acks == RequiredAcks::All);
+            tokens.partition(|(_, acks)| self.held.is_some() && acks.is_for_all());
         shared
             .effects
             .replies
             .extend(others.into_iter().map(|(token, _)| (token, acked(appended))));
         if let Some(held) = self.held.as_mut().filter(|_| !for_all.is_empty()) {
-            let waiting: Vec<Token> = for_all.into_iter().map(|(token, _)| token).collect();
-            held.waiting += waiting.len();
-            held.batches.push_back(HeldBatch { index: own.index, appended, waiting });
+            held.waiting += for_all.len();
+            held.batches.push_back(HeldBatch { index: own.index, appended, waiting: for_all });
         }
     }
 
     /// Lets the token of a duplicate whose first one is applied wait as that does, or as long as it would have to had it
     /// come to this leader (I2): until enough voters hold all that is applied now, which the first one is among. Says
     /// whether it has to.
-    pub(super) fn hold_duplicate(&mut self, appended: Appended, token: Token) -> bool {
+    pub(super) fn hold_duplicate(
+        &mut self,
+        appended: Appended,
+        waiting: (Token, RequiredAcks),
+    ) -> bool {
         let index = self.raft.applied();
         let holders = self.raft.voters_with(index);
         let voters = self.raft.meta().voters.len();
@@ -92,9 +101,11 @@ impl Group {
         let base_offset = appended.base_offset;
         let first = held.batches.iter_mut().find(|held| held.appended.base_offset == base_offset);
         match first {
-            Some(first) => first.waiting.push(token),
+            Some(first) => first.waiting.push(waiting),
             None if holders >= held.holders_min.min(voters) => return false,
-            None => held.batches.push_back(HeldBatch { index, appended, waiting: vec![token] }),
+            None => {
+                held.batches.push_back(HeldBatch { index, appended, waiting: vec![waiting] });
+            }
         }
         held.waiting += 1;
         true
@@ -110,7 +121,8 @@ impl Group {
             && let Some(batch) = held.batches.pop_front()
         {
             held.waiting -= batch.waiting.len();
-            let replies = batch.waiting.into_iter().map(|token| (token, acked(batch.appended)));
+            let tokens = batch.waiting.into_iter().map(|(token, _)| token);
+            let replies = tokens.map(|token| (token, acked(batch.appended)));
             shared.effects.replies.extend(replies);
         }
         // Nothing to hold, and nothing that would ask for it.
@@ -119,10 +131,22 @@ impl Group {
         }
     }
 
+    /// Acknowledges what enough voters have in memory to those for whom that is enough.
+    pub(super) fn release_held_received(&mut self, up_to: RaftIndex, shared: &mut Shared) {
+        let Some(held) = &mut self.held else { return };
+        for batch in held.batches.iter_mut().take_while(|batch| batch.index <= up_to) {
+            for (token, _) in batch.waiting.extract_if(.., |(_, acks)| acks.is_relaxed()) {
+                held.waiting -= 1;
+                shared.promises.acks += 1;
+                shared.effects.replies.push((token, acked(batch.appended)));
+            }
+        }
+    }
+
     /// Tells those who wait that nothing more will be heard here (I2).
     pub(super) fn drop_held(&mut self, shared: &mut Shared, error: ProduceError) {
         let Some(held) = self.held.take() else { return };
         let waiting = held.batches.into_iter().flat_map(|batch| batch.waiting);
-        shared.effects.replies.extend(waiting.map(|token| (token, Err(error))));
+        shared.effects.replies.extend(waiting.map(|(token, _)| (token, Err(error))));
     }
 }

@@ -26,6 +26,7 @@
 //! | `repair` | what other replicas have and this one cannot read any more |
 //! | `read_index` | who waits for a quorum before they read |
 //! | [`producers`] | sequence numbers of idempotent producers |
+//! | `relaxed` | acknowledgements that promise memory, and who remembers |
 //! | `stall` | a disk that hangs, and leaderships that go elsewhere |
 //! | `ticks` | when a group gets its ticks |
 //! | `transfer` | leadership that goes to a replica which is named |
@@ -33,7 +34,7 @@
 //!
 //! Invariants:
 //! - I1: every token is answered exactly once, whatever becomes of its entry.
-//! - I2: an acknowledged entry is durable, and for acks=all committed.
+//! - I2: an acknowledged entry is durable, and for acks=all committed; in memory where its topic asks for no more.
 //! - I3: readers see only what is applied, which is committed and durable; never beyond.
 //! - I4: a leader answers readers and names a high watermark only once an entry of its own term is applied: before
 //!   that its commit index may lag behind what was acknowledged.
@@ -48,6 +49,7 @@ use chronik_engine::ids::{GroupId, NodeId, Offset, RaftIndex, ReplicaId, ShardId
 use chronik_engine::tail_cache::TailCache;
 use chronik_engine::wal::RecoveredGroup;
 use chronik_engine::wal::record::{GroupCheckpoint, GroupMeta, WalRecord};
+use chronik_replication::wire::ReceivedMark;
 use chronik_replication::{EntryFetch, PeerMessage, ReadyOutput};
 
 mod apply;
@@ -71,6 +73,7 @@ mod read;
 mod read_index;
 pub mod reconcile;
 mod refusal;
+mod relaxed;
 mod repair;
 mod segments;
 mod stall;
@@ -96,6 +99,7 @@ use self::fill::Fills;
 use self::full::FullDisk;
 use self::group::Group;
 use self::peers::{Awaited, EarlySign};
+use self::relaxed::Promises;
 use self::stall::Stall;
 use self::ticks::Ticks;
 use self::waiters::Waiters;
@@ -149,6 +153,10 @@ pub enum RequiredAcks {
     Leader,
     /// A quorum has it on disk.
     All,
+    /// The leader has it in memory: [`RequiredAcks::Leader`] of a relaxed topic.
+    LeaderReceived,
+    /// A quorum has it in memory: [`RequiredAcks::All`] of a relaxed topic.
+    AllReceived,
 }
 
 impl RequiredAcks {
@@ -161,6 +169,28 @@ impl RequiredAcks {
             -1 => Some(RequiredAcks::All),
             _ => None,
         }
+    }
+
+    /// What the same request waits for in a topic that wants no more than memory.
+    #[must_use]
+    pub fn relaxed(self) -> RequiredAcks {
+        match self {
+            RequiredAcks::Leader => RequiredAcks::LeaderReceived,
+            RequiredAcks::All => RequiredAcks::AllReceived,
+            other => other,
+        }
+    }
+
+    /// Whether memory is enough.
+    #[must_use]
+    pub fn is_relaxed(self) -> bool {
+        matches!(self, RequiredAcks::LeaderReceived | RequiredAcks::AllReceived)
+    }
+
+    /// Whether more than the leader must have it.
+    #[must_use]
+    pub fn is_for_all(self) -> bool {
+        matches!(self, RequiredAcks::All | RequiredAcks::AllReceived)
     }
 }
 
@@ -209,6 +239,8 @@ pub struct Effects {
     pub segments_gone: Vec<NamedSegment>,
     /// Messages for other replicas.
     pub messages: Vec<PeerMessage>,
+    /// What replicas here have received of their leaders, for those.
+    pub received: Vec<ReceivedMark>,
     /// Entries to be read from the log for followers; each asks for one [`ShardCore::entries_fetched`].
     pub fetches: Vec<GroupFetch>,
     /// Groups that this shard's replicas have begun to lead.
@@ -234,6 +266,7 @@ struct Shared {
     /// See [`ShardCore::segments_taken_back`].
     segments_taken_back: u64,
     counted: Counted,
+    promises: Promises,
     /// Groups that have committed what their peers were not told of, each once.
     commits_to_tell: Vec<GroupId>,
     /// Commands that other nodes propose for this one.
@@ -261,6 +294,8 @@ pub struct ShardCore {
     /// Groups that may have lost their only other replica.
     lost_count: usize,
     full: FullDisk,
+    /// Groups that acknowledge what is in memory.
+    relaxed_count: usize,
     stall: Stall,
     is_stopped: bool,
     expiry_cursor: GroupId,
@@ -292,6 +327,7 @@ impl ShardCore {
                 messages_refused: 0,
                 segments_taken_back: 0,
                 counted: Counted::default(),
+                promises: Promises::default(),
                 commits_to_tell: Vec::new(),
                 awaited: BTreeMap::new(),
                 out: ReadyOutput::default(),
@@ -306,6 +342,7 @@ impl ShardCore {
             early_signs: BTreeMap::new(),
             lost_count: 0,
             full: FullDisk::default(),
+            relaxed_count: 0,
             stall: Stall::default(),
             is_stopped: false,
             expiry_cursor: GroupId::META,
@@ -445,6 +482,7 @@ impl ShardCore {
     /// durable.
     pub fn abort_all(&mut self) {
         self.is_stopped = true;
+        self.end_promises();
         for group in self.groups.values_mut() {
             group.drop_in_flight(&mut self.shared, ProduceError::ShuttingDown);
             group.fail_reads(FetchError::NotLeader, &mut self.shared);
@@ -457,7 +495,9 @@ impl ShardCore {
     /// What there is to do. To be called after every other call.
     pub fn take_effects(&mut self) -> Effects {
         self.answer_for_lost();
+        self.mark_forgetful();
         self.shared.counted.messages(&self.shared.effects.messages);
+        self.shared.counted.acks(&self.shared.effects.replies);
         std::mem::take(&mut self.shared.effects)
     }
 

@@ -102,6 +102,9 @@ impl ShardCore {
                 self.note_early_sign(id, &message);
                 continue;
             };
+            if group.ignores(&message, self.shared.ticks.now) {
+                continue;
+            }
             let is_of_leader = is_of_leader(&message);
             let from = ReplicaId(message.from);
             let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
@@ -336,6 +339,7 @@ impl Group {
         let voters = self.raft.meta().voters.clone();
         if self.raft.is_leader() {
             for peer in self.raft.progress().into_iter().filter(|peer| is_lost(peer.replica)) {
+                self.received.forget(peer.replica);
                 self.raft.report_unreachable(peer.replica);
                 self.raft.report_snapshot_lost(peer.replica);
             }
@@ -412,8 +416,10 @@ impl Group {
         let in_reach = self.raft.progress().into_iter().filter(|peer| peer.recent_active);
         let heirs = in_reach.filter(|peer| voters.contains(&peer.replica));
         // One whose link was lost is probed, and has no use for it.
-        let furthest =
-            |peer: &PeerProgress| (peer.state == ReplicationState::Replicate, peer.matched);
+        let furthest = |peer: &PeerProgress| {
+            let holds = peer.matched.max(self.received.of(peer.replica));
+            (peer.state == ReplicationState::Replicate, holds)
+        };
         heirs.max_by_key(furthest).map(|heir| heir.replica)
     }
 

@@ -40,7 +40,7 @@ impl ShardCore {
         if !target.can_propose() {
             return Err(ProduceError::NotLeader);
         }
-        if acks == RequiredAcks::All && target.holds_too_many() {
+        if acks.is_for_all() && target.holds_too_many() {
             return Err(ProduceError::Overloaded);
         }
         let producer = check_kind(&batch)?;
@@ -227,20 +227,9 @@ impl Group {
         };
         // Commands before it stand at its offset too, as they take none.
         let after = self.in_flight.partition_point(|own| own.base_offset <= base_offset);
-        let durable = self.raft.last_durable().index;
-        let at = after.checked_sub(1);
-        let original = at
-            .and_then(|at| self.in_flight.get_mut(at))
-            .filter(|own| own.base_offset == base_offset);
-        let is_for_all = waiting.1 == RequiredAcks::All;
-        if let Some(own) = original
-            && (is_for_all || own.index > durable)
-        {
-            if own.duplicates.len() >= DUPLICATES_MAX {
-                return Err(ProduceError::Overloaded);
-            }
-            own.duplicates.push(waiting);
-            return Ok(true);
+        let is_original = |at: &usize| self.in_flight[*at].base_offset == base_offset;
+        if let Some(at) = after.checked_sub(1).filter(is_original) {
+            return self.join_original(at, waiting, shared).map(|()| true);
         }
         let cached = shared.tail.get(self.id, base_offset).next();
         let cached = cached.filter(|cached| cached.base_offset == base_offset);
@@ -250,11 +239,32 @@ impl Group {
             log_start_offset: self.log_start_offset,
             leader_epoch: self.raft.term(),
         };
-        if is_for_all && self.hold_duplicate(appended, waiting.0) {
+        if waiting.1.is_for_all() && self.hold_duplicate(appended, waiting) {
             return Ok(true);
         }
         shared.effects.replies.push((waiting.0, acked(appended)));
         Ok(true)
+    }
+
+    /// Answers a duplicate of a batch in flight as that one: now, or when it has come to what the duplicate asks for.
+    fn join_original(
+        &mut self,
+        at: usize,
+        waiting: (Token, RequiredAcks),
+        shared: &mut Shared,
+    ) -> Result<(), ProduceError> {
+        let own = &self.in_flight[at];
+        if self.is_met(waiting.1, own.index, shared) {
+            shared.effects.replies.push((waiting.0, acked(self.appended(own))));
+            return Ok(());
+        }
+        self.await_received(waiting.1);
+        let own = &mut self.in_flight[at];
+        if own.duplicates.len() >= DUPLICATES_MAX {
+            return Err(ProduceError::Overloaded);
+        }
+        own.duplicates.push(waiting);
+        Ok(())
     }
 
     fn propose_batch(
@@ -282,6 +292,7 @@ impl Group {
         {
             producers.propose(&producer, base_offset);
         }
+        self.release_proposed(waiting.1, shared);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ impl ShardCore {
     /// batches, and all others that wait to be written, are refused with [`ProduceError::StorageFull`]. Says of how many
     /// groups; if of none, there is nothing to do but to wait for room.
     pub fn refuse_batches(&mut self, block: PendingBlock) -> usize {
-        self.stall.block_ended();
+        self.on_block_ended();
         let (units, mut records) = self.shared.take_back(block);
         let refused = self.groups_with_batches(&units, &records);
         let mut rest = records.drain(..);
@@ -80,6 +80,7 @@ impl Group {
     /// Begins again with what is durable. Who led leads again if it has no other voter, and has another lead if those decide.
     fn restart(&mut self, shared: &mut Shared) {
         self.drop_in_flight(shared, ProduceError::StorageFull);
+        self.forgot_at = Some(shared.ticks.now);
         self.unstaged_bytes = 0;
         self.unstaged_entries = 0;
         if !self.is_live() {

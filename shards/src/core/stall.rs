@@ -14,6 +14,7 @@ use chronik_replication::ReplicationState;
 
 use super::ShardCore;
 use super::group::Group;
+use super::relaxed::LATE_TICKS;
 use super::ticks::Tick;
 
 /// After so many ticks without a block that became durable, though one was to, the disk hangs: 2 s. Far beyond what a disk under
@@ -37,8 +38,7 @@ impl Stall {
         self.is_in_flight = true;
     }
 
-    /// The block is durable, or was taken back.
-    pub(super) fn block_ended(&mut self) {
+    fn block_ended(&mut self) {
         self.is_in_flight = false;
         self.waits_since = None;
     }
@@ -49,6 +49,12 @@ impl ShardCore {
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.stalled_ticks().is_some()
+    }
+
+    /// The block is durable, or was taken back.
+    pub(super) fn on_block_ended(&mut self) {
+        self.stall.block_ended();
+        self.shared.promises.is_log_late = false;
     }
 
     fn stalled_ticks(&self) -> Option<u64> {
@@ -62,7 +68,9 @@ impl ShardCore {
             self.stall.waits_since = None;
             return;
         }
-        self.stall.waits_since.get_or_insert(self.shared.ticks.now);
+        let now = self.shared.ticks.now;
+        let since = *self.stall.waits_since.get_or_insert(now);
+        self.shared.promises.is_log_late = now.since(since) >= LATE_TICKS;
         let Some(ticks) = self.stalled_ticks() else { return };
         if ticks == 0 {
             self.stall.count += 1;

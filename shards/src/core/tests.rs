@@ -18,6 +18,7 @@ mod lost;
 mod nodes;
 mod reads;
 mod refusal;
+mod relaxed;
 mod repair;
 mod segments;
 mod stall;

@@ -24,7 +24,7 @@ use kafka_protocol::protocol::StrBytes;
 use self::rules::Refusal;
 use super::error_code::produce_error;
 use super::routing::{Route, resolve_topic};
-use crate::catalog::{Catalog, Partition, Topic};
+use crate::catalog::{Catalog, Durability, Partition, Topic};
 use crate::core::{Ack, ProduceResult, RequiredAcks};
 use crate::shell::replies::ReplyTo;
 use crate::shell::shard::Shard;
@@ -171,7 +171,11 @@ impl Proposer<'_> {
         match checked.and_then(|batch| rules::settle(batch, &topic.settings, self.now_ms)) {
             Ok(batch) => {
                 // Only who asks for all of them is told that there are too few (as in Kafka).
-                let is_for_all = acks == RequiredAcks::All;
+                let acks = match topic.settings.durability {
+                    Durability::Durable => acks,
+                    Durability::Relaxed => acks.relaxed(),
+                };
+                let is_for_all = acks.is_for_all();
                 let in_sync_min = if is_for_all { topic.settings.insync_replicas_min } else { 1 };
                 let too_late = too_late(in_sync_min, topic.partition(index));
                 self.propose(route, index, batch, Wanted { acks, in_sync_min, too_late })

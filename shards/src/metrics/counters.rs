@@ -74,6 +74,10 @@ counters! {
     produce_bytes: "chronik_produce_bytes_total" Counter Sum Shard;
     /// Record batches appended for producers.
     produce_batches: "chronik_produce_batches_total" Counter Sum Shard;
+    /// Batches acknowledged, as durable as the producer asked for.
+    acks_durable: "chronik_produce_acks_durable_total" Counter Sum Shard;
+    /// Batches of topics with durability=relaxed that were acknowledged when they were in memory.
+    acks_relaxed: "chronik_produce_acks_relaxed_total" Counter Sum Shard;
     /// Fetch requests answered, successful or not.
     fetch_requests: "chronik_fetch_requests_total" Counter Sum Shard;
     /// Bytes of record batches sent to consumers.

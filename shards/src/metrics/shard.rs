@@ -27,7 +27,7 @@ pub enum Stage {
     WalWrite,
     /// The sync after it.
     WalSync,
-    /// From the proposal to its commit.
+    /// From the proposal to its commit; of a batch to its acknowledgement.
     Commit,
     /// From the answer to its last byte in the socket.
     Respond,

@@ -41,7 +41,7 @@ use std::time::Duration;
 use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId, Term};
 use chronik_replication::PeerMessage;
 use chronik_replication::peers::{Acceptor, PeerHandler, Peers, Replier};
-use chronik_replication::wire::{Call, CallRefused, LeaderNotice, Seat};
+use chronik_replication::wire::{Call, CallRefused, LeaderNotice, ReceivedMark, Seat};
 use uuid::Uuid;
 
 pub use self::forward::NotProposed;
@@ -142,6 +142,19 @@ impl ClusterLinks {
         }
     }
 
+    /// Tells leaders what replicas here have received, as one frame for each of their seats.
+    fn tell_received(&self, marks: &[ReceivedMark]) {
+        let mut by_seat: BTreeMap<Seat, Vec<ReceivedMark>> = BTreeMap::new();
+        for mark in marks {
+            if let Some(seat) = self.seat_of(mark.group, mark.to) {
+                by_seat.entry(seat).or_default().push(*mark);
+            }
+        }
+        for (seat, marks) in by_seat {
+            self.peers.tell_received(seat, &marks);
+        }
+    }
+
     /// Tells every node's catalog shard who leads now.
     fn notify(&self, notices: &[LeaderNotice]) {
         for seat in self.peers.up_seats().into_iter().filter(|seat| seat.shard == META_SHARD) {
@@ -183,6 +196,10 @@ impl PeerHandler for Handler {
 
     fn on_notices(&self, _from: Seat, notices: Vec<LeaderNotice>) {
         self.with_shard(|shard, links| links.note_leaders(&shard.catalog(), notices));
+    }
+
+    fn on_received(&self, _from: Seat, marks: Vec<ReceivedMark>) {
+        self.with_shard(|shard, _| shard.change_core(|core| core.take_received(marks)));
     }
 
     fn on_call(&self, from: Seat, call: Call, reply: Replier) {
@@ -262,6 +279,13 @@ impl Shard {
     pub(super) fn set_links(&self, links: ClusterLinks) {
         let set = self.links.set(links);
         assert!(set.is_ok(), "a shard gets its links once");
+    }
+
+    /// Tells leaders on other nodes what replicas here have received.
+    pub(super) fn tell_received(&self, marks: &[ReceivedMark]) {
+        if let Some(links) = self.links().filter(|_| !marks.is_empty()) {
+            links.tell_received(marks);
+        }
     }
 
     /// Sends what the core has for other nodes.

@@ -147,6 +147,8 @@ async fn create_groups(shard: Rc<Shard>, catalog: Arc<Catalog>) -> bool {
             }
         }
     });
+    let relaxed = catalog.relaxed_groups().collect();
+    shard.change_core(|core| core.set_relaxed(&relaxed));
     let lost = catalog.lost_beside(shard.node.config.node_id, shard.id);
     for group in shard.change_core(|core| core.set_lost(&lost)) {
         let partition = shard.name_in(&catalog, group);

@@ -391,6 +391,8 @@ impl Shard {
         counters.raft_vote_requests = figures.sent.vote_requests;
         counters.leaders = figures.leaders;
         counters.wal_stalls = figures.stalls;
+        counters.acks_durable = figures.acks_durable;
+        counters.acks_relaxed = figures.acks_relaxed;
         counters.under_replicated = figures.under_replicated;
         counters.offline = figures.offline;
         snapshot.snapshots = self.snapshot_samples(&core);
@@ -418,6 +420,7 @@ impl Shard {
     /// answered. The loops end.
     pub(super) async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
+        self.core.borrow_mut().end_promises();
         self.work.notify();
         self.upkeep_ends.notify();
         self.catalog_changed.notify();
@@ -599,7 +602,7 @@ impl Shard {
         }
         self.propose(done, |core, token| {
             // Also where one is enough: those may wait who came when more were asked for.
-            if acks == RequiredAcks::All {
+            if acks.is_for_all() {
                 core.check_in_sync(group, in_sync_min)?;
             }
             core.propose_batch(group, batch, acks, retained_bytes, token)
@@ -673,6 +676,7 @@ impl Shard {
         if !effects.segments_gone.is_empty() {
             self.segments.note_gone(effects.segments_gone);
         }
+        self.tell_received(&effects.received);
         self.tell_peers(effects.messages, effects.elected, effects.fetches);
         self.fill(effects.fills);
         self.check_leadership();

@@ -10,7 +10,7 @@ mod alloc;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use chronik_engine::ids::{GroupId, NodeId, ReplicaId, Term};
+use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId, Term};
 use chronik_replication::wire::*;
 use chronik_replication::{Entry, Message, MessageType, PeerMessage};
 use libfuzzer_sys::fuzz_target;
@@ -21,7 +21,7 @@ const BYTES_PER_INPUT_BYTE: usize = 12;
 const BYTES_MIN: usize = 2 << 10;
 const BODY_BYTES_MAX: u32 = 1 << 20;
 
-const KINDS: [FrameKind; 9] = [
+const KINDS: [FrameKind; 10] = [
     FrameKind::Hello,
     FrameKind::Welcome,
     FrameKind::Refused,
@@ -31,6 +31,7 @@ const KINDS: [FrameKind; 9] = [
     FrameKind::Reply,
     FrameKind::Part,
     FrameKind::Want,
+    FrameKind::Received,
 ];
 
 /// The value that the body is, as a frame again.
@@ -59,6 +60,9 @@ fn again(kind: FrameKind, body: &Bytes) -> Option<Frame> {
             Part::frame(&transfer, offset, &[bytes]).expect("it was sent")
         }
         FrameKind::Want => Want::decode(body).ok()?.to_frame(),
+        FrameKind::Received => {
+            encode_received(&decode_received(body).ok()?).expect("it was sent")
+        }
         FrameKind::Ping | FrameKind::Pong | FrameKind::Discovery | FrameKind::DiscoveryReply => {
             return None;
         }
@@ -77,6 +81,7 @@ fn decode(kind: FrameKind, body: &Bytes) {
         FrameKind::Reply => drop(Reply::decode(body)),
         FrameKind::Part => drop(Part::decode(body)),
         FrameKind::Want => drop(Want::decode(body)),
+        FrameKind::Received => drop(decode_received(body)),
         FrameKind::Ping | FrameKind::Pong | FrameKind::Discovery | FrameKind::DiscoveryReply => {}
     }
 }
@@ -133,14 +138,28 @@ fn whole() -> &'static [(FrameKind, Vec<u8>)] {
             replica: ReplicaId(3),
             node: NodeId(4),
         };
+        let mark = ReceivedMark {
+            group: GroupId(1),
+            from: ReplicaId(2),
+            to: ReplicaId(3),
+            term: Term(4),
+            index: RaftIndex(5),
+        };
         let refused = CallRefused::Invalid { text: "why".to_owned() };
         let frames = [
             encode_raft(&messages()).expect("sound"),
             encode_raft(&messages()[1..]).expect("sound"),
             encode_notices(&[notice; 3]).expect("sound"),
+            encode_received(&[mark; 3]).expect("sound"),
             Reply::frame(1, Err(refused)).expect("sound"),
         ];
-        let kinds = [FrameKind::Raft, FrameKind::Raft, FrameKind::Notices, FrameKind::Reply];
+        let kinds = [
+            FrameKind::Raft,
+            FrameKind::Raft,
+            FrameKind::Notices,
+            FrameKind::Received,
+            FrameKind::Reply,
+        ];
         let body = |frame: Frame| frame.parts().concat().split_off(FRAME_HEADER_BYTES);
         kinds.into_iter().zip(frames.map(body)).collect()
     })

@@ -53,6 +53,22 @@ pub(super) struct Request {
     producer: Option<(usize, u64)>,
     /// The start of the node that the connection was made to.
     life: u64,
+    /// When it came to the leader.
+    pub taken_us: u64,
+}
+
+impl Request {
+    pub(super) fn group(&self) -> GroupId {
+        self.group
+    }
+
+    pub(super) fn id(&self) -> i64 {
+        self.id
+    }
+
+    pub(super) fn batch(&self) -> &RecordBatch {
+        &self.batch
+    }
 }
 
 /// What came of it, on its way back.
@@ -194,6 +210,7 @@ impl Run {
                 floor,
                 producer: Some((at, producer.connection)),
                 life: producer.life,
+                taken_us: 0,
             });
         }
         let mut at_us = producer.last_arrival_us.max(now_us);
@@ -213,6 +230,9 @@ impl Run {
         let batch = random_batch(id, None, &mut self.rng);
         let acks = [RequiredAcks::All, RequiredAcks::Leader, RequiredAcks::Leader];
         let acks = acks[self.rng.random_range(0..3)];
+        let is_relaxed = self.partitions.get(&group).is_some_and(|p| p.is_relaxed);
+        let wants_memory = is_relaxed && self.rng.random_range(0..4) > 0;
+        let acks = if wants_memory { RequiredAcks::AllReceived } else { acks };
         let guess = self.rng.random_range(0..self.hosts.len());
         let host = self.look_up_leader(group).map_or(guess, |(host, _)| host);
         let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
@@ -220,13 +240,16 @@ impl Run {
         let floor = partition.acked_to;
         let delay_us = self.rng.random_range(50..3 * MS);
         let life = self.hosts[host].life;
-        let request = Request { host, group, id, batch, acks, floor, producer: None, life };
+        let producer = None;
+        let taken_us = 0;
+        let request = Request { host, group, id, batch, acks, floor, producer, life, taken_us };
         self.after(delay_us, Event::Request(request));
         Ok(())
     }
 
     /// A batch arrives at a node.
-    pub(super) fn take_request(&mut self, request: Request) -> Check {
+    pub(super) fn take_request(&mut self, mut request: Request) -> Check {
+        request.taken_us = self.now_us;
         let shard = self.shard_of(request.group, request.host);
         let is_open = self.hosts[request.host].life == request.life;
         let node = shard.and_then(|shard| self.hosts[request.host].node(shard));
@@ -242,6 +265,9 @@ impl Run {
         trace!(self, "node {} gets batch {} of {}", request.host + 1, request.id, request.group);
         let acks = match self.bug {
             Some(Bug::AckBeforeQuorum) => RequiredAcks::Leader,
+            Some(Bug::AckBeforeReceipt) if request.acks.is_relaxed() => {
+                RequiredAcks::LeaderReceived
+            }
             _ => request.acks,
         };
         let retained_bytes = request.batch.size() + 100;
@@ -254,7 +280,7 @@ impl Run {
         };
         match proposed {
             Ok(()) => {
-                if request.acks == RequiredAcks::All {
+                if request.acks.is_for_all() {
                     self.taken(group, request.host, shard)?;
                 }
                 if let Some(running) = &mut self.hosts[request.host].shards[shard].running {
@@ -272,7 +298,12 @@ impl Run {
     }
 
     /// A node has an answer for a batch: it counts from here on, whether its client hears it or not.
-    pub(super) fn batch_done(&mut self, request: Request, result: ProduceResult) -> Check {
+    pub(super) fn batch_done(
+        &mut self,
+        request: Request,
+        result: ProduceResult,
+        shard: usize,
+    ) -> Check {
         let result = match result {
             Ok(Ack::Appended(appended)) => Ok(appended.base_offset),
             Ok(other) => return Err(Violation { what: format!("a batch came to {other:?}") }),
@@ -280,16 +311,20 @@ impl Run {
         };
         self.report.storage_full += u64::from(result == Err(ProduceError::StorageFull));
         if let Ok(offset) = result {
-            self.batch_acked(&request, offset)?;
+            self.batch_acked(&request, offset, shard)?;
         }
         self.answer(&request, result);
         Ok(())
     }
 
-    fn batch_acked(&mut self, request: &Request, offset: Offset) -> Check {
+    fn batch_acked(&mut self, request: &Request, offset: Offset, shard: usize) -> Check {
         let Request { group, id, floor, .. } = *request;
         let bytes = request.batch.bytes();
         let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
+        if request.acks.is_relaxed() {
+            must!(offset >= floor, "P3: {group}: batch {id} at {offset}, before {floor}");
+            return self.promised(request, offset, shard);
+        }
         if request.acks != RequiredAcks::All {
             self.report.acked_leader += 1;
             partition.leader_acked.extend(BatchHeader::read(bytes).map(|header| header.crc));

@@ -57,12 +57,18 @@ impl Run {
         let Some(running) = &mut self.hosts[host].shards[shard].running else { return Ok(()) };
         let node = &running.node;
         let task = running.writer.get_or_insert_with(|| Box::pin(Rc::clone(node).write_block()));
+        let refused = node.refused.get();
         let result = poll_once(task);
+        // A group that gives up what found no room has forgotten it.
+        let forgets = node.refused.get() > refused;
         if result.is_some() {
             running.writer = None;
             running.is_write_due = false;
         } else {
             self.plan(delay_us, host, shard, Step::Write);
+        }
+        if forgets {
+            self.forgets(host);
         }
         self.absorb(host, shard)?;
         self.after_disk(host, shard, result)

@@ -48,6 +48,9 @@ impl Run {
         let fault = self.swarm.draw_fault(&mut self.rng);
         trace!(self, "{fault:?} on node {} for {} ms", host + 1, for_us / MS);
         self.trouble(host);
+        if !matches!(fault, Fault::Damage | Fault::ClockJump) {
+            self.fails(host);
+        }
         match fault {
             Fault::Crash => return self.crash(host),
             Fault::Wipe => return self.wipe(host),
@@ -152,6 +155,7 @@ impl Run {
 
     fn trouble_links(&mut self, ends: &[(usize, usize)]) {
         ends.iter().flat_map(|(from, to)| [*from, *to]).for_each(|host| self.trouble(host));
+        self.net.trouble(self.now_us);
     }
 
     /// Something is over.
@@ -163,10 +167,12 @@ impl Run {
             }
             Healing::Capacity { host, shard } => {
                 self.trouble(host);
+                self.fails(host);
                 self.hosts[host].shards[shard].disk.set_capacity(None);
             }
             Healing::Slowness { host } => {
                 self.trouble(host);
+                self.fails(host);
                 self.hosts[host].slowness = 1;
                 self.hosts[host].hangs = false;
             }

@@ -51,7 +51,8 @@ impl Run {
             run.groups().into_iter().all(|group| run.is_alike(group))
         })?;
         self.mend_all()?;
-        self.verify()
+        self.verify()?;
+        self.end_promises()
     }
 
     /// Ends all trouble.

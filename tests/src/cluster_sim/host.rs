@@ -92,6 +92,9 @@ pub(super) struct Host {
     pub hangs: bool,
     /// When something went wrong with it or its links last, or did so no more.
     pub troubled_us: u64,
+    /// When what it had in memory went last, and when it failed last or did so no more.
+    pub forgot_us: u64,
+    pub failed_us: u64,
     /// What waits while it stands still.
     pub inbox: Vec<Event>,
     pub lost_peers: Vec<usize>,
@@ -135,6 +138,8 @@ impl Host {
             slowness: 1,
             hangs: false,
             troubled_us: 0,
+            forgot_us: 0,
+            failed_us: 0,
             inbox: Vec::new(),
             lost_peers: Vec::new(),
             is_registered: false,
@@ -200,6 +205,12 @@ impl Run {
         here.state = HostState::Up;
         here.life += 1;
         self.trouble(host);
+        self.fails(host);
+        // No connection outlives its process.
+        let is_first = self.hosts[host].life == 1;
+        for other in (0..self.hosts.len()).filter(|other| *other != host && !is_first) {
+            self.link_down(host, other)?;
+        }
         for shard in 0..self.hosts[host].shards.len() {
             let Some(node) = self.hosts[host].node(shard) else { continue };
             if shard == 0 && node.core.borrow().partition(GroupId::META).is_none() {
@@ -351,6 +362,8 @@ impl Run {
 
     fn end_host(&mut self, host: usize) {
         let mode = random_crash(&mut self.rng);
+        self.forgets(host);
+        self.fails(host);
         let here = &mut self.hosts[host];
         here.state = HostState::Down;
         here.life += 1;
@@ -408,6 +421,7 @@ impl Run {
         trace!(self.now_us, self.is_traced, "node {} goes on", host + 1);
         let (inbox, lost) = (std::mem::take(&mut here.inbox), std::mem::take(&mut here.lost_peers));
         self.trouble(host);
+        self.fails(host);
         for event in inbox {
             self.after(0, event);
         }

@@ -30,10 +30,7 @@ impl Run {
             Some(Bug::SkipInSync) => 1,
             _ => self.in_sync_min(group),
         };
-        match acks {
-            RequiredAcks::All => core.check_in_sync(group, wanted),
-            _ => Ok(()),
-        }
+        if acks.is_for_all() { core.check_in_sync(group, wanted) } else { Ok(()) }
     }
 
     /// A leader has taken a batch that all are to have (I2).

@@ -16,6 +16,7 @@
 //! | `event` | what happens, and what is waited for |
 //! | `clients`, `readers` | producers and readers that follow leaders |
 //! | `replica_readers` | readers that read from any replica |
+//! | `relaxed` | batches that are acknowledged in memory, and which of them may be lost |
 //! | `in_sync` | of how many replicas producers ask that they have what is acknowledged |
 //! | `members` | members of consumer groups |
 //! | `coordinators` | who coordinates them, as the shell's `groups` has it |
@@ -65,6 +66,7 @@ mod net;
 mod offsets;
 pub mod oracle;
 mod readers;
+mod relaxed;
 mod repairs;
 mod replica;
 mod replica_readers;
@@ -105,6 +107,8 @@ pub enum Bug {
     CutUnstored,
     /// Who asks for all replicas is answered when the leader has it.
     AckBeforeQuorum,
+    /// Who asks for the memory of a quorum is answered when the leader has it.
+    AckBeforeReceipt,
     /// Followers are told that all entries of a message are committed.
     ApplyUncommitted,
     /// Heartbeats name a commit that is not there yet.
@@ -145,7 +149,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 31] = [
+    pub const ALL: [Bug; 32] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -159,6 +163,7 @@ impl Bug {
         Bug::LoseSegment,
         Bug::CutUnstored,
         Bug::AckBeforeQuorum,
+        Bug::AckBeforeReceipt,
         Bug::ApplyUncommitted,
         Bug::ForgedCommit,
         Bug::ForgedVote,

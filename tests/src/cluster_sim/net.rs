@@ -30,6 +30,8 @@ use crate::must;
 pub(super) enum Body {
     /// Raft's messages as a frame.
     Raft(Bytes),
+    /// What replicas have received, as a frame.
+    Received(Bytes),
     /// A command to propose.
     Call { id: CommandId, payload: Bytes },
     /// A node asks to be entered into the catalog.
@@ -71,6 +73,8 @@ pub(super) struct Net {
     /// Until when packets from one node to another are kept back.
     clogged_until_us: BTreeMap<(usize, usize), u64>,
     last_arrival_us: BTreeMap<(Seat, Seat), u64>,
+    /// When a way was cut, mended or clogged last.
+    troubled_us: u64,
 }
 
 fn pair(a: usize, b: usize) -> (usize, usize) {
@@ -78,6 +82,17 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
 }
 
 impl Net {
+    /// Whether any way was cut or clogged since then, or is.
+    pub(super) fn is_troubled_since(&self, since_us: u64) -> bool {
+        let is_cut = self.cuts.values().any(|count| *count > 0);
+        let is_clogged = self.clogged_until_us.values().any(|until_us| *until_us >= since_us);
+        is_cut || is_clogged || self.troubled_us >= since_us
+    }
+
+    pub(super) fn trouble(&mut self, now_us: u64) {
+        self.troubled_us = now_us;
+    }
+
     pub(super) fn cut(&mut self, from: usize, to: usize) {
         *self.cuts.entry((from, to)).or_default() += 1;
     }
@@ -164,7 +179,7 @@ impl Run {
             self.report.packets_cut += 1;
             return !link.is_down;
         }
-        let is_raft = matches!(body, Body::Raft(_));
+        let is_raft = matches!(body, Body::Raft(_) | Body::Received(_));
         if is_raft && self.rng.random_range(0..1000) < self.swarm.lost {
             self.report.packets_lost += 1;
             return self.rng.random();
@@ -213,6 +228,7 @@ impl Run {
                 }
                 self.absorb(b, shard)
             }
+            Body::Received(frame) => self.take_received(b, shard, &frame),
             Body::Call { id, payload } => self.take_call(packet.to, packet.from, id, &payload),
             Body::Reply { id, is_done } => self.take_reply(b, id, is_done),
             Body::Join { payload } => self.take_join(packet.to, &payload),

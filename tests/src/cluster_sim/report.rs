@@ -35,6 +35,14 @@ report! {
     acked_all,
     /// Those of them that more than a quorum had to hold.
     acked_by_more,
+    /// Batches acknowledged that were to be in the memory of a quorum.
+    acked_relaxed,
+    /// Those of them that were committed.
+    promises_kept,
+    /// Those of them that are lost, as may be.
+    promises_lost,
+    /// Those of them of which it is known who failed.
+    promises_judged,
     /// Batches refused since too few replicas were in sync.
     not_enough_in_sync,
     /// Batches acknowledged that the leader was asked for.

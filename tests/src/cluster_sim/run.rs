@@ -18,6 +18,7 @@ use super::host::{Host, HostState};
 use super::members::Members;
 use super::net::Net;
 use super::oracle::Oracle;
+use super::relaxed::Promise;
 pub use super::report::Report;
 use super::swarm::{MS, SECOND, Swarm};
 use super::told::Told;
@@ -52,6 +53,8 @@ pub(super) struct Run {
     pub producer_ids: Vec<(i64, u32)>,
     pub members: Members,
     pub told: Told,
+    /// Batches that were acknowledged in memory, and are not seen to be committed.
+    pub promises: Vec<Promise>,
     /// No faults any more.
     pub is_calm: bool,
     /// Clients do nothing any more.
@@ -104,6 +107,7 @@ impl Run {
             producer_ids: Vec::new(),
             members: Members::default(),
             told: Told::default(),
+            promises: Vec::new(),
             is_calm: true,
             is_over: false,
             actions_left: 0,
@@ -260,6 +264,7 @@ impl Run {
             Event::Links => {
                 self.after(100 * MS, Event::Links);
                 self.look_at_links()?;
+                self.look_at_promises()?;
                 self.look_at_followers()
             }
             Event::Action => self.action(),
@@ -328,6 +333,7 @@ impl Run {
             trace!(self, "{seat} leads {group} in {term}");
             self.oracle.elected(group, term, replica)?;
         }
+        self.send_received(seat, effects.received)?;
         self.send_messages(seat, effects.messages)?;
         for (token, result) in effects.replies {
             self.reply(host, shard, token, result)?;
@@ -380,7 +386,7 @@ impl Run {
             return Err(Violation { what: format!("{token:?} came back twice, or to nobody") });
         };
         match pending {
-            Pending::Batch(request) => self.batch_done(request, result),
+            Pending::Batch(request) => self.batch_done(request, result, shard),
             Pending::Command(command) => self.command_done(host, &command, result),
             Pending::Forwarded { id, asked_by } => {
                 let is_done = result.is_ok();

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_replication::wire::Seat;
 use chronik_shards::catalog::{
-    self, Catalog, CatalogCommand, CatalogError, CommandId, CommandOutcome, NewPartition, NewTopic,
-    PartitionKind, Placement, TopicId, TopicRef,
+    self, Catalog, CatalogCommand, CatalogError, CommandId, CommandOutcome, Durability,
+    NewPartition, NewTopic, PartitionKind, Placement, TopicId, TopicRef,
 };
 use chronik_shards::core::{Ack, ProduceError, ProduceResult};
 use chronik_shards::groups::OFFSETS_TOPIC;
@@ -44,6 +44,8 @@ pub(super) struct Partition {
     pub replica_reader: ReplicaReader,
     /// So many replicas are to have what is acknowledged, if there are as many.
     pub in_sync_min: u32,
+    /// Its topic wants acknowledgements for memory.
+    pub is_relaxed: bool,
     /// What its log drives.
     pub kind: PartitionKind,
     /// Where its replicas are.
@@ -226,12 +228,14 @@ impl Run {
             replicas: (0..REPLICAS).map(|_| ReplicaId(rng.random_range(1..u64::MAX))).collect(),
             nodes: Vec::new(),
         };
+        let relaxed = !internal && self.rng.random();
+        let durability = relaxed.then(|| ("durability".to_owned(), "relaxed".to_owned()));
         let topic = NewTopic {
             name: name.clone(),
             id,
             internal,
             partitions: (0..partitions).map(|_| partition(&mut self.rng)).collect(),
-            configs: BTreeMap::new(),
+            configs: durability.into_iter().collect(),
         };
         if !internal {
             self.topics.insert(name, Topic { id, is_acked: false, is_deletion_asked: false });
@@ -360,6 +364,10 @@ impl Run {
         self.learn(&catalog);
         if step < shards {
             self.make_groups(host, step, &catalog);
+            if let Some(node) = self.hosts[host].node(step) {
+                let relaxed = catalog.relaxed_groups().collect();
+                node.core.borrow_mut().set_relaxed(&relaxed);
+            }
         } else {
             self.hosts[host].shown = Some(Arc::clone(&catalog));
             self.delete_groups(host, step - shards, &catalog);
@@ -395,13 +403,19 @@ impl Run {
             if let Some(known) = self.partitions.get_mut(&group) {
                 known.places = places;
             } else {
-                let new = self.new_partition(topic.kind(), places);
+                let is_relaxed = topic.settings.durability == Durability::Relaxed;
+                let new = self.new_partition(topic.kind(), places, is_relaxed);
                 self.partitions.insert(group, new);
             }
         }
     }
 
-    fn new_partition(&mut self, kind: PartitionKind, places: Vec<Seat>) -> Partition {
+    fn new_partition(
+        &mut self,
+        kind: PartitionKind,
+        places: Vec<Seat>,
+        is_relaxed: bool,
+    ) -> Partition {
         let host = self.place(places[0]).0;
         let has_records = kind == PartitionKind::Records;
         let producers = if has_records { self.rng.random_range(1..4) } else { 0 };
@@ -417,6 +431,7 @@ impl Run {
             readers: (0..if has_records { 2 } else { 0 }).map(|_| Reader::new(host)).collect(),
             replica_reader: ReplicaReader::default(),
             in_sync_min: [1, 1, 2, 2, 3][self.rng.random_range(0..5)],
+            is_relaxed,
             kind,
             places,
             is_deleted: false,

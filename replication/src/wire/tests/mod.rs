@@ -50,6 +50,7 @@ fn again(kind: FrameKind, body: &Bytes) -> Result<Option<Frame>, WireError> {
             Part::frame(&transfer, offset, &[bytes])?
         }
         FrameKind::Want => Want::decode(body)?.to_frame(),
+        FrameKind::Received => encode_received(&decode_received(body)?)?,
         FrameKind::Ping | FrameKind::Pong | FrameKind::Discovery | FrameKind::DiscoveryReply => {
             return Ok(None);
         }
@@ -66,7 +67,7 @@ fn counted_from(first: u8) -> [u8; 32] {
 
 fn hello() -> Hello {
     Hello {
-        versions: Versions::OWN,
+        versions: Versions { oldest: 1, newest: 1 },
         cluster: Uuid::from_u128(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f),
         node: NodeId(1),
         node_uuid: Uuid::from_u128(0x1011_1213_1415_1617_1819_1a1b_1c1d_1e1f),
@@ -96,6 +97,17 @@ fn notices() -> Vec<LeaderNotice> {
         node: NodeId(node),
     };
     vec![notice(7, 3, 0x0102_0304_0506_0708, 2), notice(0, 1, 9, 1)]
+}
+
+fn received() -> Vec<ReceivedMark> {
+    let mark = |group, from, to, term, index| ReceivedMark {
+        group: GroupId(group),
+        from: ReplicaId(from),
+        to: ReplicaId(to),
+        term: Term(term),
+        index: RaftIndex(index),
+    };
+    vec![mark(7, 0x0102_0304_0506_0708, 2, 3, 9), mark(1, 8, 5, 1, 0)]
 }
 
 fn transfer() -> Transfer {
@@ -141,6 +153,11 @@ fn samples() -> Vec<(&'static str, Frame)> {
         ("part", Part::frame(&transfer(), 5, &body(b"piece")).unwrap()),
         ("want", Want { transfer: transfer(), offset: 6, is_given_up: false }.to_frame()),
         ("want_nothing", Want { transfer: transfer(), offset: 0, is_given_up: true }.to_frame()),
+        ("received", encode_received(&received()).unwrap()),
+        (
+            "hello_version_2",
+            Hello { versions: Versions { oldest: 1, newest: 2 }, ..hello() }.to_frame(),
+        ),
     ]
 }
 
@@ -236,7 +253,7 @@ fn given_a_header_when_one_field_is_wrong_then_it_is_refused_for_that_reason() {
     assert_eq!((good.kind, good.body_bytes), (FrameKind::Raft, 4));
     assert!(matches!(header_with(0, b'c'), Err(WireError::Magic { .. })));
     assert_eq!(header_with(4, 2), Err(WireError::Version { version: 2 }));
-    for kind in [0, 14, 255] {
+    for kind in [0, 15, 255] {
         assert_eq!(header_with(5, kind), Err(WireError::Kind { kind }));
     }
     for at in [6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 26, 27] {

@@ -7,10 +7,10 @@ use super::*;
 #[test]
 fn given_a_hello_of_a_newer_version_when_read_then_what_it_has_more_is_left_alone() {
     let mut body = body_of(&hello().to_frame(), FrameKind::Hello).to_vec();
-    body[0] = 2;
+    body[0] = 3;
     body.extend(b"more");
     let newer = Hello::decode(&body).unwrap();
-    let versions = Versions { oldest: 1, newest: 2 };
+    let versions = Versions { oldest: 1, newest: 3 };
     assert_eq!(newer, Hello { versions, ..hello() });
     body[0] = 0;
     assert!(matches!(Hello::decode(&body), Err(WireError::Value { .. })));
@@ -68,6 +68,18 @@ fn given_a_count_of_notices_that_are_not_there_when_read_then_it_is_refused() {
         assert_eq!(matches!(error, WireError::Count { .. }), too_many, "{error}");
         assert_eq!(matches!(error, WireError::Truncated { .. }), !too_many, "{error}");
     }
+}
+
+#[test]
+fn given_more_marks_than_a_frame_has_room_for_when_encoded_then_they_are_refused() {
+    let mut many = vec![received()[0]; RECEIVED_MAX];
+    let frame = encode_received(&many).unwrap();
+    assert_eq!(frame.parts().len(), 1);
+    assert_eq!(decode_received(&body_of(&frame, FrameKind::Received)).unwrap(), many);
+    many.push(received()[0]);
+    assert!(matches!(encode_received(&many), Err(WireError::Count { .. })));
+    let body = [&(1_u32 << 15).to_le_bytes()[..], &[0; 4 + 40]].concat();
+    assert!(matches!(decode_received(&body), Err(WireError::Count { .. })));
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chronik_replication::wire::ReceivedMark;
+
 use super::*;
 
 /// The replicas' ids: 11, 12 and 13.
-fn replica(at: usize) -> ReplicaId {
+pub(super) fn replica(at: usize) -> ReplicaId {
     ReplicaId(11 + at as u64)
 }
 
@@ -15,6 +17,7 @@ pub(super) struct Trio {
     pub(super) reads: Vec<(usize, Token, Result<(), FetchError>)>,
     pub(super) wakes: Vec<(usize, WaiterId)>,
     network: Vec<PeerMessage>,
+    received: Vec<ReceivedMark>,
     cut: BTreeSet<usize>,
     /// Those whose disk hangs, with the block that it has.
     hung: BTreeMap<usize, Option<PendingBlock>>,
@@ -37,6 +40,7 @@ impl Trio {
             reads: Vec::new(),
             wakes: Vec::new(),
             network: Vec::new(),
+            received: Vec::new(),
             cut: BTreeSet::new(),
             hung: BTreeMap::new(),
         };
@@ -116,7 +120,14 @@ impl Trio {
             }
             self.take(at);
         }
-        has_done |= !self.network.is_empty();
+        has_done |= !self.network.is_empty() || !self.received.is_empty();
+        for mark in std::mem::take(&mut self.received) {
+            let place = |id: ReplicaId| usize::try_from(id.0 - 11).unwrap();
+            let (from, to) = (place(mark.from), place(mark.to));
+            if !self.cut.contains(&from) && !self.cut.contains(&to) {
+                self.cores[to].take_received([mark]);
+            }
+        }
         for message in std::mem::take(&mut self.network) {
             let place = |id: u64| usize::try_from(id - 11).unwrap();
             let (from, to) = (place(message.message.from), place(message.message.to));
@@ -138,6 +149,7 @@ impl Trio {
         self.reads.extend(effects.reads.into_iter().map(|(token, result)| (at, token, result)));
         self.wakes.extend(effects.wakes.into_iter().map(|waiter| (at, waiter)));
         self.network.extend(effects.messages);
+        self.received.extend(effects.received);
     }
 
     pub(super) fn settle(&mut self) {
@@ -159,8 +171,30 @@ impl Trio {
         batch: RecordBatch,
         token: u64,
     ) -> Result<(), ProduceError> {
+        self.produce_for(at, batch, RequiredAcks::All, token)
+    }
+
+    pub(super) fn produce_for(
+        &mut self,
+        at: usize,
+        batch: RecordBatch,
+        acks: RequiredAcks,
+        token: u64,
+    ) -> Result<(), ProduceError> {
         let bytes = batch.size();
-        self.cores[at].propose_batch(GROUP, batch, RequiredAcks::All, bytes, Token(token))
+        self.cores[at].propose_batch(GROUP, batch, acks, bytes, Token(token))
+    }
+
+    /// One ends and begins again with what its disk has.
+    pub(super) fn restart(&mut self, at: usize) {
+        self.hung.remove(&at);
+        let checkpoints = self.cores[at].checkpoints().into_iter();
+        let recovered = checkpoints.map(|checkpoint| recover(checkpoint, &[])).collect();
+        let seed = 100 + at as u64;
+        let node = NodeId(1 + u32::try_from(at).unwrap());
+        let config = CoreConfig { seed, node, ..config() };
+        self.cores[at] = ShardCore::new(config, recovered, 0).unwrap();
+        self.cores[at].start();
     }
 
     pub(super) fn produced(&mut self, at: usize, batch: RecordBatch, token: u64) -> i64 {

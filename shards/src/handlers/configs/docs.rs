@@ -62,7 +62,7 @@ static DOCS: [(&str, &str); 93] = [
     ("delete.topic.enable", "Whether topics can be deleted."),
     (
         "durability",
-        "What an acknowledgement promises: on the disk of a quorum (durable) or in its memory (relaxed).",
+        "What an acknowledgement promises: that the record is on the disks of a quorum (durable), or in its memory and on the way there (relaxed). Relaxed, it is lost if a majority of the replicas fails before its disks have it, one of them by a crash; of a single replica if that crashes. Consumers see what is durable, whatever is set here.",
     ),
     ("fetch.max.bytes", "The largest answer to a fetch, whatever the client asks for."),
     ("file.delete.delay.ms", DELETE_DELAY),

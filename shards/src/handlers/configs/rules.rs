@@ -37,7 +37,6 @@ fn unavailable(name: &str, value: &str) -> Option<&'static str> {
     let value = value.trim();
     let is_true = value.eq_ignore_ascii_case("true");
     match name {
-        "durability" if value == "relaxed" => Some(LATER),
         "remote.storage.enable" | "searchable.enabled" if is_true => Some(LATER),
         "compression.type" if value != "producer" => Some(
             "it is not available, as the broker stores records in the compression they came in; set producer",
@@ -114,15 +113,14 @@ mod tests {
 
     #[test]
     fn given_valid_values_that_nothing_acts_on_when_checked_then_they_are_refused() {
-        for (name, value) in [
-            ("durability", "relaxed"),
-            ("compression.type", "zstd"),
-            ("unclean.leader.election.enable", "TRUE"),
-        ] {
+        for (name, value) in
+            [("compression.type", "zstd"), ("unclean.leader.election.enable", "TRUE")]
+        {
             let refused = check_topic_config(name, value).unwrap_err();
             assert_eq!(refused.0, ResponseError::InvalidConfig);
             assert!(refused.1.contains("not available"), "{}", refused.1);
         }
+        assert_eq!(check_topic_config("durability", "relaxed"), Ok(()));
         assert_eq!(check_topic_config("compression.type", "producer"), Ok(()));
         assert_eq!(check_topic_config("unclean.leader.election.enable", "false"), Ok(()));
     }
