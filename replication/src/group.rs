@@ -17,6 +17,7 @@ use raft::{ProgressState, RawNode, StateRole};
 use crate::config::{CheckpointParts, GroupConfig, RecoveredLog};
 use crate::entry::{EntryMeta, ProposedEntry};
 use crate::error::{ProposeError, RecoverError, StepError};
+use crate::freshness::{Freshness, Sign};
 use crate::gate;
 use crate::laggards::Laggards;
 use crate::log_store::{EntryFetch, LogStore};
@@ -87,6 +88,7 @@ pub struct RaftGroup {
     pub(crate) laggards: Laggards,
     /// How many rounds of asking whether this replica leads were begun.
     pub(crate) read_rounds: u64,
+    pub(crate) freshness: Freshness,
     timeouts: ElectionTimeouts,
 }
 
@@ -127,6 +129,7 @@ impl RaftGroup {
             .map_err(|source| RecoverError::Raft { source })?;
         let mut group = RaftGroup {
             timeouts: ElectionTimeouts::new(&config, meta.replica),
+            freshness: Freshness::new(config.seed),
             node,
             config,
             meta,
@@ -263,10 +266,14 @@ impl RaftGroup {
             MessageType::MsgHeartbeatResponse | MessageType::MsgAppendResponse
         );
         let heard = (answers && message.term == self.node.raft.term).then_some(message.from);
+        let sign = Sign::of(&message);
         let stepped = self.node.step(message).map_err(|source| StepError::Raft { source });
         self.keep_election_timeout();
         if let Some(peer) = heard {
             self.end_idle_probe(peer);
+        }
+        if let Some(sign) = sign.filter(|_| stepped.is_ok()) {
+            self.note_sign(sign);
         }
         stepped
     }

@@ -11,6 +11,7 @@
 //! | `status` | what a group knows of itself, and of its peers while it leads |
 //! | `ready` | the only place that orders send, append, persist and apply |
 //! | `read_index` | whether a leader still leads, before it answers readers |
+//! | `freshness` | how old what a follower shows may be |
 //! | `membership` | who belongs to a group, joint configurations |
 //! | `to_come` | the configurations that the end of a log may bring |
 //! | `laggards` | peers that get no further |
@@ -29,6 +30,7 @@ mod config;
 mod entry;
 mod error;
 pub mod formation;
+mod freshness;
 mod gate;
 mod group;
 mod laggards;

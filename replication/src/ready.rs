@@ -154,7 +154,9 @@ impl RaftGroup {
         }
         write.messages = ready.take_persisted_messages();
         self.note_received(&write.messages);
-        let messages = ready.take_messages();
+        let mut messages = ready.take_messages();
+        self.sign(&mut messages);
+        self.sign(&mut write.messages);
         self.note_snapshots(&messages);
         self.node.advance_append_async(ready);
 

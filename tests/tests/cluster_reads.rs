@@ -2,12 +2,16 @@
 //! where too few replicas are in sync.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "these tests wait for real processes on real time")]
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use chronik_tests::batch::BatchBuilder;
 use chronik_tests::cluster::{
     Cluster, DEADLINE, create_topic, leaders_other, leaders_seen, run_on,
 };
+use chronik_tests::link_proxy::Faults;
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, fetch_request, produce_request, topic_name};
 use chronik_tests::scratch::wait_for;
@@ -25,6 +29,11 @@ const NODES: usize = 3;
 /// From this version on a fetch names its rack, and any replica answers it.
 const FETCH_ANY: i16 = 11;
 const LATEST: i64 = -1;
+/// How old what followers show may be; and how much later who waits there is told.
+const STALENESS_MAX: Duration = Duration::from_secs(5);
+const TOLD_LATE_MAX: Duration = Duration::from_secs(2);
+/// The node that is cut off: only its proxy is between it and the others.
+const CUT_OFF: i32 = 3;
 
 fn connect(node: &Broker) -> Result<RawConnection> {
     RawConnection::open(node.ports().kafka_addr())
@@ -189,6 +198,92 @@ fn given_nodes_in_racks_when_consumers_name_theirs_then_they_read_there_what_is_
         let read = answered(waiting.receive::<FetchRequest>(FETCH_ANY, correlation)?)?;
         ensure!(read.error_code == 0 && records(&read) > 0, "{read:?}");
         ensure!(read.high_watermark == 6, "{read:?}");
+        Ok(())
+    });
+}
+
+/// Three nodes behind proxies, and a topic of which the last one has a replica that follows.
+fn with_a_follower(test: impl FnOnce(&mut Cluster, &str, i32) -> Result<()>) {
+    let mut cluster = Cluster::list_behind_proxies(NODES, 1, &Settings::new()).unwrap();
+    for node in cluster.nodes() {
+        let max_ms = STALENESS_MAX.as_millis();
+        let line = format!("follower_read_max_staleness_ms = {max_ms}\n");
+        node.settings_mut().tables.push_str(&line);
+    }
+    cluster.start_all().unwrap();
+    run_on(&mut cluster, |cluster| {
+        cluster.wait_whole()?;
+        let (topic, leader) = wait_for("a leader that is not node 3", DEADLINE, || {
+            let topic = fresh_name("follower");
+            create_topic(cluster.node(1), &topic, 1, NODES).ok()?;
+            let leader = leaders_seen(cluster.node(1), &topic, 1).ok()?[0];
+            (leader != CUT_OFF).then_some((topic, leader))
+        })?;
+        produce_many(cluster.node(leader), &topic, 5)?;
+        wait_for("the follower knows that it is current", DEADLINE, || {
+            let read = fetch(cluster.node(CUT_OFF), FETCH_ANY, &fetch_request(&topic, 0, 0, 0));
+            (read.ok()?.high_watermark == 5).then_some(())
+        })?;
+        test(cluster, &topic, leader)
+    });
+}
+
+#[test]
+fn given_a_follower_that_is_cut_off_when_it_may_be_too_old_then_consumers_are_sent_away_until_it_is_back()
+ {
+    let not_leader = ResponseError::NotLeaderOrFollower.code();
+    with_a_follower(|cluster, topic, leader| {
+        let mut waiting = connect(cluster.node(CUT_OFF))?;
+        let correlation = waiting.send(FETCH_ANY, &fetch_request(topic, 0, 5, 60_000))?;
+        cluster.proxies()[2].set(Faults::half_open());
+        produce_many(cluster.node(leader), topic, 3)?;
+        let written = Instant::now();
+        let ahead =
+            fetch(cluster.node(CUT_OFF), FETCH_ANY, &fetch_request(topic, 0, 8, 0))?.error_code;
+        let is_sent_away = [not_leader, ResponseError::OffsetNotAvailable.code()].contains(&ahead);
+        ensure!(is_sent_away, "error {ahead} at an offset that was written");
+        let mut reads = 0;
+        loop {
+            let asked = written.elapsed();
+            let read = fetch(cluster.node(CUT_OFF), FETCH_ANY, &fetch_request(topic, 0, 0, 0))?;
+            if read.error_code == not_leader {
+                break;
+            }
+            ensure!((read.error_code, read.high_watermark) == (0, 5), "{read:?}");
+            ensure!(asked < STALENESS_MAX, "it shows what was so {asked:?} ago");
+            reads += 1;
+        }
+        ensure!(reads > 0, "what it shows is not too old at once");
+        let told = answered(waiting.receive::<FetchRequest>(FETCH_ANY, correlation)?)?;
+        ensure!(told.error_code == not_leader, "{told:?}");
+        ensure!(written.elapsed() < STALENESS_MAX + TOLD_LATE_MAX, "{:?}", written.elapsed());
+        cluster.proxies()[2].set(Faults::default());
+        wait_for("it serves again, and all", DEADLINE, || {
+            let read = fetch(cluster.node(CUT_OFF), FETCH_ANY, &fetch_request(topic, 0, 0, 0));
+            (read.ok()?.high_watermark == 8).then_some(())
+        })
+    });
+}
+
+#[test]
+fn given_a_follower_that_is_behind_when_a_position_is_read_there_that_was_written_then_it_waits_and_has_it()
+ {
+    with_a_follower(|cluster, topic, leader| {
+        let behind = Faults { delay: Duration::from_millis(200), ..Faults::default() };
+        cluster.proxies()[2].set(behind);
+        let mut was_behind = false;
+        for position in 5..15 {
+            produce_many(cluster.node(leader), topic, 1)?;
+            let node = cluster.node(CUT_OFF);
+            let next = fetch(node, FETCH_ANY, &fetch_request(topic, 0, position + 1, 0))?;
+            let not_yet = ResponseError::OffsetNotAvailable.code();
+            ensure!([0, not_yet].contains(&next.error_code), "after {position}: {next:?}");
+            was_behind |= next.error_code == not_yet;
+            let read = fetch(node, FETCH_ANY, &fetch_request(topic, 0, position, 20_000))?;
+            ensure!(read.error_code == 0 && records(&read) > 0, "at {position}: {read:?}");
+            ensure!(read.high_watermark == position + 1, "at {position}: {read:?}");
+        }
+        ensure!(was_behind, "it was never behind, so nothing was shown");
         Ok(())
     });
 }

@@ -179,6 +179,9 @@ settings! {
         /// How fast this node copies records that its replicas lack from other nodes, in bytes per second, shared evenly
         /// among its shards; 0 is as fast as it goes.
         recovery_bytes_per_second: u64 [0, 1024 * GIB] = 0;
+        /// How old what consumers read from a replica that follows may be: one that cannot tell that it has all that was
+        /// committed so long ago sends them to the leader.
+        follower_read_max_staleness_ms: u64 [5_000, DAY_MS] = 10_000;
     }
 
     /// What Kafka clients see; named as in Kafka, with underscores for dots.

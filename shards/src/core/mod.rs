@@ -40,6 +40,8 @@
 //!   that its commit index may lag behind what was acknowledged.
 //! - I5: checkpoints say only what is durable, of every group whose creation is durable and whose deletion is not.
 //! - I6: records leave for the log in the order in which they arose.
+//! - I7: a replica that follows shows consumers all that was committed, and that they could have read elsewhere, longer ago
+//!   than [`CoreConfig::follower_read_staleness_max_ms`] by the clock of its node.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -134,6 +136,8 @@ pub struct CoreConfig {
     pub stopwatch_ns: fn() -> u64,
     /// Ticks for which a voter may lack what is committed and still count as in sync.
     pub lag_ticks_max: u32,
+    /// How old what consumers read at a replica that follows may be, see [`ShardCore::set_clock`].
+    pub follower_read_staleness_max_ms: u64,
 }
 
 /// Names a produce or a command that waits for its fate. Given by the shell; comes back once in [`Effects::replies`].
@@ -254,6 +258,8 @@ pub struct Effects {
 struct Shared {
     config: CoreConfig,
     now_ms: i64,
+    /// The monotonic clock.
+    clock_ms: u64,
     ticks: Ticks,
     tail: TailCache,
     waiters: Waiters,
@@ -317,6 +323,7 @@ impl ShardCore {
             shared: Shared {
                 config,
                 now_ms,
+                clock_ms: 0,
                 ticks: Ticks::default(),
                 tail,
                 waiters: Waiters::default(),
@@ -408,6 +415,12 @@ impl ShardCore {
     /// The groups that are placed here.
     pub fn group_ids(&self) -> impl Iterator<Item = GroupId> {
         self.groups.iter().filter(|(_, group)| group.is_live()).map(|(id, _)| *id)
+    }
+
+    /// The node's monotonic clock, which stands still for nobody. To be called before ticks and before reads at replicas that
+    /// follow: ticks are missing where a node stood still, and the wall clock may be set.
+    pub fn set_clock(&mut self, clock_ms: u64) {
+        self.shared.clock_ms = self.shared.clock_ms.max(clock_ms);
     }
 
     /// Time has passed; `now_ms` is the wall clock.

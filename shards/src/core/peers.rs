@@ -109,6 +109,7 @@ impl ShardCore {
             let from = ReplicaId(message.from);
             let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
             group.tick(&mut self.shared);
+            group.raft.set_clock(self.shared.clock_ms);
             if let Err(error) = group.raft.step(message) {
                 self.shared.messages_refused += 1;
                 if is_snapshot {

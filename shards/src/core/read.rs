@@ -8,7 +8,7 @@ use chronik_engine::tail_cache::CachedBatch;
 
 use super::group::{Group, Machine};
 use super::producers::ProducerView;
-use super::{FetchError, ShardCore, WaiterId};
+use super::{FetchError, ShardCore, Shared, WaiterId};
 
 /// Kafka's "no epoch" and "no offset".
 const UNDEFINED: (i32, Offset) = (-1, Offset(-1));
@@ -110,10 +110,11 @@ impl ShardCore {
 
     /// As [`ShardCore::plan_read`], also from a replica that follows (KIP-392). Whoever follows shows what is committed as
     /// far as it has applied it, whoever leads by now: that never changes. What lies beyond may be there or not, which it
-    /// cannot tell; and where nobody says how far that goes, for want of a leader, the client should look elsewhere.
+    /// cannot tell; and where nobody says how far that goes, for want of a leader, the client should look elsewhere. So it
+    /// should where what was committed longer ago than [`CoreConfig::follower_read_staleness_max_ms`] may not be here.
     ///
     /// # Errors
-    /// As [`ShardCore::plan_read`]; but a replica that follows a leader is fine.
+    /// As [`ShardCore::plan_read`]; but a replica that follows a leader, and knows that it is current, is fine.
     pub fn plan_replica_read(
         &mut self,
         group: GroupId,
@@ -124,6 +125,9 @@ impl ShardCore {
         let replica = self.replica_in_epoch(group, current_leader_epoch)?;
         if replica.raft.is_leader() {
             return self.plan_read(group, offset, bytes_max, current_leader_epoch);
+        }
+        if !replica.is_current(&self.shared) {
+            return Err(FetchError::NotLeader);
         }
         let high_watermark = replica.high_watermark();
         let log_start_offset = replica.log_start_offset;
@@ -166,11 +170,17 @@ impl ShardCore {
         plan
     }
 
-    /// The replicas of a partition led from here to which consumers may be sent: in sync, and with all that readers see
-    /// here. None if it is not led from here.
+    /// The replicas of a partition led from here to which consumers may be sent: in sync, with all that readers see here, and
+    /// heard of so lately that they know that they are current. None if it is not led from here.
     pub fn read_replicas(&self, group: GroupId) -> impl Iterator<Item = ReplicaId> {
         let led = self.live(group).filter(|group| group.is_ready());
-        led.into_iter().flat_map(Group::voters_that_show_all)
+        let shared = &self.shared;
+        led.into_iter().flat_map(move |group| {
+            let serves = move |replica: &ReplicaId| {
+                *replica == group.raft.replica() || group.is_current_elsewhere(*replica, shared)
+            };
+            group.voters_that_show_all().filter(serves)
+        })
     }
 
     /// Lets a fetch wait until the partition has data at or after `beyond`, or something happens to it. It is woken at
@@ -267,7 +277,24 @@ impl PartitionView {
     }
 }
 
+impl Shared {
+    /// Whether so little time has passed since then that what was so then is not too old for consumers.
+    fn is_fresh(&self, as_of_ms: u64) -> bool {
+        self.clock_ms.saturating_sub(as_of_ms) < self.config.follower_read_staleness_max_ms
+    }
+}
+
 impl Group {
+    /// Whether this replica, which follows, may serve consumers (I7).
+    pub(super) fn is_current(&self, shared: &Shared) -> bool {
+        self.raft.current_as_of_ms().is_some_and(|as_of_ms| shared.is_fresh(as_of_ms))
+    }
+
+    /// Whether this leader was answered lately by another replica, which knows how old it is.
+    fn is_current_elsewhere(&self, replica: ReplicaId, shared: &Shared) -> bool {
+        self.raft.knows_its_age(replica).is_some_and(|heard_ms| shared.is_fresh(heard_ms))
+    }
+
     fn view(&self) -> PartitionView {
         PartitionView {
             is_leader: self.can_propose(),

@@ -39,6 +39,7 @@ fn config() -> CoreConfig {
         producer_expiration_ms: 1000,
         stopwatch_ns: || 0,
         lag_ticks_max: 600,
+        follower_read_staleness_max_ms: 10_000,
     }
 }
 

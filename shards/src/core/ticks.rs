@@ -87,6 +87,10 @@ impl Group {
         self.campaign_early(shared);
         self.tick_reads(shared);
         self.tick_lag_marks(missed, shared.config.lag_ticks_max);
+        if !self.raft.is_leader() && !self.is_current(shared) {
+            // Who waits here for more is to look for it elsewhere.
+            shared.waiters.wake_all(self.id, &mut shared.effects.wakes);
+        }
         let is_marked_often =
             self.raft.is_leader() && lag_interval(shared.config.lag_ticks_max) < TURN_TICKS as u64;
         let waits = self.early.is_some() || self.reads.is_some() || self.raft.is_unsettled();

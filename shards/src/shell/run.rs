@@ -500,6 +500,7 @@ fn core_config(shard: ShardId, node: &NodeInfo) -> CoreConfig {
         stopwatch_ns,
         lag_ticks_max: u32::try_from(node.config.kafka.replica_lag_time_max_ms.div_ceil(TICK_MS))
             .unwrap_or(u32::MAX),
+        follower_read_staleness_max_ms: node.config.cluster.follower_read_max_staleness_ms,
     }
 }
 

@@ -141,6 +141,8 @@ pub enum Bug {
     CommitsUntold,
     /// A replica that follows shows all that it has, committed or not.
     ReadUncommitted,
+    /// A replica that follows does not notice that time passes.
+    StaleFollowers,
     /// Nobody asks how many replicas are in sync.
     SkipInSync,
     /// Of the records that a replica copies in the place of damaged ones the first ones are left out.
@@ -180,6 +182,7 @@ impl Bug {
         Bug::FillGap,
         Bug::CommitsUntold,
         Bug::ReadUncommitted,
+        Bug::StaleFollowers,
         Bug::SkipInSync,
         Bug::RepairGap,
     ];

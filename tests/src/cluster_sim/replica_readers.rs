@@ -3,6 +3,10 @@
 //!
 //! - I1: what a replica shows lies on the disks of a majority, once and for all (P6), and is what everybody else reads (P2).
 //! - I2: what a replica shows grows as long as it lives, and no replica says that what a reader has seen is not there.
+//! - I3: what any leader has shown longer ago than replicas may be behind, every replica that answers shows, too: however long
+//!   messages take, whoever stands still or is cut off, and whoever leads in vain.
+
+use std::collections::{BTreeMap, VecDeque};
 
 use chronik_engine::batch::leader_epoch;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
@@ -11,8 +15,10 @@ use chronik_shards::core::{FetchError, ReadPlan};
 use rand::Rng;
 
 use super::run::Run;
+use super::swarm::MS;
 use super::{Bug, Check, Violation};
 use crate::must;
+use crate::sim::node::{Node, STALENESS_MAX_MS};
 
 /// A reader that reads from any replica.
 #[derive(Debug, Default)]
@@ -27,7 +33,39 @@ pub(super) struct ReplicaReader {
     high_watermark: Offset,
 }
 
+/// What leaders have shown of each group, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Ages {
+    shown: BTreeMap<GroupId, VecDeque<(u64, Offset)>>,
+}
+
+impl Ages {
+    /// A leader shows a group up to here.
+    pub(super) fn note(&mut self, group: GroupId, high_watermark: Offset, now_us: u64) {
+        let shown = self.shown.entry(group).or_default();
+        if shown.back().is_none_or(|(_, last)| *last < high_watermark) {
+            shown.push_back((now_us, high_watermark));
+        }
+    }
+
+    /// What some leader had shown by then. Nobody asks for what was before.
+    fn shown_by(&mut self, group: GroupId, then_us: u64) -> Offset {
+        let Some(shown) = self.shown.get_mut(&group) else { return Offset(0) };
+        while shown.get(1).is_some_and(|(since_us, _)| *since_us <= then_us) {
+            shown.pop_front();
+        }
+        shown.front().filter(|(since_us, _)| *since_us <= then_us).map_or(Offset(0), |(_, to)| *to)
+    }
+}
+
 impl Run {
+    /// Tells a core what time it is.
+    pub(super) fn set_clock(&self, node: &Node) {
+        if self.bug != Some(Bug::StaleFollowers) {
+            node.core.borrow_mut().set_clock(self.now_us / MS);
+        }
+    }
+
     /// A reader reads on at its replica, or again what it has seen.
     pub(super) fn read_at_replica(&mut self) -> Check {
         let Some(group) = self.pick_partition() else { return Ok(()) };
@@ -51,6 +89,7 @@ impl Run {
             _ => seen_to,
         };
         let bytes_max = [1, 4_000, 200_000][self.rng.random_range(0..3)];
+        self.set_clock(&node);
         let mut planned = node.core.borrow_mut().plan_replica_read(group, offset, bytes_max, epoch);
         let leads = node.core.borrow().partition(group).is_some_and(|view| view.is_leader);
         if let (Ok(plan), Some(Bug::ReadUncommitted), false) = (&mut planned, self.bug, leads) {
@@ -63,6 +102,12 @@ impl Run {
                 let now = plan.high_watermark;
                 self.oracle.applied(seat, group, now)?;
                 must!(now >= shown, "P6: {seat} showed {group} to {shown}, now to {now}");
+                let then_us = self.now_us.saturating_sub(STALENESS_MAX_MS * MS);
+                let old = self.ages.shown_by(group, then_us);
+                must!(
+                    now >= old,
+                    "R8: {seat} shows {group} to {now}; {STALENESS_MAX_MS} ms ago it was shown to {old} elsewhere"
+                );
                 self.report.reads_ahead += u64::from(plan.is_ahead);
                 let batches = self.read_planned(group, place, offset, &plan, bytes_max)?;
                 let (Some(batches), Some(partition)) = (batches, self.partitions.get_mut(&group))
@@ -93,7 +138,12 @@ impl Run {
                 }
                 Ok(())
             }
-            Err(_) => {
+            Err(error) => {
+                let view = node.core.borrow().partition(group);
+                let is_there =
+                    view.is_some_and(|view| !view.is_leader && offset < view.high_watermark);
+                let is_stale = is_there && error == FetchError::NotLeader;
+                self.report.reads_too_old += u64::from(is_stale);
                 self.turn_to_replica(group);
                 Ok(())
             }

@@ -63,6 +63,8 @@ report! {
     replica_reads,
     /// Fetches from replicas that do not know yet what their reader has seen elsewhere.
     reads_ahead,
+    /// Fetches that replicas refused since what they show may be too old.
+    reads_too_old,
     /// Elections won.
     elections,
     /// Entries that took the place of others on some disk.

@@ -19,6 +19,7 @@ use super::members::Members;
 use super::net::Net;
 use super::oracle::Oracle;
 use super::relaxed::Promise;
+use super::replica_readers::Ages;
 pub use super::report::Report;
 use super::swarm::{MS, SECOND, Swarm};
 use super::told::Told;
@@ -48,6 +49,8 @@ pub(super) struct Run {
     pub oracle: Oracle,
     /// How far a shard lets a partition be read, as it was seen last.
     shown: BTreeMap<(Seat, GroupId), Offset>,
+    /// What leaders showed, and since when.
+    pub ages: Ages,
     pub partitions: BTreeMap<GroupId, Partition>,
     pub topics: BTreeMap<String, Topic>,
     pub producer_ids: Vec<(i64, u32)>,
@@ -102,6 +105,7 @@ impl Run {
             in_flight,
             oracle: Oracle::default(),
             shown: BTreeMap::new(),
+            ages: Ages::default(),
             partitions: BTreeMap::new(),
             topics: BTreeMap::new(),
             producer_ids: Vec::new(),
@@ -308,6 +312,7 @@ impl Run {
         let now_ms = self.wall_ms(host);
         for shard in 0..self.hosts[host].shards.len() {
             let Some(node) = self.hosts[host].node(shard) else { continue };
+            self.set_clock(&node);
             node.core.borrow_mut().tick(now_ms);
             for (group, replica) in std::mem::take(&mut self.hosts[host].shards[shard].lost) {
                 node.core.borrow_mut().peer_unreachable(group, replica);
@@ -371,6 +376,9 @@ impl Run {
         let core = node.core.borrow();
         for group in core.group_ids() {
             let Some(view) = core.partition(group) else { continue };
+            if view.is_ready {
+                self.ages.note(group, view.high_watermark, self.now_us);
+            }
             let shown = self.shown.entry((seat, group)).or_default();
             if *shown != view.high_watermark {
                 *shown = view.high_watermark;

@@ -74,6 +74,9 @@ pub fn random_options(rng: &mut StdRng) -> WalOptions {
     options
 }
 
+/// How old what readers get from replicas that follow may be.
+pub const STALENESS_MAX_MS: u64 = 4_000;
+
 /// A core that has little memory, or much.
 pub fn random_config(rng: &mut StdRng, node: NodeId, shard: ShardId) -> CoreConfig {
     CoreConfig {
@@ -85,6 +88,7 @@ pub fn random_config(rng: &mut StdRng, node: NodeId, shard: ShardId) -> CoreConf
         producer_expiration_ms: 86_400_000,
         stopwatch_ns: || 0,
         lag_ticks_max: 600,
+        follower_read_staleness_max_ms: STALENESS_MAX_MS,
     }
 }
 

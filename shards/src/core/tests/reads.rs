@@ -1,6 +1,6 @@
 //! Who may answer what: leaders that a quorum confirms, and replicas that follow.
 
-use super::trio::Trio;
+use super::trio::{AGE_TICKS, Trio};
 use super::*;
 
 fn barrier(trio: &mut Trio, at: usize, token: u64) -> Result<ReadBarrier, FetchError> {
@@ -186,6 +186,7 @@ fn given_a_replica_that_follows_when_consumers_read_there_then_they_see_what_it_
     let term = trio.cores[0].partition(GROUP).unwrap().leader_epoch;
     let epoch = i32::try_from(term.0).unwrap();
     trio.produced(0, batch(2), 1);
+    trio.pass(AGE_TICKS);
     let follower = &mut trio.cores[1];
     assert_eq!(
         follower.plan_read(GROUP, Offset(0), 1 << 20, -1).map(|_| ()),
@@ -222,8 +223,7 @@ fn given_a_replica_that_knows_no_leader_when_consumers_read_there_then_they_get_
  {
     let mut trio = Trio::led();
     trio.produced(0, batch(2), 1);
-    trio.tick();
-    trio.settle();
+    trio.pass(AGE_TICKS);
     trio.cut(1);
     trio.tell_lost(1, 0);
     let mut read = |offset| {
@@ -235,13 +235,84 @@ fn given_a_replica_that_knows_no_leader_when_consumers_read_there_then_they_get_
     assert_eq!(read(3), Err(FetchError::NotLeader));
 }
 
+/// Ticks after which what was not heard of counts as too old.
+const STALE_TICKS: usize = 200;
+
+#[test]
+fn given_a_follower_that_is_cut_off_when_it_may_be_too_old_then_it_serves_nobody_and_who_waits_goes()
+ {
+    let mut trio = Trio::led();
+    trio.produced(0, batch(2), 1);
+    assert_eq!(trio.shown(2), Err(FetchError::NotLeader), "it was not told yet how old it is");
+    trio.pass(AGE_TICKS);
+    assert_eq!(trio.shown(2), Ok(Offset(2)));
+    trio.cores[2].wait_for_data(GROUP, Offset(2), WaiterId(8));
+    trio.cut(2);
+    trio.produced(0, batch(1), 2);
+    let mut ticks = 0;
+    while trio.shown(2) == Ok(Offset(2)) {
+        assert_eq!(trio.wakes, []);
+        trio.pass(1);
+        ticks += 1;
+        assert!(ticks <= STALE_TICKS, "it lacks what was committed before");
+    }
+    assert!(ticks > STALE_TICKS - AGE_TICKS, "it is told of its age often enough: {ticks}");
+    assert_eq!(trio.shown(2), Err(FetchError::NotLeader));
+    trio.pass(10);
+    assert_eq!(trio.wakes, [(2, WaiterId(8))]);
+    assert_eq!(trio.shown(1), Ok(Offset(3)), "the other one is heard");
+    trio.join(2);
+    trio.pass(AGE_TICKS);
+    assert_eq!(trio.shown(2), Ok(Offset(3)));
+}
+
+#[test]
+fn given_a_follower_that_hears_its_leader_when_entries_do_not_come_then_it_serves_nobody() {
+    let mut trio = Trio::led();
+    trio.produced(0, batch(2), 1);
+    trio.pass(AGE_TICKS);
+    trio.starved = Some(2);
+    trio.produced(0, batch(1), 2);
+    trio.pass(STALE_TICKS + 10);
+    let view = trio.cores[2].partition(GROUP).unwrap();
+    assert_eq!(view.leader, Some(ReplicaId(11)), "it hears heartbeats");
+    assert_eq!(trio.shown(2), Err(FetchError::NotLeader));
+    trio.starved = None;
+    trio.pass(AGE_TICKS);
+    assert_eq!(trio.shown(2), Ok(Offset(3)));
+}
+
+#[test]
+fn given_a_follower_that_stood_still_when_it_is_asked_before_it_has_heard_anything_then_it_serves_nobody()
+ {
+    let mut trio = Trio::led();
+    trio.produced(0, batch(2), 1);
+    trio.pass(AGE_TICKS);
+    assert_eq!(trio.shown(2), Ok(Offset(2)));
+    // Neither ticks nor messages.
+    trio.clock_ms += 10_000;
+    assert_eq!(trio.shown(2), Err(FetchError::NotLeader));
+    trio.pass(AGE_TICKS);
+    assert_eq!(trio.shown(2), Ok(Offset(2)));
+}
+
 #[test]
 fn given_a_leader_when_it_is_asked_where_consumers_may_read_then_it_names_who_shows_all() {
     let mut trio = Trio::led();
     trio.produced(0, batch(1), 1);
     let named = |trio: &Trio, at: usize| trio.cores[at].read_replicas(GROUP).collect::<Vec<_>>();
+    assert_eq!(named(&trio, 0), [ReplicaId(11)], "the others would send consumers back");
+    trio.pass(AGE_TICKS);
     assert_eq!(named(&trio, 0), [ReplicaId(11), ReplicaId(12), ReplicaId(13)]);
     assert_eq!(named(&trio, 1), []);
+    trio.cut(2);
+    trio.pass(STALE_TICKS / 2);
+    assert_eq!(named(&trio, 0).len(), 3, "it may be slow");
+    trio.pass(STALE_TICKS);
+    assert_eq!(named(&trio, 0), [ReplicaId(11), ReplicaId(12)], "it has all, but is not heard");
+    trio.join(2);
+    trio.pass(AGE_TICKS);
+    assert_eq!(named(&trio, 0).len(), 3);
     trio.cut(2);
     trio.produced(0, batch(1), 2);
     assert_eq!(named(&trio, 0), [ReplicaId(11), ReplicaId(12)], "the third may lack it");

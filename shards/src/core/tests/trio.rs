@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chronik_replication::MessageType;
 use chronik_replication::wire::ReceivedMark;
 
 use super::*;
@@ -11,6 +12,10 @@ pub(super) fn replica(at: usize) -> ReplicaId {
     ReplicaId(11 + at as u64)
 }
 
+const TICK_MS: u64 = 50;
+/// Ticks within which followers hear how old they are.
+pub(super) const AGE_TICKS: usize = 80;
+
 pub(super) struct Trio {
     pub(super) cores: Vec<ShardCore>,
     pub(super) replies: Vec<(usize, Token, Result<i64, ProduceError>)>,
@@ -19,6 +24,10 @@ pub(super) struct Trio {
     network: Vec<PeerMessage>,
     received: Vec<ReceivedMark>,
     cut: BTreeSet<usize>,
+    /// The one that gets no entries.
+    pub(super) starved: Option<usize>,
+    /// The clock of all of them.
+    pub(super) clock_ms: u64,
     /// Those whose disk hangs, with the block that it has.
     hung: BTreeMap<usize, Option<PendingBlock>>,
 }
@@ -42,6 +51,8 @@ impl Trio {
             network: Vec::new(),
             received: Vec::new(),
             cut: BTreeSet::new(),
+            starved: None,
+            clock_ms: 0,
             hung: BTreeMap::new(),
         };
         let voters: Vec<ReplicaId> = (0..3).map(replica).collect();
@@ -98,9 +109,26 @@ impl Trio {
     }
 
     pub(super) fn tick(&mut self) {
+        self.clock_ms += TICK_MS;
         for core in &mut self.cores {
+            core.set_clock(self.clock_ms);
             core.tick(0);
         }
+    }
+
+    /// So many ticks pass.
+    pub(super) fn pass(&mut self, ticks: usize) {
+        for _ in 0..ticks {
+            self.tick();
+            self.settle();
+        }
+    }
+
+    /// What a consumer that reads from the beginning may see at one of them.
+    pub(super) fn shown(&mut self, at: usize) -> Result<Offset, FetchError> {
+        self.cores[at].set_clock(self.clock_ms);
+        let plan = self.cores[at].plan_replica_read(GROUP, Offset(0), 1 << 20, -1);
+        plan.map(|plan| plan.high_watermark)
     }
 
     /// Writes what there is to write and carries what there is to carry, once; says whether there was anything.
@@ -131,7 +159,9 @@ impl Trio {
         for message in std::mem::take(&mut self.network) {
             let place = |id: u64| usize::try_from(id - 11).unwrap();
             let (from, to) = (place(message.message.from), place(message.message.to));
-            if !self.cut.contains(&from) && !self.cut.contains(&to) {
+            let is_entry = message.message.get_msg_type() == MessageType::MsgAppend;
+            let is_lost = is_entry && self.starved == Some(to);
+            if !self.cut.contains(&from) && !self.cut.contains(&to) && !is_lost {
                 self.cores[to].step([message]);
             }
         }
