@@ -33,8 +33,9 @@ use crate::entry::EntryMeta;
 use crate::error::{ConfChangeError, MembersError, ProposeError};
 use crate::group::RaftGroup;
 
-/// The most members that a group has, all lists together.
-const MEMBERS_MAX: usize = 64;
+/// The most members that a group has, all lists together: who votes stands in two of them while a configuration is left,
+/// and beside those there are replicas for readers.
+const MEMBERS_MAX: usize = 96;
 
 /// The members of a group: one configuration, or two while one is left for the other.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

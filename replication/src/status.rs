@@ -223,6 +223,23 @@ impl RaftGroup {
         voters.into_iter().flatten().copied().filter(holds)
     }
 
+    /// As leader, the learners that take entries as they come, hold all up to `index`, and all records before `offset`.
+    pub fn learners_that_hold(
+        &self,
+        index: RaftIndex,
+        offset: Offset,
+    ) -> impl Iterator<Item = ReplicaId> {
+        let holds = move |learner: &ReplicaId| {
+            let Some(peer) = self.node.raft.prs().get(learner.0) else { return false };
+            let matched = RaftIndex(peer.matched.min(self.applied().0));
+            // Where nobody remembers which offset an entry has that was applied long ago, the learner is that far behind.
+            let holds_offset = || self.end_offset_at(matched).is_some_and(|end| end >= offset);
+            peer.state == ProgressState::Replicate && peer.matched >= index.0 && holds_offset()
+        };
+        let learners = self.is_leader().then_some(&self.meta.learners);
+        learners.into_iter().flatten().copied().filter(holds)
+    }
+
     /// As leader, how many voters are known to hold the log up to `index` on their disks; it is one itself.
     #[must_use]
     pub fn voters_with(&self, index: RaftIndex) -> usize {

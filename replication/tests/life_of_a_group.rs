@@ -345,10 +345,10 @@ fn given_a_change_that_cannot_be_applied_when_it_is_proposed_then_it_is_refused(
         cluster.group(1).propose_conf_change(&changes(&[])),
         Err(ProposeError::ConfChangeInvalid { .. })
     ));
-    let nobody: Vec<_> = (10..100).map(|id| (ConfChangeType::AddLearnerNode, id)).collect();
+    let nobody: Vec<_> = (10..200).map(|id| (ConfChangeType::AddLearnerNode, id)).collect();
     assert!(matches!(
         cluster.group(1).propose_conf_change(&changes(&nobody)),
-        Err(ProposeError::Members { source: MembersError::TooMany { count: 92 } })
+        Err(ProposeError::Members { source: MembersError::TooMany { count: 192 } })
     ));
     assert_eq!(cluster.group(1).last_index(), last);
 }

@@ -16,7 +16,7 @@ use super::ids::NodeUuid;
 use super::list::ListedNode;
 
 /// The version of these messages.
-pub const MESSAGE_VERSION: u8 = 1;
+pub const MESSAGE_VERSION: u8 = 2;
 
 /// The largest message, and the most memory that one may claim: a list of as many nodes as there may be fits well.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -75,6 +75,8 @@ pub struct Introduction {
     pub shards: u16,
     /// Where it stands.
     pub rack: Option<String>,
+    /// Whether its replicas are to be for readers alone, and to have no vote.
+    pub is_read_only: bool,
 }
 
 /// What a node is.
@@ -202,6 +204,7 @@ mod tests {
             raft_addr: "a:9192".to_owned(),
             shards: 2,
             rack: Some("r".to_owned()),
+            is_read_only: true,
         }
     }
 
@@ -238,9 +241,9 @@ mod tests {
     }
 
     #[test]
-    fn given_a_probe_when_encoded_then_its_bytes_are_those_of_version_1() {
+    fn given_a_probe_when_encoded_then_its_bytes_are_those_of_version_2() {
         let bytes = encode(&envelope(Request::Probe)).unwrap();
-        assert_eq!(bytes, [1, 1, 7, 2, 5, 6, 0]);
+        assert_eq!(bytes, [2, 1, 7, 2, 5, 6, 0]);
     }
 
     #[test]
@@ -264,7 +267,7 @@ mod tests {
     #[test]
     fn given_a_count_beyond_the_message_when_decoded_then_it_is_refused_before_memory_is_claimed() {
         // A Chosen whose formation announces 2^64 - 1 members.
-        let mut bytes = vec![1, 1, 7, 2, 5, 6, 3, 9, 253];
+        let mut bytes = vec![MESSAGE_VERSION, 1, 7, 2, 5, 6, 3, 9, 253];
         bytes.extend([0xff; 8]);
         assert!(matches!(decode_request(&bytes), Err(FramedError::Malformed { .. })));
     }
@@ -272,7 +275,9 @@ mod tests {
     #[test]
     fn given_a_newer_version_when_decoded_then_it_is_told_from_garbage() {
         let mut bytes = encode(&envelope(Request::Probe)).unwrap();
-        bytes[0] = 2;
-        assert!(matches!(decode_request(&bytes), Err(FramedError::Version { version: 2 })));
+        bytes[0] = MESSAGE_VERSION + 1;
+        let newer = |version: u8| version == MESSAGE_VERSION + 1;
+        let decoded = decode_request(&bytes);
+        assert!(matches!(decoded, Err(FramedError::Version { version }) if newer(version)));
     }
 }

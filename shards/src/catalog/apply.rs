@@ -152,7 +152,7 @@ impl Catalog {
         avoid: &[NodeId],
     ) -> Result<Arc<Topic>, CatalogError> {
         self.check_new_topic(new)?;
-        let partitions = self.place_all(&new.partitions, avoid);
+        let partitions = self.place_all(&new.partitions, avoid, !new.internal);
         let topic = Arc::new(Topic {
             name: Arc::from(new.name.as_str()),
             id: new.id,
@@ -201,7 +201,7 @@ impl Catalog {
             return Err(CatalogError::PartitionCountChanged { name, partitions, total });
         }
         let mut changed = Topic::clone(&old);
-        changed.partitions.extend(self.place_all(added, avoid));
+        changed.partitions.extend(self.place_all(added, avoid, !old.internal));
         Ok(self.replace_topic(&old, changed))
     }
 

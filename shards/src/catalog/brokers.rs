@@ -3,14 +3,16 @@
 //! - I1: a disk that another one took the place of, or whose node was removed, never comes back: its replicas may be
 //!   voted for under other ids by now, or be nobody's.
 //! - I2: a disk takes the place of just the one that whoever judged it had in mind.
-//! - I3: as long as there are brokers, one of them is open. So a broker that is cordoned gets no vote on the catalog, and
+//! - I3: as long as there are brokers, one of them is open: neither cordoned nor read-only. So a broker that is cordoned gets no vote on the catalog, and
 //!   whoever found that it has none may remove it.
 
 use std::sync::Arc;
 
 use chronik_engine::ids::NodeId;
 
-use super::{BROKERS_MAX, Broker, Catalog, CatalogError, ClusterId, Incarnation, RETIRED_MAX};
+use super::{
+    BROKERS_MAX, Broker, Catalog, CatalogError, ClusterId, Incarnation, READ_ONLY_MAX, RETIRED_MAX,
+};
 
 impl Catalog {
     pub(super) fn register_broker(
@@ -36,18 +38,44 @@ impl Catalog {
         if had.is_some_and(|had| had != broker.incarnation && replaces != Some(had)) {
             return Err(CatalogError::OtherIncarnation { node });
         }
+        self.check_read_only(broker, known.as_deref())?;
         self.cluster_id = Some(cluster_id);
         let is_cordoned = known.as_ref().is_some_and(|known| known.is_cordoned);
         self.brokers.insert(node, Arc::new(Broker { is_cordoned, ..broker.clone() }));
         match known {
-            None if !self.broker_configs.is_empty() => self.settle_topics(),
+            None => {
+                if !self.broker_configs.is_empty() {
+                    self.settle_topics();
+                }
+                if broker.is_read_only {
+                    self.add_readers_on(node, replica_seed);
+                }
+            }
             Some(known) if known.incarnation != broker.incarnation => {
                 self.retire(known.incarnation);
                 self.replace_replicas_of(node, replica_seed);
             }
-            None | Some(_) => {}
+            Some(_) => {}
         }
         Ok(())
+    }
+
+    /// A node stays what it came as (I6 of the module), and nobody is read-only in a cluster of which nobody is not (I3).
+    fn check_read_only(&self, broker: &Broker, known: Option<&Broker>) -> Result<(), CatalogError> {
+        let (node, is_read_only) = (broker.node, broker.is_read_only);
+        match known {
+            Some(known) if known.is_read_only == is_read_only => Ok(()),
+            Some(known) => Err(CatalogError::OtherRole { node, was: known.is_read_only.into() }),
+            None if !is_read_only => Ok(()),
+            None if self.brokers.is_empty() => Err(CatalogError::ReadOnlyAlone { node }),
+            None => {
+                let nodes = self.read_only_brokers().count();
+                match nodes < READ_ONLY_MAX {
+                    true => Ok(()),
+                    false => Err(CatalogError::TooManyReadOnly { node, nodes }),
+                }
+            }
+        }
     }
 
     pub(super) fn cordon_broker(
@@ -55,11 +83,8 @@ impl Catalog {
         node: NodeId,
         is_cordoned: bool,
     ) -> Result<(), CatalogError> {
-        if is_cordoned && self.open_brokers().all(|open| open.node == node) {
-            let is_open = self.brokers.get(&node).is_some_and(|broker| !broker.is_cordoned);
-            if is_open {
-                return Err(CatalogError::LastOpenBroker { node }); // I3
-            }
+        if is_cordoned && self.open_brokers().map(|open| open.node).eq([node]) {
+            return Err(CatalogError::LastOpenBroker { node }); // I3
         }
         let broker = self.brokers.get_mut(&node).ok_or(CatalogError::UnknownBroker { node })?;
         if broker.is_cordoned != is_cordoned {
@@ -72,7 +97,8 @@ impl Catalog {
         let Some(broker) = self.brokers.get(&node) else {
             return Err(CatalogError::UnknownBroker { node });
         };
-        let replicas = self.replicas_on(node);
+        // Those for readers nobody needs but readers.
+        let replicas = if broker.is_read_only { 0 } else { self.replicas_on(node) };
         if replicas > 0 {
             return Err(CatalogError::BrokerHasReplicas { node, replicas });
         }
@@ -83,6 +109,7 @@ impl Catalog {
             return Err(CatalogError::BrokerNotDrained { node });
         }
         let incarnation = broker.incarnation;
+        self.remove_readers_on(node);
         self.brokers.remove(&node);
         self.retire(incarnation);
         if !self.broker_configs.is_empty() {

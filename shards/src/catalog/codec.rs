@@ -17,7 +17,7 @@ use super::{
     Topic, TopicId, TopicSettings, is_internal_topic,
 };
 
-const VERSION: u8 = 4;
+pub(super) const VERSION: u8 = 5;
 
 /// Most memory that decoding one command may claim.
 const COMMAND_BYTES_MAX: usize = 16 << 20;

@@ -1,5 +1,6 @@
 //! Why the catalog refuses a command. What Kafka calls each of them stands above it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use chronik_engine::ids::{GroupId, NodeId};
@@ -159,6 +160,31 @@ pub enum CatalogError {
         node: NodeId,
     },
     /// INVALID_REQUEST
+    #[error(
+        "node {node} is known as {was}, and stays that until it is removed: set cluster.read_only as it was; or remove the \
+         node, and let it join anew with an empty data_dir"
+    )]
+    OtherRole {
+        /// The broker.
+        node: NodeId,
+        /// What it is.
+        was: Role,
+    },
+    /// INVALID_REQUEST
+    #[error("node {node} is to be read-only, and there is no other node")]
+    ReadOnlyAlone {
+        /// The broker.
+        node: NodeId,
+    },
+    /// INVALID_REQUEST
+    #[error("node {node} is to be read-only; {nodes} nodes are already, and there can be no more")]
+    TooManyReadOnly {
+        /// The broker.
+        node: NodeId,
+        /// How many there are.
+        nodes: usize,
+    },
+    /// INVALID_REQUEST
     #[error("broker {node} is the last one that takes replicas and leads partitions")]
     LastOpenBroker {
         /// The broker.
@@ -187,6 +213,30 @@ pub enum CatalogError {
     },
 }
 
+/// What a node is to its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It has replicas that vote, and votes on the catalog.
+    Voting,
+    /// Its replicas are for readers alone.
+    ReadOnly,
+}
+
+impl From<bool> for Role {
+    fn from(is_read_only: bool) -> Role {
+        if is_read_only { Role::ReadOnly } else { Role::Voting }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Voting => "one that is not read-only",
+            Role::ReadOnly => "read-only",
+        })
+    }
+}
+
 /// Why replicas cannot be on these nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AssignmentProblem {
@@ -210,6 +260,15 @@ pub enum AssignmentProblem {
     /// The broker takes no new replicas.
     #[error("The manual partition assignment includes broker {node}, which is cordoned.")]
     Cordoned {
+        /// The node.
+        node: NodeId,
+    },
+    /// The broker has replicas for readers alone.
+    #[error(
+        "The manual partition assignment includes broker {node}, which is read-only: it has a read-only replica of every \
+         partition, and no other."
+    )]
+    ReadOnly {
         /// The node.
         node: NodeId,
     },

@@ -14,6 +14,8 @@
 //! - I4: `topics` and `topic_names` hold the same topics; `load` counts exactly the placements in `topics`, those of
 //!   replicas that go included.
 //! - I5: a command that is refused changes nothing.
+//! - I6: a node that is read-only has a replica of each partition of each topic that is not internal, one that does not
+//!   vote, and no other. It is read-only, or is not, from its first registration until it is removed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -36,6 +38,7 @@ mod moves;
 mod name;
 mod partition;
 mod place;
+mod readers;
 mod settings;
 
 pub use broker_configs::{
@@ -46,7 +49,7 @@ pub use command::{
     CatalogCommand, CommandOutcome, DeletedTopic, NewPartition, NewTopic, PartitionMove,
     ProducerIdRange, TopicRef,
 };
-pub use error::{AssignmentProblem, CatalogError};
+pub use error::{AssignmentProblem, CatalogError, Role};
 pub use name::{TOPIC_NAME_BYTES_MAX, is_internal_topic, topic_name_problem};
 pub use partition::{Partition, PartitionKind, PartitionTag, Placement};
 pub use settings::{
@@ -68,6 +71,8 @@ pub const BROKERS_MAX: usize = 1_000;
 pub const RETIRED_MAX: usize = 1_000;
 /// Replicas a partition may have, those that come and go included: Raft has no more members.
 pub const PARTITION_REPLICAS_MAX: usize = 32;
+/// Read-only nodes a cluster may have: each is one more member of every group.
+pub const READ_ONLY_MAX: usize = 16;
 /// Producer ids that one command may take.
 pub const PRODUCER_ID_BLOCK_MAX: u32 = 100_000;
 
@@ -177,6 +182,8 @@ pub struct Broker {
     pub raft_addr: String,
     /// It gets no new replicas, and leads only what nobody else can. Registrations do not change it.
     pub is_cordoned: bool,
+    /// It has replicas for readers alone, which neither vote nor lead (I6 of the module).
+    pub is_read_only: bool,
 }
 
 /// An image of the catalog.
@@ -294,7 +301,8 @@ impl Catalog {
         let partitions = self.topics.values().flat_map(|topic| &topic.partitions);
         partitions
             .filter(|partition| !partition.is_settled())
-            .filter(|partition| partition.placement_on(node).is_some_and(|p| p.shard == shard))
+            // Who does not vote answers for nobody.
+            .filter(|p| p.voting().any(|place| place.node == node && place.shard == shard))
             .map(|partition| (partition.group, partition.lost_replicas().collect()))
             .filter(|(_, lost): &(GroupId, BTreeSet<ReplicaId>)| !lost.is_empty())
             .collect()

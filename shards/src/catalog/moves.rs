@@ -90,7 +90,9 @@ impl Catalog {
             return Err(other);
         }
         let initial_voters = old.initial_voters.clone();
-        let new = Partition { initial_voters, ..Partition::new(group, old.replicas.clone()) };
+        let readers = old.readers.clone();
+        let new =
+            Partition { initial_voters, readers, ..Partition::new(group, old.replicas.clone()) };
         self.replace_partitions(&topic, [(number, new)]);
         Ok(())
     }
@@ -111,7 +113,7 @@ impl Catalog {
         }
     }
 
-    fn replace_partitions(
+    pub(super) fn replace_partitions(
         &mut self,
         topic: &Topic,
         changed: impl IntoIterator<Item = (usize, Partition)>,
@@ -166,6 +168,13 @@ fn cancelled(old: &Partition) -> Option<Partition> {
 /// The partition with another replica in the place of that which went with the node's disk.
 fn replaced_on(old: &Partition, node: NodeId, shards: u16, seed: u64) -> Partition {
     let mut new = old.clone();
+    let on_shards =
+        |shard: ShardId| if shard.0 < shards { shard } else { ShardId(shard.0 % shards) };
+    if let Some(reader) = new.readers.iter_mut().find(|reader| reader.node == node) {
+        let (shard, replica) = (on_shards(reader.shard), new_replica_id(seed, old));
+        *reader = Placement { node, shard, replica };
+        return new;
+    }
     new.dropped.retain(|placement| placement.node != node);
     let goes = |placement: &&Placement| placement.node == node;
     old.dropped.iter().filter(goes).for_each(|placement| new.note_lost(placement.replica));
@@ -176,8 +185,7 @@ fn replaced_on(old: &Partition, node: NodeId, shards: u16, seed: u64) -> Partiti
     };
     let lost = new.replicas[at];
     let replica = new_replica_id(seed, old);
-    let shard = if lost.shard.0 < shards { lost.shard } else { ShardId(lost.shard.0 % shards) };
-    new.replicas[at] = Placement { node, shard, replica };
+    new.replicas[at] = Placement { node, shard: on_shards(lost.shard), replica };
     if old.adding.contains(&lost.replica) {
         new.adding.retain(|adding| *adding != lost.replica);
         new.note_lost(lost.replica);
@@ -189,7 +197,7 @@ fn replaced_on(old: &Partition, node: NodeId, shards: u16, seed: u64) -> Partiti
 }
 
 /// A replica id out of a random seed, another one for each group (SplitMix64), that the partition does not have.
-fn new_replica_id(seed: u64, partition: &Partition) -> ReplicaId {
+pub(super) fn new_replica_id(seed: u64, partition: &Partition) -> ReplicaId {
     let mut state = seed.wrapping_add(partition.group.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     loop {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -4,10 +4,12 @@
 //! stands in `replicas`; the other lists are the way there, and empty once the leader has said that Raft's members are
 //! those. Raft's members are no part of the catalog: whoever leads brings them to what stands here.
 //!
-//! - I1: no two of `replicas` are on one node, and no replica id stands in two places.
+//! - I1: no two of `replicas` and `readers` are on one node, and no replica id stands in two places.
 //! - I2: `adding` holds ids of `replicas` alone.
 //! - I3: where a node has a replica in `removing` and another one in `replicas`, the former went with the node's disk, and
 //!   so did those in `lost`. Every other replica in the lists is, or is to be, on the disk that the catalog knows its node by.
+//! - I4: `readers` are on read-only nodes, and nothing else is. They never vote, so nobody waits for them: they come and go at
+//!   once, and a partition is settled without them.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +18,7 @@ use chronik_engine::segment::SegmentId;
 use chronik_engine::wal::record::GroupMeta;
 use uuid::Uuid;
 
-use super::{Topic, TopicId};
+use super::{READ_ONLY_MAX, Topic, TopicId};
 
 /// Where one replica of a partition lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -45,6 +47,8 @@ pub struct Partition {
     /// Replicas that went with their disks and that nothing takes the place of: the group may have them as members, so they
     /// are named until it is settled. The newest of them, [`LOST_MAX`] at most.
     pub lost: Vec<ReplicaId>,
+    /// Replicas for readers alone: learners of the group (I4).
+    pub readers: Vec<Placement>,
     /// The voters that the group's log begins with.
     pub initial_voters: Vec<ReplicaId>,
 }
@@ -65,6 +69,7 @@ impl Partition {
             removing: Vec::new(),
             dropped: Vec::new(),
             lost: Vec::new(),
+            readers: Vec::new(),
         }
     }
 
@@ -74,8 +79,13 @@ impl Partition {
         self.replicas.first().map(|placement| placement.node)
     }
 
-    /// All replicas that a node has or is to have, those that go included.
+    /// All replicas that a node has or is to have, those that go and those for readers included.
     pub fn placements(&self) -> impl Iterator<Item = &Placement> {
+        self.voting().chain(&self.readers)
+    }
+
+    /// The same without those for readers: who votes, is to vote, or may have voted.
+    pub fn voting(&self) -> impl Iterator<Item = &Placement> {
         self.replicas.iter().chain(&self.removing).chain(&self.dropped)
     }
 
@@ -142,11 +152,13 @@ impl Partition {
     /// Whether I1 and I2 hold.
     #[must_use]
     pub fn is_coherent(&self) -> bool {
-        let nodes: BTreeSet<NodeId> = self.replicas.iter().map(|p| p.node).collect();
+        let kept = || self.replicas.iter().chain(&self.readers).map(|p| p.node);
+        let nodes: BTreeSet<NodeId> = kept().collect();
         let named = || self.placements().map(|p| p.replica).chain(self.lost.iter().copied());
         let ids: BTreeSet<ReplicaId> = named().collect();
         let is_kept = |id: &ReplicaId| self.replicas.iter().any(|p| p.replica == *id);
-        nodes.len() == self.replicas.len()
+        nodes.len() == kept().count()
+            && self.readers.len() <= READ_ONLY_MAX
             && ids.len() == named().count()
             && self.lost.len() <= LOST_MAX
             && self.adding.iter().all(is_kept)

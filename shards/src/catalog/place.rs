@@ -1,7 +1,7 @@
 //! Where new replicas are put, and how many there are on each shard.
 //!
 //! A choice is a function of the catalog alone, ties go to the lowest node and shard, so that all nodes choose the same.
-//! Brokers that are cordoned get nothing. A partition's replicas are spread over racks first, then over brokers by what
+//! Brokers that are cordoned or read-only get nothing (what the latter have stands in `readers`). A partition's replicas are spread over racks first, then over brokers by what
 //! they have, and of those the first, which is to lead, by what they are first in.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ use super::{
 impl Catalog {
     /// The brokers that take new replicas.
     pub fn open_brokers(&self) -> impl Iterator<Item = &Arc<Broker>> {
-        self.brokers.values().filter(|broker| !broker.is_cordoned)
+        self.brokers.values().filter(|broker| !broker.is_cordoned && !broker.is_read_only)
     }
 
     /// How many replicas are placed on a node, those that go included.
@@ -52,7 +52,7 @@ impl Catalog {
         }
         let replicas_max = PARTITION_REPLICAS_MAX;
         let goes = |placement: &&Placement| !nodes.contains(&placement.node);
-        let replicas = nodes.len() + has.map_or(0, |has| has.placements().filter(goes).count());
+        let replicas = nodes.len() + has.map_or(0, |has| has.voting().filter(goes).count());
         if replicas > replicas_max {
             return Err(AssignmentProblem::TooMany { replicas, replicas_max });
         }
@@ -64,6 +64,9 @@ impl Catalog {
                 return Err(AssignmentProblem::Twice { node });
             }
             let keeps = has.is_some_and(|has| has.placement_on(node).is_some());
+            if broker.is_read_only {
+                return Err(AssignmentProblem::ReadOnly { node });
+            }
             if broker.is_cordoned && !keeps {
                 return Err(AssignmentProblem::Cordoned { node });
             }
@@ -71,8 +74,14 @@ impl Catalog {
         Ok(())
     }
 
-    /// Gives each partition a group and places for its replicas. All was checked before.
-    pub(super) fn place_all(&mut self, added: &[NewPartition], avoid: &[NodeId]) -> Vec<Partition> {
+    /// Gives each partition a group and places for its replicas, with one for each read-only node where they
+    /// `have_readers`. All was checked before.
+    pub(super) fn place_all(
+        &mut self,
+        added: &[NewPartition],
+        avoid: &[NodeId],
+        have_readers: bool,
+    ) -> Vec<Partition> {
         let mut placed = Vec::with_capacity(added.len());
         let mut firsts = self.preferred_leaders();
         for new in added {
@@ -90,7 +99,11 @@ impl Catalog {
             if let Some(first) = replicas.first() {
                 *firsts.entry(first.node).or_default() += 1;
             }
-            placed.push(Partition::new(group, replicas));
+            let mut partition = Partition::new(group, replicas);
+            if have_readers {
+                self.place_readers(&mut partition, new);
+            }
+            placed.push(partition);
         }
         placed
     }

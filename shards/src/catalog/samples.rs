@@ -17,6 +17,7 @@ pub(crate) fn broker(node: u32, disk: u128) -> Broker {
         meta_replica: ReplicaId(u64::from(node)),
         raft_addr: format!("host{node}:9192"),
         is_cordoned: false,
+        is_read_only: false,
     }
 }
 

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chronik_engine::framed::FramedError;
 use chronik_engine::ids::{NodeId, ReplicaId, ShardId};
@@ -10,6 +10,7 @@ const CLUSTER: ClusterId = ClusterId(Uuid::from_u128(0xC1));
 
 mod moves;
 mod place;
+mod readers;
 
 fn broker(node: u32, shards: u16, disk: u128) -> Broker {
     Broker {
@@ -22,6 +23,7 @@ fn broker(node: u32, shards: u16, disk: u128) -> Broker {
         meta_replica: ReplicaId(u64::from(node) + 100),
         raft_addr: format!("host-{node}:9192"),
         is_cordoned: false,
+        is_read_only: false,
     }
 }
 
@@ -250,6 +252,7 @@ fn golden_commands() -> Vec<CatalogCommand> {
         CatalogCommand::CordonBroker { node: NodeId(3), is_cordoned: true },
         CatalogCommand::ReplicasSettled { group: GroupId(9), replicas: vec![ReplicaId(3)] },
         CatalogCommand::UnregisterBroker { node: NodeId(7) },
+        readers::read_only(4, 2),
     ]
 }
 
@@ -298,7 +301,7 @@ fn check_golden(name: &str, version: u8, commands: &[CatalogCommand]) {
 
 #[test]
 fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
-    check_golden("v4.hex", 4, &golden_commands());
+    check_golden("v5.hex", 5, &golden_commands());
 }
 
 #[test]
@@ -319,7 +322,7 @@ fn given_bytes_that_are_no_catalog_when_decoded_then_an_error_says_why() {
         Err(CatalogCodecError::Framed(FramedError::Trailing { bytes: 1 }))
     ));
     // CreateTopics with 2^60 topics: refused before anything is reserved for them.
-    let huge = [4, 0, 1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0x10];
+    let huge = [codec::VERSION, 0, 1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0x10];
     assert!(matches!(
         CatalogCommand::decode(&huge),
         Err(CatalogCodecError::Framed(FramedError::Malformed { .. }))
@@ -397,7 +400,7 @@ proptest! {
         mut bytes in proptest::collection::vec(any::<u8>(), 0..300)
     ) {
         if let Some(first) = bytes.first_mut() {
-            *first = 3;
+            *first = codec::VERSION;
         }
         if let Ok(command) = CatalogCommand::decode(&bytes) {
             prop_assert_eq!(CatalogCommand::decode(&command.encode().unwrap()).unwrap(), command);

@@ -43,6 +43,7 @@ struct NodeSeen {
     kafka_addr: String,
     up: bool,
     cordoned: bool,
+    read_only: bool,
     leaders: usize,
 }
 
@@ -123,7 +124,7 @@ impl Cluster {
     /// Where replicas are to be, and who may get more.
     fn layout(&self, mover: &mut Mover) -> Result<Layout, Failure> {
         let nodes = self.status()?;
-        let open = nodes.iter().filter(|node| node.up && !node.cordoned);
+        let open = nodes.iter().filter(|node| node.up && !node.cordoned && !node.read_only);
         let open = open.map(|node| broker_id(node.id)).collect();
         Ok(Layout { partitions: mover.partitions()?, open, racks: mover.racks()? })
     }
@@ -161,10 +162,17 @@ impl Cluster {
                 return Ok(cordoned_unheard(id));
             }
             if node.leaders == 0 {
-                let text = format!(
-                    "node {id} is drained: it leads nothing and gets no new replicas; \
-                     `chronik-server cluster undrain {id}` undoes that\n"
-                );
+                let text = if node.read_only {
+                    format!(
+                        "node {id} is drained: no more consumers are sent to it; \
+                         `chronik-server cluster undrain {id}` undoes that\n"
+                    )
+                } else {
+                    format!(
+                        "node {id} is drained: it leads nothing and gets no new replicas; \
+                         `chronik-server cluster undrain {id}` undoes that\n"
+                    )
+                };
                 let json = json!({ "node": id, "cordoned": true, "leaders": 0 });
                 return Ok(Report::new(text, json));
             }
@@ -182,9 +190,12 @@ impl Cluster {
 
     fn undrain(&self, args: &NodeArgs) -> Result<Report, Failure> {
         let id = args.node;
-        self.node(id)?;
+        let node = self.node(id)?;
         self.set_cordon(id, "undrain")?;
-        let text = format!("node {id} gets new replicas again, and soon what it is to lead\n");
+        let text = match node.read_only {
+            true => format!("consumers are sent to node {id} again\n"),
+            false => format!("node {id} gets new replicas again, and soon what it is to lead\n"),
+        };
         Ok(Report::new(text, json!({ "node": id, "cordoned": false })))
     }
 

@@ -11,6 +11,7 @@ mod group;
 mod kafka;
 mod mover;
 mod plan;
+mod readers;
 mod table;
 mod topic;
 mod wal;

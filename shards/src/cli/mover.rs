@@ -16,6 +16,7 @@ use super::kafka::{
     CHANGE_TIMEOUT_MS, Kafka, KafkaError, Refusal, in_versions, known_topics, name_of, topic_name,
 };
 use super::plan::{At, Move};
+use super::readers::take_readers;
 
 const POLL: Duration = Duration::from_millis(500);
 /// How often it is looked in vain whether another partition has come to where it is to be: an hour.
@@ -50,7 +51,9 @@ impl Mover {
     pub(super) fn partitions(&mut self) -> Result<BTreeMap<At, Vec<i32>>, KafkaError> {
         let answer = self.kafka.metadata(None)?;
         let mut partitions = BTreeMap::new();
-        for topic in known_topics(answer.topics).0 {
+        let (mut topics, _) = known_topics(answer.topics);
+        take_readers(&mut self.kafka, &mut topics)?;
+        for topic in topics {
             for partition in &topic.partitions {
                 let nodes = partition.replica_nodes.iter().map(|node| node.0).collect();
                 partitions.insert((name_of(&topic), partition.partition_index), nodes);

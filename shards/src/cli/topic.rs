@@ -24,6 +24,7 @@ use super::kafka::{
     CHANGE_TIMEOUT_MS, EARLIEST, Kafka, KafkaError, LATEST, Refusal, in_versions, known_topics,
     name_of, topic_name,
 };
+use super::readers::take_readers;
 use super::table::{Report, Table, join, known};
 
 /// Kafka's number for a topic as a resource, for "set on the topic", and for setting and resetting.
@@ -87,7 +88,8 @@ fn replicas_of(topic: &MetadataResponseTopic) -> usize {
 
 fn list(kafka: &mut Kafka, names: &[String], internal: bool) -> Result<Report, KafkaError> {
     let answer = kafka.metadata((!names.is_empty()).then_some(names))?;
-    let (topics, unknown) = known_topics(answer.topics);
+    let (mut topics, unknown) = known_topics(answer.topics);
+    take_readers(kafka, &mut topics)?;
     let mut table = Table::new(&["NAME", "PARTITIONS", "REPLICAS"]);
     let mut found = Vec::new();
     for topic in &topics {
@@ -125,7 +127,8 @@ pub(super) fn with_unknown(
 
 fn describe(kafka: &mut Kafka, names: &[String]) -> Result<Report, KafkaError> {
     let answer = kafka.metadata(Some(names))?;
-    let (topics, unknown) = known_topics(answer.topics);
+    let (mut topics, unknown) = known_topics(answer.topics);
+    let readers = take_readers(kafka, &mut topics)?;
     let begins = kafka.offsets(&topics, EARLIEST)?;
     let ends = kafka.offsets(&topics, LATEST)?;
     let configs = configs(kafka, &topics)?;
@@ -142,8 +145,11 @@ fn describe(kafka: &mut Kafka, names: &[String]) -> Result<Report, KafkaError> {
         for (key, value) in &set {
             text.push_str(&format!("  {key} = {value}\n"));
         }
-        let mut table =
-            Table::new(&["PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "START", "END"]);
+        let mut head = vec!["PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "START", "END"];
+        if !readers.is_empty() {
+            head.push("READ-ONLY");
+        }
+        let mut table = Table::new(&head);
         let mut partitions = Vec::new();
         for partition in &topic.partitions {
             let at = (name.clone(), partition.partition_index);
@@ -153,16 +159,18 @@ fn describe(kafka: &mut Kafka, names: &[String]) -> Result<Report, KafkaError> {
             };
             let (replicas, isr) = (nodes(&partition.replica_nodes), nodes(&partition.isr_nodes));
             let leader = (partition.leader_id.0 >= 0).then_some(partition.leader_id.0);
+            let read_only: Vec<i32> = readers.get(&at).into_iter().flatten().copied().collect();
             partitions.push(json!({
                 "partition": partition.partition_index,
                 "leader": leader,
                 "leader_epoch": partition.leader_epoch,
                 "replicas": replicas,
                 "isr": isr,
+                "read_only_replicas": read_only,
                 "start_offset": begin,
                 "end_offset": end,
             }));
-            table.row([
+            let mut row = vec![
                 partition.partition_index.to_string(),
                 known(leader.map(i64::from)),
                 partition.leader_epoch.to_string(),
@@ -170,7 +178,11 @@ fn describe(kafka: &mut Kafka, names: &[String]) -> Result<Report, KafkaError> {
                 join(isr),
                 known(begin),
                 known(end),
-            ]);
+            ];
+            if !readers.is_empty() {
+                row.push(join(read_only));
+            }
+            table.row(row);
         }
         text.push_str(&table.to_text());
         text.push('\n');

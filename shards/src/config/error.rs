@@ -62,6 +62,15 @@ pub enum ConfigError {
         "`cluster.bootstrap` begins a cluster and `cluster.join` joins one; take one of the two on each node"
     )]
     BootstrapAndJoin,
+    #[error(
+        "`cluster.read_only` is for a node that joins by cluster.join: `{key}` would give it a vote; leave that out, here and \
+         for this node on the others"
+    )]
+    ReadOnlyVotes { key: &'static str },
+    #[error(
+        "`cluster.read_only` is for a node of a cluster: set `cluster.join` to the Raft address of any node that runs"
+    )]
+    ReadOnlyAlone,
     #[error("flag --{flag}: not available in this version; leave it out")]
     ClusterFlagNotAvailable { flag: &'static str },
     #[error(

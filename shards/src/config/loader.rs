@@ -289,6 +289,13 @@ impl Loader {
         for (key, _) in ways.into_iter().filter(|(_, given)| *given && !cluster.nodes.is_empty()) {
             self.errors.push(ConfigError::WayAndList { key });
         }
+        let votes = [
+            ("cluster.bootstrap", cluster.bootstrap),
+            ("cluster.nodes", !cluster.nodes.is_empty()),
+        ];
+        for (key, _) in votes.into_iter().filter(|(_, given)| *given && cluster.read_only) {
+            self.errors.push(ConfigError::ReadOnlyVotes { key });
+        }
         if cluster.bootstrap && cluster.join.is_some() {
             self.errors.push(ConfigError::BootstrapAndJoin);
         }

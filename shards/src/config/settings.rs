@@ -170,6 +170,10 @@ settings! {
         /// The Raft address of any node of a running cluster, which this node joins, without cluster.nodes. Once it is part
         /// of it, this has no effect any more.
         join: Option<HostPort> = None;
+        /// Whether this node, which joins a cluster by cluster.join, has a replica for readers of every partition, and nothing
+        /// else: it never votes, leads or counts as in sync, and nobody waits for it. A node stays read-only, or not, until it
+        /// is removed from its cluster.
+        read_only: bool = false;
         /// How often a node that waits for its cluster looks whether the others are there.
         probe_interval_ms: u64 [100, 60_000] = 2000;
         /// How long a node with another data directory than the cluster knows it by must ask, unheard the other, until it

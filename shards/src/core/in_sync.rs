@@ -7,11 +7,11 @@
 //! noted for each replica. So who hangs is found out after the time that is set, and before one and a half times that has
 //! passed, as in Kafka; a turn of ticks later on a shard with many groups.
 //!
-//! - I1: the leader is in sync with itself; learners are not asked.
+//! - I1: the leader is in sync with itself; learners are not asked. Where consumers are sent, learners are looked at alike.
 //! - I2: what is committed is decided by Raft's quorum alone. That too few replicas are in sync refuses batches before they
 //!   are appended.
 
-use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId};
+use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId};
 
 use super::group::Group;
 use super::{ProduceError, ShardCore};
@@ -83,6 +83,11 @@ impl Group {
     /// Those in sync that hold all that is applied here.
     pub(super) fn voters_that_show_all(&self) -> impl Iterator<Item = ReplicaId> {
         self.holders(self.lag_marks.before.max(self.raft.applied()))
+    }
+
+    /// The learners that keep up as a voter in sync does, and hold all records before `offset`.
+    pub(super) fn learners_that_show(&self, offset: Offset) -> impl Iterator<Item = ReplicaId> {
+        self.raft.learners_that_hold(self.lag_marks.before, offset)
     }
 
     /// A replica that is lost holds nothing, whatever is answered in its place.

@@ -170,16 +170,18 @@ impl ShardCore {
         plan
     }
 
-    /// The replicas of a partition led from here to which consumers may be sent: in sync, with all that readers see here, and
-    /// heard of so lately that they know that they are current. None if it is not led from here.
-    pub fn read_replicas(&self, group: GroupId) -> impl Iterator<Item = ReplicaId> {
+    /// The replicas of a partition led from here to which consumers may be sent that want what lies at `offset`. Those that
+    /// vote: in sync, and with all that readers see here. Those that do not are behind a little as long as there are writes,
+    /// since nobody waits for them: it is enough that they keep up, and hold what lies before the offset. All of them: heard of
+    /// so lately that they know that they are current. None if the partition is not led from here.
+    pub fn read_replicas(&self, group: GroupId, offset: Offset) -> impl Iterator<Item = ReplicaId> {
         let led = self.live(group).filter(|group| group.is_ready());
         let shared = &self.shared;
         led.into_iter().flat_map(move |group| {
             let serves = move |replica: &ReplicaId| {
                 *replica == group.raft.replica() || group.is_current_elsewhere(*replica, shared)
             };
-            group.voters_that_show_all().filter(serves)
+            group.voters_that_show_all().chain(group.learners_that_show(offset)).filter(serves)
         })
     }
 

@@ -7,7 +7,7 @@
 //! The way: whoever is missing becomes a learner; those that have caught up become voters in one joint change, together
 //! with the removal of as many others as there are too many then; learners that nobody wants go last.
 //!
-//! - I1: a replica votes only once it has caught up.
+//! - I1: a replica votes only once it has caught up; one that is to learn only never does.
 //! - I2: a group has never fewer voters than it had or is to have; and not fewer than it had before all that are to vote do.
 //! - I3: no change is proposed unless of each configuration that it leads through a majority is in reach and has caught up:
 //!   it could not be left again.
@@ -19,7 +19,7 @@ use chronik_engine::ids::{GroupId, NodeId, RaftIndex, ReplicaId};
 use chronik_replication::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Members, PeerProgress};
 
 use super::ShardCore;
-use crate::catalog::{Broker, Catalog, Incarnation, Partition};
+use crate::catalog::{Broker, Catalog, Incarnation, Partition, Placement};
 
 /// Voters of the catalog's group. More would make its commits slower and little safer.
 pub const META_VOTERS_MAX: usize = 7;
@@ -48,13 +48,13 @@ impl Wanted {
     /// What a partition's group is to have.
     #[must_use]
     pub fn of(partition: &Partition) -> Wanted {
-        let voters = partition.replicas.iter().map(|placement| placement.replica).collect();
-        Wanted { voters, learners: BTreeSet::new() }
+        let ids = |placements: &[Placement]| placements.iter().map(|one| one.replica).collect();
+        Wanted { voters: ids(&partition.replicas), learners: ids(&partition.readers) }
     }
 
     /// What the catalog's own group is to have: a replica of every broker, and of the nodes that the cluster began with
-    /// also those that have not registered yet. Some vote: those that do now first, and none that is cordoned, so that a
-    /// broker can go without taking a vote along.
+    /// also those that have not registered yet. Some vote: those that do now first, none that is read-only, and none that is
+    /// cordoned, so that a broker can go without taking a vote along.
     #[must_use]
     pub fn of_meta(catalog: &Catalog, first: &[FirstVoter], now: &Members) -> Wanted {
         let is_to_come = |one: &&FirstVoter| {
@@ -67,7 +67,7 @@ impl Wanted {
         // Where all of them are cordoned, somebody has to vote.
         let has_open = catalog.open_brokers().next().is_some();
         let (learning, mut voting): (Vec<&Arc<Broker>>, Vec<&Arc<Broker>>) =
-            catalog.brokers().partition(|broker| has_open && broker.is_cordoned);
+            (catalog.brokers()).partition(|b| b.is_read_only || (has_open && b.is_cordoned));
         voting.sort_by_key(|broker| !now.voters.contains(&broker.meta_replica));
         let places = META_VOTERS_MAX.saturating_sub(voters.len()).min(voting.len());
         let learning = learning.into_iter().chain(voting.split_off(places));
@@ -352,6 +352,32 @@ mod tests {
         let own_last = next_step(ReplicaId(2), &want, &now, &[peer(1, 1_000)], COMMIT);
         assert_eq!(own_last, change(&[(AddLearnerNode, 2)]));
         assert_eq!(step(&want, &members(&[1], &[2]), &[(2, 1_000)]), Step::Settled);
+    }
+
+    #[test]
+    fn given_read_only_nodes_when_members_are_wanted_then_they_learn_and_never_vote() {
+        let read_only = Broker { is_read_only: true, ..broker(3, 3) };
+        let all = (1..=2).map(|node| broker(node, node.into())).chain([read_only]);
+        let mut catalog = catalog_of(all);
+        let now = members(&[1, 2], &[]);
+        assert_eq!(Wanted::of_meta(&catalog, &[], &now), wanted(&[1, 2], &[3]));
+        // Nor if it were one by mistake, or nobody else is open.
+        let by_mistake = members(&[1, 2, 3], &[]);
+        assert_eq!(Wanted::of_meta(&catalog, &[], &by_mistake), wanted(&[1, 2], &[3]));
+        catalog.apply(&CatalogCommand::CordonBroker { node: NodeId(2), is_cordoned: true });
+        assert_eq!(Wanted::of_meta(&catalog, &[], &now), wanted(&[1], &[2, 3]));
+        let want = wanted(&[1, 2], &[9]);
+        let begun = step(&want, &members(&[1, 2], &[]), &[(2, 1_000)]);
+        assert_eq!(begun, change(&[(AddLearnerNode, 9)]));
+        let peers = [(2, 1_000), (9, 1_000)];
+        assert_eq!(step(&want, &members(&[1, 2], &[9]), &peers), Step::Settled);
+        let away = step(&wanted(&[1, 2], &[]), &members(&[1, 2], &[9]), &peers);
+        assert_eq!(away, change(&[(RemoveNode, 9)]));
+        // Beside it replicas come and go as ever.
+        let want = wanted(&[1, 2, 4], &[9]);
+        let peers = [(2, 1_000), (3, 1_000), (4, 1_000), (9, 0)];
+        let swap = step(&want, &members(&[1, 2, 3], &[4, 9]), &peers);
+        assert_eq!(swap, change(&[(AddNode, 4), (RemoveNode, 3)]));
     }
 
     #[test]

@@ -75,6 +75,7 @@ fn broker() -> Broker {
         meta_replica: ReplicaId(5),
         raft_addr: String::new(),
         is_cordoned: false,
+        is_read_only: false,
     }
 }
 

@@ -74,6 +74,9 @@ pub fn catalog_error(error: &CatalogError) -> ResponseError {
         | CatalogError::LastOpenBroker { .. }
         | CatalogError::RetiredIncarnation { .. }
         | CatalogError::OtherIncarnation { .. }
+        | CatalogError::OtherRole { .. }
+        | CatalogError::ReadOnlyAlone { .. }
+        | CatalogError::TooManyReadOnly { .. }
         | CatalogError::TopicIdInUse { .. } => ResponseError::InvalidRequest,
         CatalogError::ProducerIdsExhausted => ResponseError::UnknownServerError,
         CatalogError::OtherCluster { .. } => ResponseError::InconsistentClusterId,

@@ -94,18 +94,22 @@ fn client_rack<'a>(shard: &Shard, request: &'a FetchRequest) -> Option<&'a str> 
     (is_rack_aware && !request.rack_id.is_empty()).then_some(&*request.rack_id)
 }
 
-/// The replicas in a rack; none if this node stands there itself.
+/// The replicas in a rack, those for readers first; none if this node stands there itself. A read-only node that is drained
+/// has no new readers.
 fn closer_replicas(
     catalog: &Catalog,
     partition: &Partition,
     rack: &str,
     here: NodeId,
 ) -> Vec<(NodeId, ReplicaId)> {
-    let is_there = |node| catalog.broker(node).is_some_and(|b| b.rack.as_deref() == Some(rack));
-    if is_there(here) {
+    let of_rack = |node| catalog.broker(node).filter(|b| b.rack.as_deref() == Some(rack));
+    if of_rack(here).is_some() {
         return Vec::new();
     }
-    let there = partition.replicas.iter().filter(|place| is_there(place.node));
+    let takes_readers =
+        |node| of_rack(node).is_some_and(|broker| !(broker.is_read_only && broker.is_cordoned));
+    let all = partition.readers.iter().chain(&partition.replicas);
+    let there = all.filter(|place| takes_readers(place.node));
     there.map(|place| (place.node, place.replica)).collect()
 }
 

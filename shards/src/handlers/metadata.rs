@@ -1,5 +1,8 @@
 //! Metadata: the brokers, the topics and who leads their partitions; topics asked for by name are made on the way where
 //! that is allowed.
+//!
+//! - I1: a node to which leaders send consumers is among a partition's replicas here, since Kafka's Java client goes to no other.
+//!   A read-only one stands in both lists, replicas and those in sync, or in neither: it is nothing that a partition can lack.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -206,6 +209,12 @@ impl Known {
         self.leaders.values().any(|leader| leader.node == node)
     }
 
+    /// The read-only nodes to which consumers of a partition may be sent.
+    fn readers<'a>(&'a self, partition: &'a Partition) -> impl Iterator<Item = BrokerId> + 'a {
+        self.in_sync.readers(partition).map(|node| broker_id(node.0))
+    }
+
+    /// Of the replicas that vote.
     pub(super) fn nodes(&self, partition: &Partition) -> Nodes {
         let ids = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|n| broker_id(n.0)).collect();
         Nodes {
@@ -236,7 +245,11 @@ fn describe_partitions(topic: &Topic, known: &Known) -> Vec<MetadataResponsePart
     (0..)
         .zip(&topic.partitions)
         .map(|(number, partition)| {
-            let nodes = known.nodes(partition);
+            let mut nodes = known.nodes(partition);
+            for reader in known.readers(partition) {
+                nodes.replicas.push(reader); // I1
+                nodes.in_sync.push(reader);
+            }
             let described = MetadataResponsePartition::default()
                 .with_partition_index(number)
                 .with_replica_nodes(nodes.replicas)

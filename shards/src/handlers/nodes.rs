@@ -53,7 +53,7 @@ fn refusal(catalog: &Catalog, node: NodeId, is_cordoned: bool) -> Option<(u16, S
     if catalog.broker(node).is_none() {
         return Some((404, format!("there is no node {node}\n")));
     }
-    let is_another_open = catalog.brokers().any(|b| b.node != node && !b.is_cordoned);
+    let is_another_open = catalog.open_brokers().any(|broker| broker.node != node);
     (is_cordoned && !is_another_open).then(|| {
         let why = format!("node {node} is the last one that takes replicas and leads partitions\n");
         (409, why)

@@ -138,7 +138,7 @@ impl Shard {
             return None;
         }
         let core = self.core.borrow();
-        let holders: Vec<ReplicaId> = core.read_replicas(read.group).collect();
+        let holders: Vec<ReplicaId> = core.read_replicas(read.group, read.offset).collect();
         let fits = |(node, replica): &&(NodeId, ReplicaId)| {
             holders.contains(replica) && self.links().is_some_and(|links| links.is_up(*node))
         };

@@ -76,8 +76,11 @@ pub(super) fn way(config: &Config, locked: &LockedDir) -> Result<Option<Way>, Fa
     }
 }
 
-/// A node that stays alone cannot keep more than one replica of anything.
+/// A node that stays alone cannot keep more than one replica of anything, and nobody would write for it.
 fn check_alone(config: &Config) -> Result<(), Failure> {
+    if config.cluster.read_only {
+        return Err(ConfigErrors(vec![ConfigError::ReadOnlyAlone]).into());
+    }
     let factor = config.kafka.default_replication_factor;
     let too_high = ConfigError::ReplicationFactorTooHigh { factor, nodes: 1 };
     if factor <= 1 { Ok(()) } else { Err(ConfigErrors(vec![too_high]).into()) }
@@ -173,6 +176,7 @@ fn introduction(config: &Config, raft_addr: String, shards: u16) -> Introduction
         raft_addr,
         shards,
         rack: config.kafka.broker_rack.as_ref().map(|rack| rack.0.clone()),
+        is_read_only: config.cluster.read_only,
     }
 }
 

@@ -56,6 +56,7 @@ impl Run {
             meta_replica: here.meta_replica,
             raft_addr: String::new(),
             is_cordoned: false,
+            is_read_only: false,
         };
         let cluster_id = ClusterId(Uuid::from_u128(1));
         let replica_seed = self.rng.random();

@@ -42,6 +42,7 @@ impl Run {
             meta_replica: ReplicaId(1),
             raft_addr: String::new(),
             is_cordoned: false,
+            is_read_only: false,
         };
         let cluster_id = ClusterId(Uuid::from_u128(1));
         let replica_seed = 1;

@@ -64,6 +64,7 @@ fn introduction() -> Introduction {
         raft_addr: "host4:9192".to_owned(),
         shards: 2,
         rack: None,
+        is_read_only: false,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::formation::durable::Durable;
 use crate::formation::forming::{Forming, Timing};
 use crate::formation::net::{Ask, Event, ask_peer, now};
 use crate::formation::peer::PeerProblem;
-use crate::formation::protocol::{Envelope, Reply, Request};
+use crate::formation::protocol::{Envelope, MESSAGE_VERSION, Reply, Request};
 use crate::formation::report::Reporter;
 use crate::formation::store::FormationStore;
 use crate::formation::{
@@ -409,11 +409,12 @@ fn given_peers_of_all_kinds_when_asked_then_each_problem_has_its_name() {
     };
     assert_eq!(talks(vec![]), PeerProblem::NoAnswer);
     assert_eq!(talks(b"HTTP/1.1 400 Bad Request\r\n\r\n......".to_vec()), PeerProblem::Garbled);
-    assert_eq!(talks(framed(vec![2; 64])), PeerProblem::Version { found: 2, own: 1 });
-    assert_eq!(talks(framed(vec![1; 64])), PeerProblem::SecretDiffers);
-    let mut newer = framed(vec![2; 64]);
+    let own = MESSAGE_VERSION;
+    assert_eq!(talks(framed(vec![own - 1; 64])), PeerProblem::Version { found: own - 1, own });
+    assert_eq!(talks(framed(vec![own; 64])), PeerProblem::SecretDiffers);
+    let mut newer = framed(vec![own; 64]);
     newer[4] = 9;
-    assert_eq!(talks(newer), PeerProblem::Version { found: 9, own: 1 });
+    assert_eq!(talks(newer), PeerProblem::Version { found: 9, own });
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::trio::{AGE_TICKS, Trio};
 use super::*;
+use crate::core::reconcile::Wanted;
 
 fn barrier(trio: &mut Trio, at: usize, token: u64) -> Result<ReadBarrier, FetchError> {
     trio.cores[at].read_barrier(GROUP, Token(token))
@@ -300,7 +301,8 @@ fn given_a_follower_that_stood_still_when_it_is_asked_before_it_has_heard_anythi
 fn given_a_leader_when_it_is_asked_where_consumers_may_read_then_it_names_who_shows_all() {
     let mut trio = Trio::led();
     trio.produced(0, batch(1), 1);
-    let named = |trio: &Trio, at: usize| trio.cores[at].read_replicas(GROUP).collect::<Vec<_>>();
+    let named =
+        |trio: &Trio, at: usize| trio.cores[at].read_replicas(GROUP, Offset(0)).collect::<Vec<_>>();
     assert_eq!(named(&trio, 0), [ReplicaId(11)], "the others would send consumers back");
     trio.pass(AGE_TICKS);
     assert_eq!(named(&trio, 0), [ReplicaId(11), ReplicaId(12), ReplicaId(13)]);
@@ -319,6 +321,49 @@ fn given_a_leader_when_it_is_asked_where_consumers_may_read_then_it_names_who_sh
     let sent = trio.cores[0].figures().sent;
     assert!(sent.appends > 0 && sent.vote_requests > 0, "{sent:?}");
     assert_eq!(trio.cores[0].figures().leaders, 1);
+}
+
+#[test]
+fn given_a_learner_when_consumers_want_what_it_holds_then_it_is_named_and_counts_for_nothing_else()
+{
+    let mut trio = Trio::led();
+    trio.produced(0, batch(1), 1);
+    let ids = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect();
+    let wanted = Wanted { voters: ids(&[11, 12]), learners: ids(&[13]) };
+    for _ in 0..10 {
+        trio.cores[0].reconcile(GROUP, &wanted);
+        trio.tick();
+        trio.settle();
+    }
+    assert!(!trio.cores[0].has_other_members(GROUP, &wanted));
+    trio.pass(AGE_TICKS);
+    let named = |trio: &Trio, offset: i64| {
+        trio.cores[0].read_replicas(GROUP, Offset(offset)).map(|id| id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(named(&trio, 1), [11, 12, 13]);
+    trio.cut(2);
+    assert_eq!(trio.produced(0, batch(1), 2), 1);
+    assert_eq!(named(&trio, 1), [11, 12, 13], "it has all before that, and the rest is on its way");
+    assert_eq!(named(&trio, 2), [11, 12]);
+    assert_eq!(trio.cores[0].in_sync(GROUP), Some(vec![ReplicaId(11), ReplicaId(12)]));
+    assert_eq!(trio.cores[0].under_replicated().count(), 0);
+    assert_eq!(trio.cores[0].check_in_sync(GROUP, 3), Ok(()), "there are two that vote");
+    trio.tell_lost(0, 2);
+    trio.tick();
+    trio.settle();
+    assert_eq!(named(&trio, 0), [11, 12], "it takes nothing now");
+    trio.join(2);
+    trio.tell_found(0, 2);
+    for _ in 0..10 {
+        trio.tick();
+        trio.settle();
+    }
+    assert_eq!(named(&trio, 2), [11, 12, 13]);
+    // With the other voter gone it does not help either.
+    trio.cut(1);
+    trio.produce(0, batch(1), 3).unwrap();
+    trio.settle();
+    assert!(!trio.replies.iter().any(|(_, token, _)| *token == Token(3)));
 }
 
 #[test]

@@ -93,6 +93,7 @@ fn broker_of(asked: &JoinRequest) -> Broker {
         meta_replica: asked.replica,
         raft_addr: introduction.raft_addr,
         is_cordoned: false,
+        is_read_only: introduction.is_read_only,
     }
 }
 

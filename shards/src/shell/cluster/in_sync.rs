@@ -95,6 +95,8 @@ impl InSync {
 pub struct InSyncView {
     short: Short,
     silent: BTreeSet<NodeId>,
+    /// Read-only nodes that consumers are not sent to.
+    drained: BTreeSet<NodeId>,
 }
 
 impl InSyncView {
@@ -107,6 +109,12 @@ impl InSyncView {
         };
         let nodes = partition.replicas.iter().filter(is_in_sync).map(|place| place.node);
         nodes.filter(|node| !self.silent.contains(node))
+    }
+
+    /// The read-only nodes to which consumers of a partition may be sent.
+    pub fn readers<'a>(&'a self, partition: &'a Partition) -> impl Iterator<Item = NodeId> + 'a {
+        let nodes = partition.readers.iter().map(|place| place.node);
+        nodes.filter(|node| !self.silent.contains(node) && !self.drained.contains(node))
     }
 
     /// The nodes with replicas of a partition that cannot be heard.
@@ -125,7 +133,8 @@ pub async fn in_sync_of(shard: &Rc<Shard>, topics: impl Iterator<Item = &Topic>)
     let mut silent: BTreeSet<NodeId> = BTreeSet::new();
     for partition in topics.flat_map(|topic| &topic.partitions) {
         groups.insert(partition.group);
-        let others = partition.replicas.iter().map(|place| place.node).filter(|n| *n != here);
+        let all = partition.replicas.iter().chain(&partition.readers);
+        let others = all.map(|place| place.node).filter(|node| *node != here);
         silent.extend(others.filter(|node| !links.is_up(*node)));
         if let Some(placement) = partition.placement_on(here) {
             by_shard.entry(placement.shard).or_default().push(partition.group);
@@ -147,7 +156,13 @@ pub async fn in_sync_of(shard: &Rc<Shard>, topics: impl Iterator<Item = &Topic>)
     let mut short = told.await.unwrap_or_default();
     // A leader on this node knows better than what was said before it led.
     short.extend(led.into_iter().flatten().flatten());
-    InSyncView { short, silent }
+    let drained = shard
+        .catalog()
+        .read_only_brokers()
+        .filter(|broker| broker.is_cordoned)
+        .map(|b| b.node)
+        .collect();
+    InSyncView { short, silent, drained }
 }
 
 impl Shard {

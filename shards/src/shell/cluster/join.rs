@@ -228,6 +228,7 @@ mod tests {
             meta_replica: ReplicaId(9),
             raft_addr: String::new(),
             is_cordoned: false,
+            is_read_only: false,
         };
         let cluster_id = ClusterId(Uuid::from_u128(2));
         let command = CatalogCommand::RegisterBroker {

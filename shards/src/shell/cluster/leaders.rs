@@ -61,7 +61,8 @@ pub async fn leaders_of(
     leaders
 }
 
-/// Whether the nodes that can be heard from here are, with this one, a majority. Cancel-safe.
+/// Whether the nodes that can be heard from here are, with this one, a majority; read-only ones decide nothing and do not
+/// count. Cancel-safe.
 pub async fn hears_majority(shard: &Rc<Shard>) -> bool {
     let asked = shard.on(META_SHARD, |there| {
         let hears = there.hears_majority();
@@ -76,8 +77,9 @@ impl Shard {
         let here = self.node.config.node_id;
         let catalog = self.catalog();
         let is_heard = |node: NodeId| node == here || links.is_up(node);
-        let heard = catalog.brokers().filter(|broker| is_heard(broker.node)).count();
-        heard * 2 > catalog.brokers().count()
+        let deciding = || catalog.brokers().filter(|broker| !broker.is_read_only);
+        let heard = deciding().filter(|broker| is_heard(broker.node)).count();
+        heard * 2 > deciding().count()
     }
 
     /// The leaders of partitions that have a replica on this shard; and which of them have none after all, because it

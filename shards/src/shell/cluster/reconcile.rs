@@ -191,7 +191,16 @@ impl Shard {
         let own = self.node.config.node_id;
         let adding = partition.replicas.iter().filter(|p| partition.adding.contains(&p.replica));
         let mut nodes = adding.map(|placement| placement.node).peekable();
-        nodes.peek().is_some() && nodes.all(|node| node != own && !links.is_up(node))
+        let is_lost = nodes.peek().is_some() && nodes.all(|node| node != own && !links.is_up(node));
+        is_lost && !self.lacks_reader(partition)
+    }
+
+    /// Whether a replica for readers is to begin, which nothing has to wait for.
+    fn lacks_reader(&self, partition: &Partition) -> bool {
+        let members = self.with_core(|core| core.members(partition.group));
+        members.is_some_and(|(members, _)| {
+            partition.readers.iter().any(|reader| !members.contains(reader.replica))
+        })
     }
 
     /// Tells the catalog that a partition is settled, unless that is under way. Lost, it is told again by a later look.

@@ -192,6 +192,7 @@ impl Shard {
             meta_replica: self.with_core(|core| core.replica(GroupId::META))?,
             raft_addr,
             is_cordoned: false,
+            is_read_only: node.config.cluster.read_only,
         };
         let cluster_id = ClusterId(node.cluster_uuid);
         Some(CatalogCommand::RegisterBroker {

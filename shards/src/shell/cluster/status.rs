@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::META_SHARD;
-use crate::catalog::{Catalog, Partition};
+use crate::catalog::{Catalog, Partition, Placement};
 use crate::handlers::replicas::wanted_by_default;
 use crate::shell::shard::Shard;
 
@@ -32,6 +32,9 @@ const REPORT_BYTES_MAX: usize = 64 << 20;
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Partitions that the text names one by one.
 const NAMED_MAX: usize = 20;
+/// The width of what is said of a node; more where some are read-only.
+const STATE_WIDTH: usize = 14;
+const STATE_WIDTH_READ_ONLY: usize = 26;
 
 /// A replica that is behind, as its leader knows it.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -60,6 +63,8 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// Partitions with a replica that is behind, by the node that it is on.
     pub under_replicated: Vec<PartitionStatus>,
+    /// Partitions with a replica for readers that is behind, by the node that it is on. Nobody waits for those.
+    pub read_only_behind: Vec<PartitionStatus>,
     /// Partitions that no node which can be heard leads.
     pub leaderless: Vec<PartitionStatus>,
     /// Partitions whose replicas are on their way to other nodes, or to another disk.
@@ -94,6 +99,8 @@ pub struct NodeStatus {
     pub up: bool,
     /// Whether it is drained: it gets no new replicas and leads nothing by preference.
     pub cordoned: bool,
+    /// Whether it has replicas for readers alone.
+    pub read_only: bool,
     /// Partitions that it leads.
     pub leaders: usize,
     /// Replicas of partitions that it has, or if it cannot be heard is to have.
@@ -208,6 +215,7 @@ impl Shard {
                 kafka_addr: format!("{}:{}", broker.host, broker.port),
                 up: report.is_some(),
                 cordoned: broker.is_cordoned,
+                read_only: broker.is_read_only,
                 leaders: report
                     .map_or(0, |r| r.led.iter().filter(|g| **g != GroupId::META).count()),
                 replicas: report.map_or_else(|| placed(broker.node), |report| report.replicas),
@@ -218,7 +226,12 @@ impl Shard {
             cluster_id: self.node.cluster_id.clone(),
             controller: reports.iter().find(leads_meta).map(|(node, _)| node.0),
             nodes: nodes.collect(),
-            under_replicated: under_replicated(&catalog, reports),
+            under_replicated: behind(&catalog, reports, |partition, place| {
+                !partition.readers.contains(place)
+            }),
+            read_only_behind: behind(&catalog, reports, |partition, place| {
+                partition.readers.contains(place)
+            }),
             leaderless: leaderless(&catalog, reports),
             moving: count(&catalog, |partition| !partition.is_settled()),
             single_replica: count(&catalog, |partition| partition.replicas.len() == 1),
@@ -242,7 +255,12 @@ fn fewer_replicas(catalog: &Catalog, than: usize) -> Vec<TopicReplicas> {
     fewest.filter(|topic| topic.replicas < than).collect()
 }
 
-fn under_replicated(catalog: &Catalog, reports: &BTreeMap<NodeId, Report>) -> Vec<PartitionStatus> {
+/// The partitions with a replica that is behind, of those that `counts` says.
+fn behind(
+    catalog: &Catalog,
+    reports: &BTreeMap<NodeId, Report>,
+    counts: impl Fn(&Partition, &Placement) -> bool,
+) -> Vec<PartitionStatus> {
     let mut behind: BTreeMap<GroupId, Vec<(ReplicaId, u64)>> = BTreeMap::new();
     for one in reports.values().flat_map(|report| &report.behind) {
         behind.entry(one.group).or_default().push((one.replica, one.entries));
@@ -250,7 +268,8 @@ fn under_replicated(catalog: &Catalog, reports: &BTreeMap<NodeId, Report>) -> Ve
     partitions(catalog, |partition| {
         let late = behind.get(&partition.group)?.iter();
         // Of what went with a disk there is nothing to say, but of what takes its place.
-        let of_use = |replica| partition.placement_of(replica).filter(|p| !partition.is_lost(p));
+        let is_of_use = |place: &Placement| !partition.is_lost(place) && counts(partition, place);
+        let of_use = |replica| partition.placement_of(replica).filter(is_of_use);
         let late = late.filter_map(|(replica, entries)| Some((of_use(*replica)?.node.0, *entries)));
         let late: BTreeMap<u32, u64> = late.collect();
         (!late.is_empty()).then_some(late)
@@ -287,20 +306,23 @@ impl ClusterStatus {
         let controller = self.controller.map_or("nobody".to_owned(), |node| format!("node {node}"));
         // Writing to a String cannot fail.
         _ = writeln!(text, "cluster {}, the catalog is led by {controller}\n", self.cluster_id);
+        let has_read_only = self.nodes.iter().any(|node| node.read_only);
+        let width = if has_read_only { STATE_WIDTH_READ_ONLY } else { STATE_WIDTH };
         _ = writeln!(
             text,
-            "{:>4}  {:<24}{:<14}{:>8}{:>10}",
+            "{:>4}  {:<24}{:<width$}{:>8}{:>10}",
             "node", "Kafka", "state", "leaders", "replicas"
         );
         for node in &self.nodes {
-            let state = match (node.up, node.cordoned) {
-                (true, false) => "up",
-                (true, true) => "up, drained",
-                (false, false) => "down",
-                (false, true) => "down, drained",
-            };
+            let state = if node.up { "up" } else { "down" };
+            let is = [(node.read_only, ", read-only"), (node.cordoned, ", drained")];
+            let is: String = is.iter().filter(|(is, _)| *is).map(|(_, what)| *what).collect();
             let NodeStatus { id, kafka_addr, leaders, replicas, .. } = node;
-            _ = writeln!(text, "{id:>4}  {kafka_addr:<24}{state:<14}{leaders:>8}{replicas:>10}");
+            let state = state.to_owned() + &is;
+            _ = writeln!(
+                text,
+                "{id:>4}  {kafka_addr:<24}{state:<width$}{leaders:>8}{replicas:>10}"
+            );
         }
         if !self.to_come.is_empty() {
             let ids: Vec<String> = self.to_come.iter().map(ToString::to_string).collect();
@@ -309,6 +331,10 @@ impl ClusterStatus {
         }
         let is_up = |id: u32| self.nodes.iter().any(|node| node.id == id && node.up);
         list(&mut text, "partitions with a replica behind", &self.under_replicated, is_up);
+        if has_read_only {
+            let what = "partitions with a read-only replica behind";
+            list(&mut text, what, &self.read_only_behind, is_up);
+        }
         list(&mut text, "partitions without a leader", &self.leaderless, is_up);
         _ = writeln!(text, "\npartitions whose replicas move: {}", self.moving);
         if self.nodes.len() > 1 && self.single_replica > 0 {
@@ -364,6 +390,7 @@ mod tests {
             kafka_addr: format!("host{id}:9092"),
             up,
             cordoned: false,
+            read_only: id == 3,
             leaders: 1,
             replicas: 2,
         };
@@ -376,23 +403,27 @@ mod tests {
         let status = ClusterStatus {
             cluster_id: "id".to_owned(),
             controller: Some(1),
-            nodes: vec![node(1, true), node(2, false)],
+            nodes: vec![node(1, true), node(2, false), node(3, true)],
             under_replicated: vec![
                 behind("a", &[(2, 0)]),
                 behind("b", &[(1, 0), (2, 1)]),
                 behind("c", &[(2, 4)]),
             ],
+            read_only_behind: vec![behind("d", &[(3, 7)])],
             leaderless: Vec::new(),
             moving: 0,
             single_replica: 0,
             default_replicas: 3,
             fewer_replicas: vec![fewer],
-            to_come: vec![3],
+            to_come: vec![4],
         };
         let text = status.to_text();
         for line in [
-            "   2  host2:9092              down                 1         2",
-            "nodes of cluster.nodes that are not part of the cluster yet: 3",
+            "   2  host2:9092              down                             1         2",
+            "   3  host3:9092              up, read-only                    1         2",
+            "partitions with a read-only replica behind: 1",
+            "  d-0 node 3 by 7 entries",
+            "nodes of cluster.nodes that are not part of the cluster yet: 4",
             "  a-0 node 2, which is down",
             "  b-0 node 1, which does not answer the leader; node 2 by 1 entry",
             "  c-0 node 2 by 4 entries",
