@@ -79,6 +79,7 @@ pub(super) struct Host {
     pub meta_replica: ReplicaId,
     /// It has these disks since after its cluster began.
     pub joins: bool,
+    pub is_read_only: bool,
     pub shards: Vec<Shard>,
     pub state: HostState,
     /// Counts its starts: what was meant for an earlier one is void.
@@ -130,6 +131,7 @@ impl Host {
             incarnation: Incarnation(Uuid::from_u128(rng.random())),
             meta_replica: ReplicaId(rng.random_range(1..u64::MAX)),
             joins: false,
+            is_read_only: false,
             shards: (0..shards).map(|_| shard(rng)).collect(),
             state: HostState::Down,
             life: 0,
@@ -175,12 +177,22 @@ impl Run {
     /// Makes the nodes, none of which runs.
     pub(super) fn make_hosts(&mut self) {
         for number in 0..self.swarm.nodes {
-            let host = Host::new(number, self.swarm.shards, &mut self.rng);
+            let mut host = Host::new(number, self.swarm.shards, &mut self.rng);
+            host.is_read_only = self.swarm.read_only == Some(number);
+            host.joins = host.is_read_only;
             self.hosts.push(host);
             let replica = self.hosts[number].meta_replica;
+            self.note_meta_replica(number);
             self.seats.insert((GroupId::META, replica), self.seat(number, 0));
         }
         self.form();
+    }
+
+    /// The oracle is told of a replica of the catalog on a read-only node.
+    pub(super) fn note_meta_replica(&mut self, host: usize) {
+        if self.hosts[host].is_read_only {
+            self.oracle.note_reader(GroupId::META, self.hosts[host].meta_replica);
+        }
     }
 
     pub(super) fn seat(&self, host: usize, shard: usize) -> Seat {

@@ -1,7 +1,8 @@
 //! `min.insync.replicas`: of how many replicas it is asked that they have what is acknowledged, and what must come of that.
 //!
 //! - I1: a batch that all are to have is acknowledged when as many disks hold it as were asked for, or as many as the group
-//!   has voters. One of two that went with its disk is answered for by the other, here, too.
+//!   has voters; those of read-only nodes do not count. One of two that went with its disk is answered for by the other,
+//!   here, too.
 //! - I2: none is taken by a leader that knows that it is out of reach of too many.
 
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
@@ -73,7 +74,9 @@ impl Oracle {
         let Some(group) = self.groups.get(&id) else { return (0, 0) };
         let at = group.chosen().partition_point(|known| known.end_offset <= offset);
         let Some(chosen) = group.chosen().get(at) else { return (0, 0) };
-        let entries = group.replicas.values().filter_map(|replica| replica.entries.get(at));
+        let counts = |replica: &ReplicaId| !group.readers.contains(replica);
+        let disks = group.replicas.iter().filter(|(replica, _)| counts(replica));
+        let entries = disks.filter_map(|(_, disk)| disk.entries.get(at));
         let voters = group.configs_in_force().into_iter().map(|config| config.voters.len()).min();
         let is_answered_for = |replica: &ReplicaId| {
             let disk = group.replicas.get(replica).filter(|disk| disk.is_lost);

@@ -23,6 +23,7 @@
 //! | `topics` | commands of the catalog on any node, and what a new catalog makes a node do |
 //! | `faults` | what goes wrong |
 //! | `moves` | disks that are lost, partitions that move, and how Raft's members follow |
+//! | `read_only` | what must be true of a node that is read-only, which every fourth run has |
 //! | `fills` | records that are copied from leaders |
 //! | `repairs` | segments that are damaged, and their repair |
 //! | `finish` | the end: everything heals, and must |
@@ -65,6 +66,7 @@ mod moves;
 mod net;
 mod offsets;
 pub mod oracle;
+mod read_only;
 mod readers;
 mod relaxed;
 mod repairs;
@@ -147,11 +149,13 @@ pub enum Bug {
     SkipInSync,
     /// Of the records that a replica copies in the place of damaged ones the first ones are left out.
     RepairGap,
+    /// Leaders let replicas of read-only nodes vote.
+    ReaderVotes,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 33] = [
+    pub const ALL: [Bug; 34] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -185,6 +189,7 @@ impl Bug {
         Bug::StaleFollowers,
         Bug::SkipInSync,
         Bug::RepairGap,
+        Bug::ReaderVotes,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

@@ -14,7 +14,8 @@ use chronik_engine::ids::{GroupId, NodeId, ReplicaId};
 use chronik_engine::wal::record::GroupMeta;
 use chronik_replication::wire::Seat;
 use chronik_shards::catalog::{
-    Broker, Catalog, CatalogCommand, ClusterId, Incarnation, Partition, PartitionMove, TopicRef,
+    Broker, Catalog, CatalogCommand, ClusterId, Incarnation, Partition, PartitionMove, Placement,
+    TopicRef,
 };
 use chronik_shards::core::reconcile::{FirstVoter, Reconciled, Wanted};
 use rand::Rng;
@@ -56,7 +57,7 @@ impl Run {
             meta_replica: here.meta_replica,
             raft_addr: String::new(),
             is_cordoned: false,
-            is_read_only: false,
+            is_read_only: here.is_read_only,
         };
         let cluster_id = ClusterId(Uuid::from_u128(1));
         let replica_seed = self.rng.random();
@@ -140,6 +141,7 @@ impl Run {
         if self.bug != Some(Bug::SameReplicaIds) {
             here.meta_replica = ReplicaId(replica);
             self.seats.insert((GroupId::META, ReplicaId(replica)), seat);
+            self.note_meta_replica(host);
         }
         Ok(())
     }
@@ -234,6 +236,11 @@ impl Run {
         nodes.shuffle(&mut self.rng);
         let count = self.rng.random_range(REPLICAS_MIN..=REPLICAS_MAX);
         nodes.truncate(if self.rng.random_range(0..6) == 0 { 0 } else { count });
+        if let Some(read_only) = self.swarm.read_only
+            && self.rng.random_range(0..8) == 0
+        {
+            nodes.push(self.hosts[read_only].id); // to be refused
+        }
         let replica_ids =
             nodes.iter().map(|_| ReplicaId(self.rng.random_range(1..u64::MAX))).collect();
         let partition = u32::try_from(partition).unwrap_or(0);
@@ -266,7 +273,10 @@ impl Run {
         };
         let partitions = catalog.topics().flat_map(|topic| &topic.partitions).filter(is_here);
         for partition in partitions {
-            let (group, wanted) = (partition.group, Wanted::of(partition));
+            let (group, mut wanted) = (partition.group, Wanted::of(partition));
+            if self.bug == Some(Bug::ReaderVotes) {
+                wanted.voters.append(&mut wanted.learners);
+            }
             let done = {
                 let mut core = node.core.borrow_mut();
                 let is_led = core.partition(group).is_some_and(|view| view.is_leader);
@@ -356,11 +366,14 @@ impl Run {
         let Some(config) = self.oracle.config(group) else { return false };
         let Some(catalog) = self.hosts[0].shown.clone() else { return false };
         if group == GroupId::META {
-            // Who is cordoned has no vote as long as somebody else may have one.
+            // Who is read-only has no vote, and who is cordoned none as long as somebody else may have one.
             let has_open = catalog.open_brokers().next().is_some();
             let learns = |replica: &ReplicaId| {
                 let mut brokers = catalog.brokers();
-                has_open && brokers.any(|one| one.is_cordoned && one.meta_replica == *replica)
+                brokers.any(|one| {
+                    let has_none = one.is_read_only || (has_open && one.is_cordoned);
+                    has_none && one.meta_replica == *replica
+                })
             };
             let all = self.hosts.iter().map(|host| host.meta_replica);
             let (learners, voters): (Vec<_>, Vec<_>) = all.partition(learns);
@@ -369,8 +382,11 @@ impl Run {
         let partition =
             catalog.topics().flat_map(|topic| &topic.partitions).find(|p| p.group == group);
         partition.is_some_and(|partition| {
-            let wanted: Vec<ReplicaId> = partition.replicas.iter().map(|p| p.replica).collect();
-            partition.is_settled() && config.is_just(&wanted, &[])
+            let ids = |placements: &[Placement]| -> Vec<ReplicaId> {
+                placements.iter().map(|placement| placement.replica).collect()
+            };
+            let (wanted, readers) = (ids(&partition.replicas), ids(&partition.readers));
+            partition.is_settled() && config.is_just(&wanted, &readers)
         })
     }
 
@@ -381,6 +397,7 @@ impl Run {
             incarnation: host.incarnation,
             replica: host.meta_replica,
         };
-        self.first_voters = self.hosts.iter().map(first).collect();
+        let voting = self.hosts.iter().filter(|host| !host.is_read_only);
+        self.first_voters = voting.map(first).collect();
     }
 }

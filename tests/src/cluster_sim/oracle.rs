@@ -38,6 +38,8 @@ pub(super) struct GroupOracle {
     votes: BTreeMap<(Term, ReplicaId), ReplicaId>,
     /// What each replica is known to have applied.
     applied: BTreeMap<ReplicaId, usize>,
+    /// Replicas on read-only nodes.
+    pub(super) readers: BTreeSet<ReplicaId>,
 }
 
 /// See the module's page.
@@ -105,6 +107,11 @@ impl GroupOracle {
                 return Err(Violation { what });
             };
             self.configs.committed(at + 1, &chosen)?;
+            if chosen.kind == EntryKind::ConfChange
+                && let Some(config) = self.configs.newest()
+            {
+                self.check_readers(id, &config)?;
+            }
             self.chosen.push(chosen);
         }
         Ok(())
@@ -214,6 +221,10 @@ impl Oracle {
     pub fn elected(&mut self, id: GroupId, term: Term, replica: ReplicaId) -> Check {
         let first = *self.group(id).leaders.entry(term).or_insert(replica);
         must!(first == replica, "P5: {id}: {first} and {replica} lead in {term}");
+        must!(
+            !self.is_reader(id, replica),
+            "P27: {id}: {replica}, for readers alone, leads in {term}"
+        );
         Ok(())
     }
 

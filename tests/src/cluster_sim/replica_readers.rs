@@ -123,6 +123,8 @@ impl Run {
                 reader.offset =
                     batches.last().map_or(offset, |last| last.end_offset()).max(seen_to);
                 self.report.replica_reads += u64::from(!leads && !batches.is_empty());
+                let is_read_only = self.hosts[place.0].is_read_only;
+                self.report.read_only_reads += u64::from(is_read_only && !batches.is_empty());
                 Ok(())
             }
             Err(FetchError::OffsetOutOfRange { log_start_offset, end_offset, .. }) => {

@@ -61,6 +61,8 @@ report! {
     refused_reads,
     /// Fetches with records from replicas that follow.
     replica_reads,
+    /// Fetches with records from read-only nodes.
+    read_only_reads,
     /// Fetches from replicas that do not know yet what their reader has seen elsewhere.
     reads_ahead,
     /// Fetches that replicas refused since what they show may be too old.

@@ -89,7 +89,7 @@ pub fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<Report, Violatio
 impl Run {
     fn start(seed: u64, bug: Option<Bug>) -> Check<Run> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let swarm = Swarm::draw(&mut rng);
+        let swarm = Swarm::draw(seed, &mut rng);
         let in_flight = vec![vec![Vec::new(); usize::from(swarm.shards)]; swarm.nodes];
         let mut run = Run {
             rng,

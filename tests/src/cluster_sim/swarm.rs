@@ -84,10 +84,12 @@ pub(super) struct Swarm {
     pub has_segments: bool,
     /// The node whose segments are damaged.
     pub victim: Option<usize>,
+    /// The node that is read-only, the last one.
+    pub read_only: Option<usize>,
 }
 
 impl Swarm {
-    pub(super) fn draw(rng: &mut StdRng) -> Swarm {
+    pub(super) fn draw(seed: u64, rng: &mut StdRng) -> Swarm {
         let mut perhaps = |max: u32| match rng.random_range(0..3) {
             0 => 0,
             1 => rng.random_range(0..=max / 8),
@@ -101,8 +103,10 @@ impl Swarm {
         let victim = (rng.random_range(0..3) == 0).then(|| rng.random_range(0..nodes));
         let damage = if victim.is_some() { DAMAGE_WEIGHT } else { 0 };
         weights.iter_mut().filter(|(fault, _)| *fault == Fault::Damage).for_each(|w| w.1 = damage);
+        // Not drawn, so that the other seeds stay what they were.
+        let read_only = (seed % 4 == 3).then_some(nodes);
         Swarm {
-            nodes,
+            nodes: nodes + usize::from(read_only.is_some()),
             shards: rng.random_range(1..=2),
             action_us: rng.random_range(4..16) * MS,
             faults: rng.random_range(2..16),
@@ -120,6 +124,7 @@ impl Swarm {
             moves: rng.random(),
             has_segments: rng.random_range(0..4) > 0,
             victim,
+            read_only,
         }
     }
 

@@ -161,7 +161,9 @@ impl Run {
         let replica = core_of(follower).and_then(|node| node.core.borrow().replica(group));
         let members = core_of(leader).and_then(|node| node.core.borrow().members(group));
         let known = replica.zip(members);
-        known.is_some_and(|(replica, (members, _))| members.voters.contains(&replica))
+        known.is_some_and(|(replica, (members, _))| {
+            members.voters.contains(&replica) || self.oracle.is_reader(group, replica)
+        })
     }
 
     fn must_have_heard(&mut self, awaited: &Awaited) -> Check {

@@ -314,7 +314,15 @@ impl Run {
                 }
                 self.producer_ids.push((range.first, range.count));
             }
-            (_, CommandOutcome::PartitionsMoved(results)) => {
+            (
+                CatalogCommand::MovePartitions { moves },
+                CommandOutcome::PartitionsMoved(results),
+            ) => {
+                let read_only = self.hosts.iter().find(|host| host.is_read_only).map(|h| h.id);
+                for (asked, result) in moves.iter().zip(&results).filter(|(_, r)| r.is_ok()) {
+                    let is_named = read_only.is_some_and(|node| asked.nodes.contains(&node));
+                    must!(!is_named, "a read-only node is to vote: {asked:?} {result:?}");
+                }
                 self.report.moves += results.iter().filter(|result| result.is_ok()).count() as u64;
             }
             (_, CommandOutcome::ReplicasSettled | CommandOutcome::BrokerChanged) => {}
@@ -398,6 +406,9 @@ impl Run {
             let seat = |place: &Placement| Seat { node: place.node, shard: place.shard };
             for place in partition.placements() {
                 self.seats.insert((group, place.replica), seat(place));
+            }
+            for reader in &partition.readers {
+                self.oracle.note_reader(group, reader.replica);
             }
             let places: Vec<Seat> = partition.placements().map(seat).collect();
             if let Some(known) = self.partitions.get_mut(&group) {
