@@ -42,13 +42,10 @@ fn run() -> Result<(), Failure> {
 
 /// Runs the shards until the process is told to stop. The data directory stays locked until then.
 fn serve(loaded: Loaded, prepared: Prepared) -> Result<(), Failure> {
-    let Prepared { data_dir, environment, cluster } = prepared;
+    let Prepared { data_dir, environment, cluster, leaves_cluster } = prepared;
     let identity = &data_dir.identity;
-    let node = NodeInfo::new(
-        loaded.config,
-        identity,
-        cluster.map(|start| ClusterPlace::new(start, data_dir.created)),
-    );
+    let cluster = cluster.map(|start| ClusterPlace::new(start, data_dir.created));
+    let node = NodeInfo { leaves_cluster, ..NodeInfo::new(loaded.config, identity, cluster) };
     tracing::info!(
         node_id = node.config.node_id.0,
         shards = node.shards,

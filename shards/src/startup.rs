@@ -344,6 +344,8 @@ pub struct Prepared {
     pub environment: Environment,
     /// None on a single node.
     pub cluster: Option<ClusterStart>,
+    /// Whether the data directory belongs to a cluster that this node is to leave.
+    pub leaves_cluster: bool,
 }
 
 /// Does all checks, takes the data directory and finds the cluster, in the order in which a mistake costs the least.
@@ -358,6 +360,7 @@ pub fn prepare(config: &Config) -> Result<Prepared, Failure> {
     await_port("admin_addr", config.admin_addr)?;
     let locked = LockedDir::open(&config.data_dir, config.node_id)?;
     let way = cluster::way(config, &locked)?;
+    let leaves_cluster = way.is_none() && locked.has_formation();
     // The Raft port is not listened on by a single node.
     if way.is_some() {
         await_port("raft_addr", config.raft_addr)?;
@@ -372,7 +375,7 @@ pub fn prepare(config: &Config) -> Result<Prepared, Failure> {
         None => (locked.into_data_dir(|| Identity::generate(config.node_id, shards))?, None),
     };
     data_dir.note_shards(shards);
-    Ok(Prepared { data_dir, environment, cluster })
+    Ok(Prepared { data_dir, environment, cluster, leaves_cluster })
 }
 
 #[cfg(test)]

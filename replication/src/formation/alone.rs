@@ -37,6 +37,23 @@ pub fn came_by_list(data_dir: &Path, own: NodeId) -> Result<bool, FormError> {
     Ok(found.is_some_and(|durable| durable.way == Way::List))
 }
 
+/// Whether the node of a data directory has been part of a cluster.
+///
+/// # Errors
+/// The file that says so cannot be used.
+pub fn has_formed(data_dir: &Path, own: NodeId) -> Result<bool, FormError> {
+    let found = FormationStore::new(data_dir).load(own)?;
+    Ok(found.is_some_and(|durable| durable.formed.is_some()))
+}
+
+/// The node of a data directory is in no cluster any more, but alone: to be called once nobody else belongs to its cluster.
+///
+/// # Errors
+/// It is not durable.
+pub fn leave(data_dir: &Path) -> Result<(), FormError> {
+    Ok(FormationStore::new(data_dir).remove()?)
+}
+
 /// Begins a cluster with this node alone, unless it is in one: then it goes on there.
 ///
 /// # Errors
@@ -123,6 +140,21 @@ mod tests {
         assert_eq!((again.node_uuid, &again.formed), (NodeUuid(7), &begun.formed));
         let (again, _) = go_on(own(), dir.path(), Seal::default()).unwrap();
         assert_eq!(again.formed, begun.formed);
+    }
+
+    #[test]
+    fn given_a_node_of_a_cluster_when_it_leaves_then_it_is_in_none_and_may_begin_another() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!has_formed(dir.path(), NodeId(4)).unwrap());
+        let begin = || {
+            begin_alone(own(), NodeUuid(7), ClusterUuid(9), dir.path(), Seal::default()).unwrap()
+        };
+        let (begun, _) = begin();
+        assert!(has_formed(dir.path(), NodeId(4)).unwrap());
+        leave(dir.path()).unwrap();
+        assert!(!has_formed(dir.path(), NodeId(4)).unwrap());
+        leave(dir.path()).unwrap();
+        assert_eq!(begin().0.formed, begun.formed);
     }
 
     #[test]

@@ -61,7 +61,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use alone::{begin_alone, came_by_list, go_on, sole_replica};
+pub use alone::{begin_alone, came_by_list, go_on, has_formed, leave, sole_replica};
 pub use answer::{Answer, FormedAnswerer, JoinOutcome, JoinRequest};
 pub use decree::{Ballot, Formation, Member};
 pub use durable::{Formed, Membership, Way};

@@ -111,6 +111,19 @@ impl FormationStore {
         self.replace(&bytes).map_err(|source| self.failed(source))
     }
 
+    /// Makes durable that there is none; there may be none already.
+    ///
+    /// # Errors
+    /// It may be there again after a crash.
+    pub fn remove(&self) -> Result<(), StoreError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(self.failed(error)),
+            _ => {}
+        }
+        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|source| self.failed(source))
+    }
+
     /// I1.
     fn replace(&self, bytes: &[u8]) -> std::io::Result<()> {
         let temporary = self.directory.join(TEMPORARY_FILE);

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::admin::{self, AdminError};
 use super::assignment::parse_numbers;
+use super::factor::with_factor;
 use super::failure::Failure;
 use super::grammar::{
     AddArgs, ClusterArgs, ClusterCommand, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs,
@@ -249,7 +250,8 @@ impl Cluster {
             let replicas = layout.partitions.get(&(topic.clone(), partition)).map_or(0, Vec::len);
             usage(format!(
                 "{topic}-{partition} has {replicas} replicas, and without node {node} there is no node for one of them; \
-                 add a node, or let there be fewer with --fewer-replicas"
+                 add a node, or let there be fewer with --fewer-replicas, or before with \
+                 `chronik-server cluster reassign --all --replication-factor COUNT`"
             ))
         })
     }
@@ -270,6 +272,9 @@ impl Cluster {
     fn reassign(&self, args: &ReassignArgs) -> Result<Report, Failure> {
         let MovingArgs { at_a_time, dry_run, .. } = &args.moving;
         let mut mover = Mover::new(self.kafka()?, *at_a_time);
+        if let Some(factor) = args.replication_factor {
+            return self.set_factor(&mut mover, usize::from(factor), args);
+        }
         let (Some(topic), Some(partition)) = (&args.topic, args.partition) else {
             return Ok(under_way(&mover.under_way()?));
         };
@@ -289,6 +294,36 @@ impl Cluster {
             return Ok(planned(&moves));
         }
         Ok(done(&mover.carry_out(moves)?))
+    }
+}
+
+impl Cluster {
+    fn set_factor(
+        &self,
+        mover: &mut Mover,
+        factor: usize,
+        args: &ReassignArgs,
+    ) -> Result<Report, Failure> {
+        let layout = self.layout(mover)?;
+        let topic = args.topic.as_deref();
+        if let Some(topic) = topic
+            && !layout.partitions.keys().any(|(name, _)| name == topic)
+        {
+            return Err(usage(format!("there is no topic {topic}")));
+        }
+        let is_meant = |(name, _): &(String, i32)| topic.is_none_or(|topic| name == topic);
+        let moves = with_factor(&layout, factor, is_meant).map_err(|(name, partition)| {
+            let open = join(layout.open.iter().copied());
+            usage(format!(
+                "there are not {factor} nodes for replicas of {name}-{partition}; up and not drained: {open}"
+            ))
+        })?;
+        if args.moving.dry_run {
+            return Ok(planned(&moves));
+        }
+        let moved = mover.carry_out(moves)?;
+        mover.elect_preferred()?;
+        Ok(done(&moved))
     }
 }
 

@@ -55,7 +55,7 @@ impl Failure {
             Failure::Wal(error) => error.exit_code(),
             Failure::Run(RunError::Wal { error, .. }) => wal_exit_code(error),
             Failure::Run(RunError::Core { .. }) => exit_code::WAL_DAMAGED,
-            Failure::Run(RunError::Disk { .. }) => exit_code::DATA_DIR,
+            Failure::Run(RunError::Disk { .. } | RunError::Together { .. }) => exit_code::DATA_DIR,
             Failure::Run(RunError::Executor { .. }) => exit_code::ENVIRONMENT,
             Failure::Run(RunError::Listen { .. }) => exit_code::PORT_IN_USE,
             Failure::Run(_) | Failure::Admin(_) | Failure::Kafka(_) | Failure::Output { .. } => 1,

@@ -124,7 +124,7 @@ pub enum ClusterCommand {
     Remove(RemoveArgs),
     /// Spread replicas and leaderships evenly over the nodes
     Rebalance(RebalanceArgs),
-    /// Move the replicas of a partition to certain nodes
+    /// Move the replicas of a partition to certain nodes, or give topics more or fewer replicas
     Reassign(ReassignArgs),
 }
 

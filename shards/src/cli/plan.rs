@@ -23,7 +23,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// How many others of these nodes stand in the rack of `node`; where it is not known where one stands, it stands alone.
-    fn beside(&self, node: i32, replicas: &[i32]) -> usize {
+    pub(super) fn beside(&self, node: i32, replicas: &[i32]) -> usize {
         let Some(rack) = self.racks.get(&node) else { return 0 };
         let is_there = |other: &&i32| **other != node && self.racks.get(*other) == Some(rack);
         replicas.iter().filter(is_there).count()
@@ -46,13 +46,13 @@ pub(super) struct Move {
 
 /// What each node has.
 #[derive(Debug, Default)]
-struct Loads {
+pub(super) struct Loads {
     replicas: BTreeMap<i32, i64>,
     leaders: BTreeMap<i32, i64>,
 }
 
 impl Loads {
-    fn of(layout: &Layout) -> Loads {
+    pub(super) fn of(layout: &Layout) -> Loads {
         let mut loads = Loads::default();
         for node in &layout.open {
             loads.replicas.insert(*node, 0);
@@ -64,7 +64,7 @@ impl Loads {
         loads
     }
 
-    fn count(&mut self, replicas: &[i32], by: i64) {
+    pub(super) fn count(&mut self, replicas: &[i32], by: i64) {
         for node in replicas {
             *self.replicas.entry(*node).or_default() += by;
         }
@@ -73,7 +73,7 @@ impl Loads {
         }
     }
 
-    fn replicas_on(&self, node: i32) -> i64 {
+    pub(super) fn replicas_on(&self, node: i32) -> i64 {
         self.replicas.get(&node).copied().unwrap_or(0)
     }
 

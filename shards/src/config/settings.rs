@@ -174,6 +174,10 @@ settings! {
         /// else: it never votes, leads or counts as in sync, and nobody waits for it. A node stays read-only, or not, until it
         /// is removed from its cluster.
         read_only: bool = false;
+        /// Whether this node leaves the cluster that its data directory belongs to, once no other node is in it, and is alone
+        /// from then on. A node of cluster.nodes does so where that list is gone. cluster.bootstrap and cluster.join have no
+        /// effect beside this.
+        leave: bool = false;
         /// How often a node that waits for its cluster looks whether the others are there.
         probe_interval_ms: u64 [100, 60_000] = 2000;
         /// How long a node with another data directory than the cluster knows it by must ask, unheard the other, until it

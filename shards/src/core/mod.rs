@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `full` | a disk without room, and leaderships that go elsewhere |
 //! | `group` | one group: Raft, its state machine, the leader's entries in flight |
+//! | `alone` | groups that nobody else is a member of |
 //! | `apply` | what becomes of committed entries |
 //! | `produce` | checks and proposals |
 //! | `commit` | blocks out, durability in, application of what is committed |
@@ -54,6 +55,7 @@ use chronik_engine::wal::record::{GroupCheckpoint, GroupMeta, WalRecord};
 use chronik_replication::wire::ReceivedMark;
 use chronik_replication::{EntryFetch, PeerMessage, ReadyOutput};
 
+mod alone;
 mod apply;
 mod commit;
 mod commit_told;

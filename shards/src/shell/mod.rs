@@ -12,6 +12,7 @@ pub mod fatal;
 pub mod fill;
 pub mod groups;
 mod leadership;
+pub mod leaving;
 pub mod mesh;
 pub mod notify;
 pub mod publisher;

@@ -27,6 +27,7 @@ use super::cluster::balance::balance_loop;
 use super::cluster::reconcile::reconcile_loop;
 use super::commit::{TICK_MS, commit_loop, tick_loop};
 use super::compaction::compaction_loop;
+use super::leaving::{self, Together};
 use super::mesh::{Mesh, run_jobs};
 use super::publisher::publish_loop;
 use super::retention::retention_loop;
@@ -154,6 +155,17 @@ pub enum RunError {
         #[source]
         error: std::io::Error,
     },
+    /// The cluster that the node is to leave has others.
+    #[error(
+        "data directory {path}: belongs to a node of a cluster, and {together}; give the settings of the cluster as before \
+         (cluster.nodes), and have `chronik-server cluster remove` take the other nodes out first"
+    )]
+    Together {
+        /// The data directory.
+        path: PathBuf,
+        /// Who.
+        together: Together,
+    },
     /// The node could not enter itself into the catalog.
     #[error("the node could not register in the catalog: {why}")]
     Register {
@@ -185,7 +197,8 @@ impl RunError {
             | RunError::LogGone { .. }
             | RunError::Segments { .. }
             | RunError::Core { .. }
-            | RunError::Disk { .. } => exit_code::DATA_DIR,
+            | RunError::Disk { .. }
+            | RunError::Together { .. } => exit_code::DATA_DIR,
             RunError::Listen { .. } | RunError::RaftPort { .. } => exit_code::PORT_IN_USE,
             RunError::Executor { .. }
             | RunError::Ring { .. }
@@ -451,6 +464,7 @@ async fn open_shard(start: ShardStart) -> Result<Rc<Shard>, RunError> {
         chronik_ring::spawn(balance_loop(Rc::clone(&shard))).detach();
     }
     if id == META_SHARD {
+        leaving::check_members(&shard)?;
         shard.create_meta(|| sole_voter(shard.node.incarnation));
     }
     shard.change_core(ShardCore::start);
@@ -512,6 +526,7 @@ fn sole_voter(disk: Incarnation) -> GroupMeta {
 
 /// Enters this node into the catalog and publishes it for the first time.
 async fn register_broker(shard: &Rc<Shard>) -> Result<(), RunError> {
+    leaving::leave_cluster(shard).await?;
     chronik_ring::spawn(publish_loop(Rc::clone(shard))).detach();
     if shard.links().is_none() {
         _ = shard.all_led(vec![GroupId::META]).await;

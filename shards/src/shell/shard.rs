@@ -79,6 +79,8 @@ pub struct NodeInfo {
     pub shards: u16,
     /// The cluster that the node is in, unless it is alone.
     pub cluster: Option<ClusterPlace>,
+    /// Whether it was in one, and is to be alone from now on.
+    pub leaves_cluster: bool,
 }
 
 impl NodeInfo {
@@ -95,6 +97,7 @@ impl NodeInfo {
             advertised_port: config.advertised_addr.port,
             shards: identity.shards(),
             cluster,
+            leaves_cluster: false,
             config,
         }
     }

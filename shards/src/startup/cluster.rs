@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chronik_replication::formation::{
     FormConfig, FormedCluster, Introduction, JoinConfig, ListedNode, NodeUuid, Seal, begin_alone,
-    came_by_list, form, go_on, join,
+    came_by_list, form, go_on, has_formed, join,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
@@ -47,19 +47,25 @@ pub(super) enum Way {
     AsBefore,
 }
 
-/// The way that the settings and the data directory say; none for a single node.
+/// The way that the settings and the data directory say; none for a single node, and for one that leaves its cluster.
 ///
 /// # Errors
 /// They contradict each other.
 pub(super) fn way(config: &Config, locked: &LockedDir) -> Result<Option<Way>, Failure> {
     let cluster = &config.cluster;
+    if cluster.leave {
+        return check_leaves(config, locked).map(|()| None);
+    }
     if cluster.nodes.len() > 1 {
         locked.check_kind(true)?;
         return Ok(Some(Way::List));
     }
     let has_formation = locked.has_formation();
     if has_formation && came_by_list(&locked.path, config.node_id)? {
-        return Err(IdentityError::ClusterNode { path: locked.path.clone() }.into());
+        if cluster.bootstrap || cluster.join.is_some() {
+            return Err(IdentityError::ClusterNode { path: locked.path.clone() }.into());
+        }
+        return check_leaves(config, locked).map(|()| None);
     }
     let way = match &cluster.join {
         Some(address) => {
@@ -74,6 +80,15 @@ pub(super) fn way(config: &Config, locked: &LockedDir) -> Result<Option<Way>, Fa
         Some(missing) => Err(ConfigErrors(vec![missing]).into()),
         None => Ok(Some(way)),
     }
+}
+
+/// Whether the node may be alone from now on, as far as can be known before its log is read. One that was on its way into a
+/// cluster may belong to it without knowing.
+fn check_leaves(config: &Config, locked: &LockedDir) -> Result<(), Failure> {
+    if locked.has_formation() && !has_formed(&locked.path, config.node_id)? {
+        return Err(IdentityError::ClusterNode { path: locked.path.clone() }.into());
+    }
+    check_alone(config)
 }
 
 /// A node that stays alone cannot keep more than one replica of anything, and nobody would write for it.

@@ -52,7 +52,7 @@ pub struct NodeArgs {
 pub struct RemoveArgs {
     /// The node's id
     pub node: u32,
-    /// Where too few nodes are left, let partitions have fewer replicas
+    /// Where too few nodes are left, let partitions have fewer replicas; the last node may run without a cluster then
     #[arg(long)]
     pub fewer_replicas: bool,
     #[command(flatten)]
@@ -69,23 +69,30 @@ pub struct RebalanceArgs {
     pub moving: MovingArgs,
 }
 
-/// Where a partition is to have its replicas.
+/// Where a partition is to have its replicas, or how many topics are to have.
 #[derive(Debug, Args)]
 pub struct ReassignArgs {
     /// The topic
-    #[arg(long, required_unless_present = "list")]
+    #[arg(long, required_unless_present_any = ["list", "all"])]
     pub topic: Option<String>,
     /// The partition
-    #[arg(long, required_unless_present = "list")]
+    #[arg(long, required_unless_present_any = ["list", "replication_factor"])]
     pub partition: Option<i32>,
     /// The nodes, the one that is to lead first
-    #[arg(long, value_name = "NODES", conflicts_with = "cancel", required_unless_present_any = ["cancel", "list"])]
+    #[arg(long, value_name = "NODES", conflicts_with = "cancel", required_unless_present_any = ["cancel", "list", "replication_factor"])]
     pub to: Option<String>,
     /// Go back to where the replicas were
     #[arg(long)]
     pub cancel: bool,
+    /// Give all partitions of a topic, or of all, so many replicas: more on the nodes that have the fewest, or fewer, those on
+    /// drained nodes first
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..), conflicts_with_all = ["partition", "to", "cancel"])]
+    pub replication_factor: Option<u16>,
+    /// All topics, internal ones too
+    #[arg(long, requires = "replication_factor", conflicts_with = "topic")]
+    pub all: bool,
     /// Print the partitions that are moving
-    #[arg(long, conflicts_with_all = ["topic", "partition", "to", "cancel"])]
+    #[arg(long, conflicts_with_all = ["topic", "partition", "to", "cancel", "replication_factor", "all"])]
     pub list: bool,
     #[command(flatten)]
     pub moving: MovingArgs,

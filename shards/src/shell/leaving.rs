@@ -1,0 +1,120 @@
+//! The way back from a cluster to a node without one, in place: the last node of a cluster starts without it.
+//!
+//! What belongs to the cluster is said by the node's own log, and nobody else is asked. If its replica of the catalog is the only
+//! one there is, nothing is decided without it, and no other can join without an entry in this log. If it is not, there may be
+//! others that go on: then the start fails.
+//!
+//! - I1: nothing is served, registered or published before it is certain that nobody else belongs to the cluster.
+//! - I2: the cluster's formation is removed last. A start that ends before finds it again and does all this once more.
+
+use std::rc::Rc;
+
+use chronik_engine::ids::{GroupId, NodeId};
+use chronik_replication::formation;
+
+use super::run::RunError;
+use super::shard::Shard;
+use crate::catalog::Catalog;
+
+/// Who else belongs to a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Together {
+    /// Others decide, or may.
+    #[error("other nodes have replicas of the catalog, or may have, as far as this one knows")]
+    Voters,
+    /// Brokers.
+    #[error("the catalog names node {node}")]
+    Broker {
+        /// One of them.
+        node: NodeId,
+    },
+    /// Replicas.
+    #[error("the catalog has a replica of {topic}-{partition} on node {node}")]
+    Replica {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: usize,
+        /// Where.
+        node: NodeId,
+    },
+    /// A partition that has not come to where it is to be.
+    #[error("{topic}-{partition} has not settled on its one replica")]
+    Moving {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: usize,
+    },
+}
+
+/// On the catalog's shard, as it starts: whether this replica of the catalog is the only one (I1). It is before it could lead.
+///
+/// # Errors
+/// It is not, or cannot know.
+pub(super) fn check_members(shard: &Shard) -> Result<(), RunError> {
+    let leaves = shard.node.leaves_cluster;
+    if leaves && !shard.with_core(|core| core.is_sole_member(GroupId::META)) {
+        return Err(together(shard, Together::Voters));
+    }
+    Ok(())
+}
+
+/// Lets the node be alone from now on, where that is to be: once the catalog, of which nothing is missing, names nobody else.
+///
+/// # Errors
+/// It names others, or the formation cannot be removed.
+pub(super) async fn leave_cluster(shard: &Rc<Shard>) -> Result<(), RunError> {
+    if !shard.node.leaves_cluster {
+        return Ok(());
+    }
+    // A leader has applied all that was committed before its term.
+    _ = shard.all_led(vec![GroupId::META]).await;
+    let catalog = shard.with_core(|core| core.catalog());
+    let own = shard.node.config.node_id;
+    if let Some(found) = catalog.map_or(Some(Together::Voters), |catalog| others(&catalog, own)) {
+        return Err(together(shard, found));
+    }
+    let left = formation::leave(&shard.node.config.data_dir);
+    left.map_err(|error| RunError::Register { why: error.to_string() })?;
+    tracing::info!(
+        "the cluster of this data directory has no other node any more: from now on this node is alone, without a cluster"
+    );
+    Ok(())
+}
+
+fn together(shard: &Shard, together: Together) -> RunError {
+    RunError::Together { path: shard.node.config.data_dir.clone(), together }
+}
+
+/// The first of what a catalog names beside one node.
+fn others(catalog: &Catalog, own: NodeId) -> Option<Together> {
+    if let Some(other) = catalog.brokers().find(|broker| broker.node != own) {
+        return Some(Together::Broker { node: other.node });
+    }
+    catalog.topics().find_map(|topic| {
+        topic.partitions.iter().enumerate().find_map(|(partition, found)| {
+            let topic = || topic.name.to_string();
+            if let Some(elsewhere) = found.placements().find(|placement| placement.node != own) {
+                let node = elsewhere.node;
+                return Some(Together::Replica { topic: topic(), partition, node });
+            }
+            (!found.is_settled()).then(|| Together::Moving { topic: topic(), partition })
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::samples::{broker, catalog_of};
+
+    #[test]
+    fn given_a_catalog_when_a_node_is_to_be_alone_then_no_other_node_may_be_in_it() {
+        let alone = catalog_of([broker(1, 1)]);
+        assert_eq!(others(&alone, NodeId(1)), None);
+        assert_eq!(others(&alone, NodeId(2)), Some(Together::Broker { node: NodeId(1) }));
+        let two = catalog_of([broker(1, 1), broker(3, 3)]);
+        assert_eq!(others(&two, NodeId(1)), Some(Together::Broker { node: NodeId(3) }));
+    }
+}
