@@ -15,7 +15,8 @@
 //! and have index 0. What raft-rs calls deprecated is not carried: the old priority (the new one is always set with
 //! it) and `sync_log`.
 //!
-//! What a message means is judged by [`crate::gate`]; here it is bytes with bounds.
+//! What a message means is judged by [`crate::gate`]; here it is bytes with bounds. What fields of heartbeats say that raft-rs
+//! leaves empty stands in `freshness`.
 //!
 //! Invariants:
 //! (I1) a large payload is shared with the frame; what is small is copied, message by message, or an entry of 100 bytes
