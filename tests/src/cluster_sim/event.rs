@@ -49,6 +49,10 @@ pub(super) enum Event {
         life: u64,
     },
     Heal(Healing),
+    /// Nodes end at the worst moment.
+    Strike {
+        hosts: Vec<usize>,
+    },
     /// All links are looked at.
     Links,
     /// A client or fate does something.

@@ -15,13 +15,15 @@ use chronik_replication::wire::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind, ReceivedMark, Seat,
     WireError, decode_received, encode_received,
 };
+use rand::Rng;
 
 use super::clients::Request;
+use super::event::Event;
 use super::host::HostState;
 use super::net::Body;
 use super::oracle::Oracle;
 use super::run::Run;
-use super::swarm::SECOND;
+use super::swarm::{MS, SECOND};
 use super::{Check, Violation};
 use crate::must;
 
@@ -110,6 +112,29 @@ impl Run {
         let crc = BatchHeader::read(request.batch().bytes()).map(|header| header.crc);
         let (id, since_us) = (request.id(), request.taken_us);
         self.promises.push(Promise { group, offset, id, crc, voters, since_us });
+        self.plan_strike(host);
+        Ok(())
+    }
+
+    /// Now and then a node ends just when something was promised, or all do: by themselves they would hardly ever.
+    fn plan_strike(&mut self, leader: usize) {
+        let nodes = self.hosts.len();
+        let hosts = match self.rng.random_range(0_u32..80) {
+            0 => vec![leader],
+            1 => vec![self.rng.random_range(0..nodes)],
+            2 => (0..nodes).collect(),
+            _ => return,
+        };
+        let delay_us = self.rng.random_range(0..10 * MS);
+        self.after(delay_us, Event::Strike { hosts });
+    }
+
+    pub(super) fn strike(&mut self, hosts: Vec<usize>) -> Check {
+        for host in hosts {
+            if !self.is_calm {
+                self.crash(host)?;
+            }
+        }
         Ok(())
     }
 

@@ -265,6 +265,7 @@ impl Run {
             Event::Restart { host, .. } => self.start_host(host),
             Event::Resume { host, .. } => self.resume(host),
             Event::Heal(healing) => self.heal(healing),
+            Event::Strike { hosts } => self.strike(hosts),
             Event::Links => {
                 self.after(100 * MS, Event::Links);
                 self.look_at_links()?;

@@ -228,7 +228,7 @@ impl Run {
             replicas: (0..REPLICAS).map(|_| ReplicaId(rng.random_range(1..u64::MAX))).collect(),
             nodes: Vec::new(),
         };
-        let relaxed = !internal && self.rng.random();
+        let relaxed = !internal && self.rng.random_range(0_u32..10) < 6;
         let durability = relaxed.then(|| ("durability".to_owned(), "relaxed".to_owned()));
         let topic = NewTopic {
             name: name.clone(),
