@@ -125,8 +125,8 @@ impl Group {
             let replies = tokens.map(|token| (token, acked(batch.appended)));
             shared.effects.replies.extend(replies);
         }
-        // Nothing to hold, and nothing that would ask for it.
-        if !held.batches.is_empty() || wanted > voters / 2 + 1 {
+        // Nothing to hold, and nothing that would ask for it, also not of batches under way when there are more voters.
+        if !held.batches.is_empty() || held.holders_min > voters / 2 + 1 {
             self.held = Some(held);
         }
     }

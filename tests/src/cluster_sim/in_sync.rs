@@ -37,7 +37,8 @@ impl Run {
     /// A leader has taken a batch that all are to have (I2).
     pub(super) fn taken(&mut self, group: GroupId, host: usize, shard: usize) -> Check {
         let wanted = usize::try_from(self.in_sync_min(group)).unwrap_or(usize::MAX);
-        let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
+        // One that asks for itself only may be about to go, and no voter any more.
+        let Some(node) = self.hosts[host].node(shard).filter(|_| wanted > 1) else { return Ok(()) };
         let core = node.core.borrow();
         let is_ready = core.partition(group).is_some_and(|view| view.is_ready);
         let Some((members, _)) = core.members(group).filter(|_| is_ready) else { return Ok(()) };

@@ -132,7 +132,7 @@ impl Run {
             disk.set_pending_polls_max(self.rng.random_range(0..3));
             self.hosts[host].shards[shard].disk = disk;
         }
-        self.report.left_alone += self.oracle.left_alone() - left_alone;
+        self.report.left_alone += self.oracle.left_alone().saturating_sub(left_alone);
         let (incarnation, replica) = (self.rng.random(), self.rng.random_range(1..u64::MAX));
         let seat = self.seat(host, 0);
         let here = &mut self.hosts[host];
