@@ -108,7 +108,7 @@ fn given_a_leader_without_a_majority_when_one_still_hears_it_then_that_one_does_
     beat(&mut cluster, &mut now_ms, (1, &[]), stays);
     assert!(cluster.group(3).is_established_leader() && cluster.group(1).is_leader());
     cluster.propose(3, 1).unwrap();
-    beat(&mut cluster, &mut now_ms, (2, &[1, 3]), stays);
+    beat(&mut cluster, &mut now_ms, (4, &[1, 3]), stays);
     assert_eq!(cluster.group(3).commit_index(), RaftIndex(3));
     assert!(cluster.group(1).is_leader(), "it does not know yet");
     let now = ages(&mut cluster);
