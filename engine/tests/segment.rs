@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chronik_engine::batch::{BatchBuilder, patch_header};
+use chronik_engine::batch::{BatchBuilder, BatchHeader, patch_header};
 use chronik_engine::disk::{DISK_ALIGN, Disk, DiskFile};
 use chronik_engine::disk_sim::{CrashMode, Fault, SimDisk, block_on};
 use chronik_engine::ids::{Offset, Term};
@@ -217,6 +217,36 @@ fn given_another_base_offset_in_a_batch_when_read_then_it_is_damage_and_not_the_
         }
         begin += batch.bytes.len() as u64;
     }
+}
+
+#[test]
+fn given_a_batch_that_says_it_ends_sooner_when_what_it_holds_is_read_then_it_is_damage_and_not_passed_over()
+ {
+    let batches = sample();
+    let disk = SimDisk::new(1);
+    block_on(write(&disk, &batches)).unwrap();
+    const LAST_OFFSET_DELTA: usize = 23;
+    let (mut begin, mut tried) = (4096, 0);
+    for batch in &batches {
+        let last = BatchHeader::read(&batch.bytes).unwrap().last_offset_delta;
+        let delta = LAST_OFFSET_DELTA..LAST_OFFSET_DELTA + 4;
+        if last > 0 {
+            tried += 1;
+            let at = begin + delta.start as u64;
+            disk.write_raw(&path(), at, &[0; 4]).unwrap();
+            let from = Offset(batch.base + i64::from(last));
+            block_on(async {
+                let reader = SegmentReader::open(&disk, &path()).await.unwrap();
+                let read = reader.read_batches(from, Offset(19), usize::MAX).await;
+                assert!(read.is_err(), "{from}: {read:?}");
+                let found = reader.find_timestamp(from, 0).await;
+                assert!(found.is_err(), "{from}: {found:?}");
+            });
+            disk.write_raw(&path(), at, &batch.bytes[delta]).unwrap();
+        }
+        begin += batch.bytes.len() as u64;
+    }
+    assert!(tried > 0, "no batch with several records");
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn given_a_node_that_is_late_when_a_group_is_formed_then_not_before_offsets_have
         wait_for("a coordinator", DEADLINE, || {
             (find_coordinator(cluster.node(2)).ok()? == 0).then_some(())
         })?;
-        let answer = connect(cluster.node(1))?.metadata("__consumer_offsets", false)?;
+        let answer = connect(cluster.node(2))?.metadata("__consumer_offsets", false)?;
         let partitions = &answer.topics.first().context("no topic")?.partitions;
         ensure!(!partitions.is_empty(), "no partition");
         ensure!(partitions.iter().all(|one| one.replica_nodes.len() == 3), "{partitions:?}");

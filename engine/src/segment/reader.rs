@@ -7,11 +7,13 @@
 //!   before memory is reserved.
 //! - I2: a batch's base offset, which its own checksum leaves out, is where the index has it: what is damaged there is not
 //!   taken for the end of what was asked for.
+//! - I3: what is passed over on the way to what was asked for is checked, too: a batch whose damaged header says that it ends
+//!   sooner would be left out in silence. It is less than what lies between two entries of the index.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::SegmentError;
 use super::format::{
@@ -168,7 +170,7 @@ impl<D: Disk> SegmentReader<D> {
             let Some(header) = header.filter(|header| header.base_offset < up_to) else { break };
             let size = self.size(&cursor, &header)?;
             if end_offset(&header) <= from {
-                self.skip(&mut cursor, size);
+                self.batch(&mut cursor, size).await?; // I3
                 continue;
             }
             if !batches.is_empty() && bytes + size > bytes_max {
@@ -200,10 +202,10 @@ impl<D: Disk> SegmentReader<D> {
             {
                 let size = self.size(&cursor, &header)?;
                 let is_late = header.max_timestamp_ms >= timestamp_ms && header.record_count > 0;
-                if is_late && end_offset(&header) > from {
-                    return self.batch(&mut cursor, size).await.map(Some);
+                let batch = self.batch(&mut cursor, size).await?; // I3
+                if is_late && batch.end_offset > from {
+                    return Ok(Some(batch));
                 }
-                self.skip(&mut cursor, size);
             }
         }
         Ok(None)
@@ -289,13 +291,6 @@ impl<D: Disk> SegmentReader<D> {
         };
         let size = header.size().ok().filter(fits);
         size.ok_or_else(|| self.damaged(cursor.position, SegmentFault::Batch))
-    }
-
-    fn skip(&self, cursor: &mut Cursor, size: usize) {
-        cursor.position += size as u64;
-        let beyond = size.saturating_sub(cursor.ahead.len());
-        cursor.ahead.advance(size.min(cursor.ahead.len()));
-        cursor.then.advance(beyond.min(cursor.then.len()));
     }
 
     /// Takes the batch at the cursor, whole and checked.
