@@ -24,6 +24,9 @@ const REGRESSIONS: [(u64, &str); 4] = [
     ),
 ];
 
+/// What comes about in one seed of a thousand: a relaxed batch that is lost while nothing else has gone wrong that might excuse it.
+const RARE: [&str; 1] = ["promises_judged"];
+
 fn seeds() -> Seeds {
     Seeds::from_env(PREFIX, SEEDS, STEPS)
 }
@@ -58,7 +61,8 @@ fn given_seeds_that_once_found_something_when_simulated_again_then_every_promise
 fn assert_covers(total: &Report, seeds: u64) {
     assert!(total.acked_all > seeds * 50, "{total:?}");
     for (what, count) in total.figures() {
-        assert!(count >= seeds / 100, "{what}: {count} in {seeds} seeds");
+        let within = if RARE.contains(&what) { 1_000 } else { 100 };
+        assert!(count >= seeds / within, "{what}: {count} in {seeds} seeds");
     }
 }
 
