@@ -164,3 +164,15 @@ fn given_a_cluster_of_three_when_it_shrinks_to_one_and_its_settings_go_then_that
         is_whole(node, &mut load)
     });
 }
+
+#[test]
+fn given_a_node_through_which_brokers_are_asked_when_it_is_removed_itself_then_the_command_has_done_it()
+ {
+    let mut cluster = Cluster::start(3, &Settings::new()).unwrap();
+    run_on(&mut cluster, |cluster| {
+        // The first broker of those that the cluster names is asked first.
+        command(cluster.node(2), &["remove", "1"], 0)?;
+        cluster.node(1).wait_exit().context("the removed node ends by itself")?;
+        Ok(())
+    });
+}

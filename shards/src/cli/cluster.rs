@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{BrokerId, UnregisterBrokerRequest};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -184,8 +185,8 @@ impl Cluster {
             std::thread::sleep(DRAIN_POLL);
         }
         Err(usage(format!(
-            "node {id} still leads {said} partitions: no other replica of them is in sync; it gets no new ones, and \
-             hands them over when one is"
+            "node {id} still leads {said} partitions: no other replica of them is in sync on a node that is not \
+             drained; it gets no new ones, and hands them over when one is"
         )))
     }
 
@@ -350,6 +351,10 @@ fn unregister(kafka: &mut Kafka, node: i32) -> Result<(), Failure> {
     let mut last = Ok(());
     for _ in 0..UNREGISTER_TRIES {
         let answer = kafka.any(&request)?;
+        // It was registered before. If the node itself was asked, it ended with its removal, and another was asked again.
+        if answer.error_code == ResponseError::BrokerIdNotRegistered.code() {
+            return Ok(());
+        }
         last = Refusal::check(answer.error_code, answer.error_message.as_ref());
         if last.is_ok() {
             return Ok(());
@@ -445,7 +450,7 @@ mod tests {
             "TOPIC   PARTITION  FROM  TO   STATUS\norders  3          1,2   3,2\n"
         );
         assert_eq!(plan.json["moves"][0]["to"], json!([3, 2]));
-        let error = kafka_protocol::ResponseError::InvalidReplicaAssignment;
+        let error = ResponseError::InvalidReplicaAssignment;
         let refusal = Refusal { error, message: Some("broker 3 is down".to_owned()) };
         let report = done(&[Moved { step, outcome: Err(refusal) }]);
         assert!(report.text.contains("broker 3 is down (INVALID_REPLICA_ASSIGNMENT)"));
