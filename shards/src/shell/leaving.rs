@@ -7,14 +7,21 @@
 //! - I1: nothing is served, registered or published before it is certain that nobody else belongs to the cluster.
 //! - I2: the cluster's formation is removed last. A start that ends before finds it again and does all this once more.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
-use chronik_engine::ids::{GroupId, NodeId};
+use chronik_engine::ids::{GroupId, NodeId, ShardId};
 use chronik_replication::formation;
+use chronik_ring::sleep;
+use futures_lite::future::or;
 
 use super::run::RunError;
 use super::shard::Shard;
 use crate::catalog::Catalog;
+
+/// How long partitions may take to be led, before they are looked at as they are.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who else belongs to a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,12 +82,49 @@ pub(super) async fn leave_cluster(shard: &Rc<Shard>) -> Result<(), RunError> {
     if let Some(found) = catalog.map_or(Some(Together::Voters), |catalog| others(&catalog, own)) {
         return Err(together(shard, found));
     }
+    if let Some(catalog) = shard.with_core(|core| core.catalog())
+        && let Some(found) = members_elsewhere(shard, &catalog).await
+    {
+        return Err(together(shard, found));
+    }
     let left = formation::leave(&shard.node.config.data_dir);
     left.map_err(|error| RunError::Register { why: error.to_string() })?;
     tracing::info!(
         "the cluster of this data directory has no other node any more: from now on this node is alone, without a cluster"
     );
     Ok(())
+}
+
+/// The first partition whose group has members that its place in the catalog does not name any more: learners that nobody has taken
+/// out yet, which nobody would on a node without links.
+async fn members_elsewhere(shard: &Rc<Shard>, catalog: &Catalog) -> Option<Together> {
+    let mut on_shards: BTreeMap<ShardId, Vec<GroupId>> = BTreeMap::new();
+    for partition in catalog.topics().flat_map(|topic| &topic.partitions) {
+        for placement in partition.placements() {
+            on_shards.entry(placement.shard).or_default().push(partition.group);
+        }
+    }
+    for (at, groups) in on_shards {
+        let asked = shard.on(at, move |there| first_with_others(there, groups)).await;
+        let Ok(Some(group)) = asked else { continue };
+        return catalog.topics().find_map(|topic| {
+            let partition = topic.partitions.iter().position(|found| found.group == group)?;
+            Some(Together::Moving { topic: topic.name.to_string(), partition })
+        });
+    }
+    None
+}
+
+/// The first of these groups, which are on this shard, that has other members.
+async fn first_with_others(shard: Rc<Shard>, groups: Vec<GroupId>) -> Option<GroupId> {
+    // A leader has applied what was committed before its term, changes of the members among it.
+    let led = shard.all_led(groups.clone());
+    or(async { _ = led.await }, async { _ = sleep(PATIENCE).await }).await;
+    shard.with_core(|core| {
+        let has_others =
+            |group: &GroupId| core.partition(*group).is_some() && !core.is_sole_member(*group);
+        groups.into_iter().find(has_others)
+    })
 }
 
 fn together(shard: &Shard, together: Together) -> RunError {
