@@ -72,7 +72,8 @@ struct World {
     /// Everybody who ever got an id, with the group and generation that they heard of last.
     members: Vec<(String, String, i32)>,
     generations: BTreeMap<String, i32>,
-    /// Groups whose last generation could not be written down.
+    /// Groups whose last generation could not be written down, which an older one may have been, or may yet be: also where the
+    /// group has gone since, or another has its name.
     unsaved: BTreeSet<String>,
     committed: Committed,
     /// How often each topic was deleted and made again.
@@ -446,7 +447,6 @@ impl World {
         for group in GROUPS {
             let Some(found) = self.coordinator.describe(group) else {
                 self.generations.remove(group);
-                self.unsaved.remove(group);
                 continue;
             };
             let dynamic = found.members.iter().filter(|member| member.instance_id.is_none());

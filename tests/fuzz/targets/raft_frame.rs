@@ -60,9 +60,7 @@ fn again(kind: FrameKind, body: &Bytes) -> Option<Frame> {
             Part::frame(&transfer, offset, &[bytes]).expect("it was sent")
         }
         FrameKind::Want => Want::decode(body).ok()?.to_frame(),
-        FrameKind::Received => {
-            encode_received(&decode_received(body).ok()?).expect("it was sent")
-        }
+        FrameKind::Received => encode_received(&decode_received(body).ok()?).expect("it was sent"),
         FrameKind::Ping | FrameKind::Pong | FrameKind::Discovery | FrameKind::DiscoveryReply => {
             return None;
         }
