@@ -16,6 +16,7 @@ use chronik_replication::formation;
 use chronik_ring::sleep;
 use futures_lite::future::or;
 
+use super::mesh::MeshRefused;
 use super::run::RunError;
 use super::shard::Shard;
 use crate::catalog::Catalog;
@@ -77,18 +78,18 @@ pub(super) async fn leave_cluster(shard: &Rc<Shard>) -> Result<(), RunError> {
     }
     // A leader has applied all that was committed before its term.
     _ = shard.all_led(vec![GroupId::META]).await;
-    let catalog = shard.with_core(|core| core.catalog());
-    let own = shard.node.config.node_id;
-    if let Some(found) = catalog.map_or(Some(Together::Voters), |catalog| others(&catalog, own)) {
+    let Some(catalog) = shard.with_core(|core| core.catalog()) else {
+        return Err(together(shard, Together::Voters));
+    };
+    let unknown = |error: &dyn std::error::Error| RunError::Register { why: error.to_string() };
+    let found = match others(&catalog, shard.node.config.node_id) {
+        Some(found) => Some(found),
+        None => members_elsewhere(shard, &catalog).await.map_err(|error| unknown(&error))?,
+    };
+    if let Some(found) = found {
         return Err(together(shard, found));
     }
-    if let Some(catalog) = shard.with_core(|core| core.catalog())
-        && let Some(found) = members_elsewhere(shard, &catalog).await
-    {
-        return Err(together(shard, found));
-    }
-    let left = formation::leave(&shard.node.config.data_dir);
-    left.map_err(|error| RunError::Register { why: error.to_string() })?;
+    formation::leave(&shard.node.config.data_dir).map_err(|error| unknown(&error))?;
     tracing::info!(
         "the cluster of this data directory has no other node any more: from now on this node is alone, without a cluster"
     );
@@ -96,8 +97,11 @@ pub(super) async fn leave_cluster(shard: &Rc<Shard>) -> Result<(), RunError> {
 }
 
 /// The first partition whose group has members that its place in the catalog does not name any more: learners that nobody has taken
-/// out yet, which nobody would on a node without links.
-async fn members_elsewhere(shard: &Rc<Shard>, catalog: &Catalog) -> Option<Together> {
+/// out yet, which nobody would on a node without links. A shard that does not answer is no answer (I1).
+async fn members_elsewhere(
+    shard: &Rc<Shard>,
+    catalog: &Catalog,
+) -> Result<Option<Together>, MeshRefused> {
     let mut on_shards: BTreeMap<ShardId, Vec<GroupId>> = BTreeMap::new();
     for partition in catalog.topics().flat_map(|topic| &topic.partitions) {
         for placement in partition.placements() {
@@ -105,14 +109,14 @@ async fn members_elsewhere(shard: &Rc<Shard>, catalog: &Catalog) -> Option<Toget
         }
     }
     for (at, groups) in on_shards {
-        let asked = shard.on(at, move |there| first_with_others(there, groups)).await;
-        let Ok(Some(group)) = asked else { continue };
-        return catalog.topics().find_map(|topic| {
+        let found = shard.on(at, move |there| first_with_others(there, groups)).await?;
+        let Some(group) = found else { continue };
+        return Ok(catalog.topics().find_map(|topic| {
             let partition = topic.partitions.iter().position(|found| found.group == group)?;
             Some(Together::Moving { topic: topic.name.to_string(), partition })
-        });
+        }));
     }
-    None
+    Ok(None)
 }
 
 /// The first of these groups, which are on this shard, that has other members.
