@@ -127,16 +127,21 @@ fn encode(messages: &[PeerMessage]) -> Result<Bytes, WireError> {
     Ok(bytes.freeze())
 }
 
-fn decode(frame: &Bytes) -> Result<Vec<PeerMessage>, WireError> {
+/// The body of a frame, which must be of a kind and whole.
+pub(super) fn body_of(frame: &Bytes, kind: FrameKind) -> Result<Bytes, WireError> {
     let mut header = [0; FRAME_HEADER_BYTES];
     header.copy_from_slice(&frame[..FRAME_HEADER_BYTES]);
     let header = FrameHeader::decode(&header, FRAME_BODY_BYTES_MAX)?;
     let body = frame.slice(FRAME_HEADER_BYTES..);
     header.check_body(&body)?;
-    if header.kind != FrameKind::Raft {
+    if header.kind != kind {
         return Err(WireError::Kind { kind: 0 });
     }
-    decode_raft(&body)
+    Ok(body)
+}
+
+fn decode(frame: &Bytes) -> Result<Vec<PeerMessage>, WireError> {
+    decode_raft(&body_of(frame, FrameKind::Raft)?)
 }
 
 impl Run {

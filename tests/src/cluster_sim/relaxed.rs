@@ -12,15 +12,14 @@ use bytes::Bytes;
 use chronik_engine::batch::BatchHeader;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_replication::wire::{
-    FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind, ReceivedMark, Seat,
-    WireError, decode_received, encode_received,
+    FrameKind, ReceivedMark, Seat, WireError, decode_received, encode_received,
 };
 use rand::Rng;
 
 use super::clients::Request;
 use super::event::Event;
 use super::host::HostState;
-use super::net::Body;
+use super::net::{Body, body_of};
 use super::oracle::Oracle;
 use super::run::Run;
 use super::swarm::{MS, SECOND};
@@ -49,15 +48,7 @@ fn encode(marks: &[ReceivedMark]) -> Result<Bytes, WireError> {
 }
 
 fn decode(frame: &Bytes) -> Result<Vec<ReceivedMark>, WireError> {
-    let mut header = [0; FRAME_HEADER_BYTES];
-    header.copy_from_slice(&frame[..FRAME_HEADER_BYTES]);
-    let header = FrameHeader::decode(&header, FRAME_BODY_BYTES_MAX)?;
-    let body = frame.slice(FRAME_HEADER_BYTES..);
-    header.check_body(&body)?;
-    if header.kind != FrameKind::Received {
-        return Err(WireError::Kind { kind: 0 });
-    }
-    decode_received(&body)
+    decode_received(&body_of(frame, FrameKind::Received)?)
 }
 
 fn unreadable(error: WireError) -> Violation {
