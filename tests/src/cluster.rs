@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::CreateTopicsRequest;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
@@ -331,4 +331,19 @@ pub fn leaders_now(node: &Broker, topic: &str, partitions: usize) -> Option<Vec<
 /// Waits until a node tells of a leader for every partition of a topic; says who they are.
 pub fn leaders_seen(node: &Broker, topic: &str, partitions: usize) -> Result<Vec<i32>> {
     leaders_other(node, topic, partitions, &[])
+}
+
+/// Waits, under load, until every node is ready.
+pub fn run_until_ready(cluster: &mut Cluster, load: &mut Load) -> Result<()> {
+    load.run_until("all are ready", DEADLINE, |_| {
+        for (id, node) in (1..).zip(cluster.nodes()) {
+            if !node.is_running() {
+                return Some(Err(anyhow!("node {id} ended by itself")));
+            }
+            if !node.is_ready() {
+                return None;
+            }
+        }
+        Some(Ok(()))
+    })?
 }

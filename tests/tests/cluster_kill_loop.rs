@@ -10,9 +10,9 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use chronik_tests::cluster::{
-    Cluster, DEADLINE, cluster_status, create_topic, leaders_now, run_on,
+    Cluster, DEADLINE, cluster_status, create_topic, leaders_now, run_on, run_until_ready,
 };
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::scratch::{count_from_env, seed_from_env};
@@ -198,19 +198,4 @@ fn choose(
 fn controller(node: &Broker) -> Option<i32> {
     let id = cluster_status(node).ok()?["controller"].as_i64()?;
     i32::try_from(id).ok()
-}
-
-/// Waits, under load, until every node is ready.
-fn run_until_ready(cluster: &mut Cluster, load: &mut Load) -> Result<()> {
-    load.run_until("all are ready", DEADLINE, |_| {
-        for (id, node) in (1..).zip(cluster.nodes()) {
-            if !node.is_running() {
-                return Some(Err(anyhow!("node {id} ended by itself")));
-            }
-            if !node.is_ready() {
-                return None;
-            }
-        }
-        Some(Ok(()))
-    })?
 }

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "this test runs real processes on real time")]
 
-use anyhow::{Context, Result, anyhow, ensure};
-use chronik_tests::cluster::{Cluster, DEADLINE, leaders_other, leaders_seen, run_on};
+use anyhow::{Context, Result, ensure};
+use chronik_tests::cluster::{
+    Cluster, DEADLINE, leaders_other, leaders_seen, run_on, run_until_ready,
+};
 use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
@@ -80,17 +82,7 @@ fn kill_leaders(cluster: &mut Cluster, seed: u64) -> Result<()> {
         }
         cluster.node(victim).spawn()?;
         load.run_until_each_acked(1, DEADLINE).with_context(|| format!("round {round}"))?;
-        load.run_until("all are ready", DEADLINE, |_| {
-            for (id, node) in (1..).zip(cluster.nodes()) {
-                if !node.is_running() {
-                    return Some(Err(anyhow!("node {id} ended by itself")));
-                }
-                if !node.is_ready() {
-                    return None;
-                }
-            }
-            Some(Ok(()))
-        })??;
+        run_until_ready(cluster, &mut load)?;
         println!(
             "round {round}: node {victim}, at once: {is_at_once}; {} acked",
             load.ledger.acked()
