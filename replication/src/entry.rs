@@ -18,6 +18,8 @@ use chronik_engine::ids::{Offset, RaftIndex, Term};
 use chronik_engine::wal::record::{EntryKind, LogEntry};
 use raft::eraftpb::{Entry, EntryType};
 
+use crate::error::ChangeError;
+
 /// The size of an encoded context.
 const CONTEXT_BYTES: usize = 24;
 const CONTEXT_VERSION: u8 = 1;
@@ -58,6 +60,11 @@ pub enum EntryError {
     NoContext,
     #[error("configuration changes of the first version are not used")]
     ConfChangeV1,
+    #[error("a configuration change that no leader proposes")]
+    Change {
+        #[source]
+        source: ChangeError,
+    },
 }
 
 /// What a log entry says beside its place and its payload.

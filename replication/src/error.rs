@@ -146,7 +146,7 @@ pub enum ConfChangeError {
     Malformed {
         index: RaftIndex,
         #[source]
-        source: protobuf::ProtobufError,
+        source: ChangeError,
     },
     #[error("raft refused the change at {index}")]
     Raft {
@@ -154,6 +154,17 @@ pub enum ConfChangeError {
         #[source]
         source: raft::Error,
     },
+}
+
+/// Why bytes are no change of a configuration that any leader proposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    #[error("the change has {bytes} bytes, of at most {bytes_max}")]
+    TooLarge { bytes: usize, bytes_max: usize },
+    #[error("the change is not encoded as any leader does it")]
+    Encoding,
+    #[error("the change names a member without a replica id")]
+    NoReplica,
 }
 
 /// Why these cannot be the members of a group.

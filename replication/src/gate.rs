@@ -5,16 +5,18 @@
 //! the leader sends it (this replica lost durable entries and must not go on) and wrong when anybody else does. So
 //! messages that no correct peer can send are refused here, and raft-rs's own checks stay as they are.
 //!
-//! Invariants: (I1) nothing that passes carries term 0 or an entry that [`crate::entry`] cannot read; (I2) entries
+//! Invariants: (I1) nothing that passes carries term 0, an entry that [`crate::entry`] cannot read or a
+//! change of the members that no leader proposes; (I2) entries
 //! that pass continue the log's offsets; (I3) a heartbeat of a plausible leader always passes, whatever its commit.
 
 use chronik_engine::ids::{Offset, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::LogPosition;
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{EntryType, Message, MessageType};
 
-use crate::entry::EntryMeta;
+use crate::entry::{EntryError, EntryMeta};
 use crate::error::{SnapshotError, StepError};
 use crate::group::RaftGroup;
+use crate::membership::change_of;
 use crate::snapshot::SnapshotParts;
 
 /// A Raft term is Kafka's leader epoch, an `i32`. No correct cluster elects that often.
@@ -189,6 +191,12 @@ fn check_entries(group: &RaftGroup, message: &Message) -> Result<(), StepError> 
             return Err(StepError::EntryTerm { index, term: entry.term, after, up_to });
         }
         term = entry.term;
+        if entry.get_entry_type() == EntryType::EntryConfChangeV2 {
+            change_of(&entry.data).map_err(|source| {
+                let source = EntryError::Change { source };
+                StepError::Entry { index: RaftIndex(index), source }
+            })?;
+        }
         // Where raft-rs will not take the entries, there is nothing to continue.
         let Some(expected) = end_offset else { continue };
         let meta = EntryMeta::of(entry, expected)

@@ -53,7 +53,8 @@ pub mod wire;
 pub use config::{CheckpointParts, GroupConfig, RecoveredLog};
 pub use entry::{EntryError, ProposedEntry};
 pub use error::{
-    ConfChangeError, MembersError, ProposeError, RecoverError, SnapshotError, StepError,
+    ChangeError, ConfChangeError, MembersError, ProposeError, RecoverError, SnapshotError,
+    StepError,
 };
 pub use group::{RaftGroup, Role};
 pub use log_store::EntryFetch;

@@ -26,16 +26,18 @@
 use chronik_engine::ids::{RaftIndex, ReplicaId};
 use chronik_engine::wal::record::{EntryKind, GroupMeta, LogEntry};
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType};
 use raft::{Changer, INVALID_ID, ProgressTracker};
 
 use crate::entry::EntryMeta;
-use crate::error::{ConfChangeError, MembersError, ProposeError};
+use crate::error::{ChangeError, ConfChangeError, MembersError, ProposeError};
 use crate::group::RaftGroup;
 
 /// The most members that a group has, all lists together: who votes stands in two of them while a configuration is left,
 /// and beside those there are replicas for readers.
 const MEMBERS_MAX: usize = 96;
+/// The most bytes of a change: each member of two configurations takes 13 or less.
+const CHANGE_BYTES_MAX: usize = 4_096;
 
 /// The members of a group: one configuration, or two while one is left for the other.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -166,6 +168,36 @@ impl Members {
     }
 }
 
+/// The change that an entry carries. Its bytes are raft-rs's own encoding, which knows more than is ever said: whatever
+/// encodes to other bytes than it was decoded from is none that [`RaftGroup::propose_conf_change`] made, and once
+/// committed it would stop every replica.
+pub(crate) fn change_of(payload: &[u8]) -> Result<ConfChangeV2, ChangeError> {
+    let bytes = payload.len();
+    if bytes > CHANGE_BYTES_MAX {
+        return Err(ChangeError::TooLarge { bytes, bytes_max: CHANGE_BYTES_MAX });
+    }
+    let mut change = ConfChangeV2::default();
+    change.merge_from_bytes(payload).map_err(|_| ChangeError::Encoding)?;
+    // What is not known is kept when it is decoded, and so would be encoded again.
+    let known = |single: &ConfChangeSingle| ConfChangeSingle {
+        change_type: single.change_type,
+        node_id: single.node_id,
+        ..ConfChangeSingle::default()
+    };
+    let ours = ConfChangeV2 {
+        transition: change.transition,
+        changes: change.changes.iter().map(known).collect(),
+        ..ConfChangeV2::default()
+    };
+    if !ours.write_to_bytes().is_ok_and(|bytes| bytes == payload) {
+        return Err(ChangeError::Encoding);
+    }
+    if ours.changes.iter().any(|single| single.node_id == ReplicaId::NONE.0) {
+        return Err(ChangeError::NoReplica);
+    }
+    Ok(ours)
+}
+
 /// What a change makes of a configuration, as raft-rs will when it is applied.
 pub(crate) fn changed(
     before: &ProgressTracker,
@@ -241,9 +273,7 @@ impl RaftGroup {
     pub fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<&GroupMeta, ConfChangeError> {
         assert!(entry.kind == EntryKind::ConfChange, "{:?} at {}", entry.kind, entry.index);
         let index = entry.index;
-        let mut change = ConfChangeV2::default();
-        change
-            .merge_from_bytes(&entry.payload)
+        let change = change_of(&entry.payload)
             .map_err(|source| ConfChangeError::Malformed { index, source })?;
         let state = self
             .node

@@ -3,11 +3,10 @@
 
 use chronik_engine::ids::RaftIndex;
 use chronik_engine::wal::record::EntryKind;
-use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 
 use crate::group::RaftGroup;
-use crate::membership::{Members, changed};
+use crate::membership::{Members, change_of, changed};
 
 impl RaftGroup {
     /// The members after each change of them that the log has behind what is applied and that others may have applied, in
@@ -32,18 +31,12 @@ impl RaftGroup {
             let Some(slot) = log.store.slot(RaftIndex(index)) else { return Some(None) };
             let entry = &slot.entry;
             let is_change = entry.kind == EntryKind::ConfChange && own_term != Some(entry.term.0);
-            is_change.then(|| decoded(&entry.payload))
+            is_change.then(|| change_of(&entry.payload).ok())
         });
         let is_change = move |entry: &&Entry| {
             let is_new = entry.index > log.applied && own_term != Some(entry.term);
             is_new && entry.get_entry_type() == EntryType::EntryConfChangeV2
         };
-        stored.chain(log.unstable.entries.iter().filter(is_change).map(|e| decoded(&e.data)))
+        stored.chain(log.unstable.entries.iter().filter(is_change).map(|e| change_of(&e.data).ok()))
     }
-}
-
-fn decoded(bytes: &[u8]) -> Option<ConfChangeV2> {
-    let mut change = ConfChangeV2::default();
-    change.merge_from_bytes(bytes).ok()?;
-    Some(change)
 }

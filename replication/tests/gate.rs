@@ -10,7 +10,7 @@ mod support;
 
 use bytes::Bytes;
 use chronik_engine::ids::ReplicaId;
-use chronik_replication::{Entry, EntryType, Message, MessageType, StepError};
+use chronik_replication::{Entry, EntryError, EntryType, Message, MessageType, StepError};
 use support::Cluster;
 
 /// Three voters and a learner (4); 1 leads, all hold two entries of term 1, the second a batch of offsets 0 to 4.
@@ -159,6 +159,24 @@ fn given_entries_that_cannot_follow_when_appended_then_they_are_refused() {
     context[8] = 7;
     let error = refused(&mut cluster, 2, with(&|e| e.context = Bytes::from(context.clone())));
     assert!(matches!(error, StepError::Entry { .. }), "{error}");
+
+    // Changes of the members that would stop every replica once they are committed: no such field, bytes after the end
+    // of what is known, a member without an id, and more than any group has.
+    let kind_of_change = |e: &mut Entry, data: &[u8]| {
+        let mut context = e.context.to_vec();
+        (context[1], context[4]) = (3, 0);
+        e.entry_type = EntryType::EntryConfChangeV2;
+        (e.context, e.data) = (context.into(), Bytes::copy_from_slice(data));
+    };
+    let many = [0x12, 0x04, 0x08, 0x01, 0x10, 0x07].repeat(1_000);
+    let changes: [&[u8]; 5] =
+        [b"\x0b", b"\xff", &[0x12, 0x00], &[0x12, 0x04, 8, 1, 0x10, 7, 0x78, 1], &many];
+    for data in changes {
+        let error = refused(&mut cluster, 2, with(&|e| kind_of_change(e, data)));
+        let StepError::Entry { source: EntryError::Change { .. }, .. } = error else {
+            panic!("{data:?}: {error:?}");
+        };
+    }
 
     cluster.deliver(good);
     cluster.settle_all();
