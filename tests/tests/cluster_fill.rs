@@ -2,12 +2,13 @@
 //! snapshots, and serves all of them as well as the others.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "this test runs real processes on real time")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use chronik_tests::cluster::{Cluster, create_topic, leaders_other, run_on};
-use chronik_tests::http::{self, Metrics};
+use chronik_tests::http::{self, Metrics, Sample};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::scratch::wait_for;
 use chronik_tests::workload::Load;
@@ -17,7 +18,10 @@ const PARTITIONS: usize = 4;
 const DEADLINE: Duration = Duration::from_secs(120);
 const MIB: u64 = 1 << 20;
 /// So that there is time for a kill while records are copied.
-const SLOWLY: &str = "[cluster]\nrecovery_bytes_per_second = 4194304\n";
+const SLOWLY: &str = "[cluster]\nrecovery_bytes_per_second = 1048576\n";
+const SLOWLY_BYTES_PER_SECOND: f64 = 1_048_576.0;
+/// What may come beyond that: the answer that was paid for last, and what a rest allows.
+const SLOWLY_BYTES_BEYOND: f64 = 1_048_576.0;
 
 /// Small files that become segments at once.
 fn settings() -> Settings {
@@ -30,12 +34,28 @@ fn metric(node: &Broker, name: &str) -> Result<f64> {
     Ok(Metrics::parse(&answer.body)?.sum(name))
 }
 
+/// Raft snapshots of partitions of `topic` that `node` has installed since its start.
+fn snapshots_taken(node: &Broker, topic: &str) -> Result<f64> {
+    let answer = http::get(node.ports().admin_addr(), "/metrics")?;
+    let metrics = Metrics::parse(&answer.body)?;
+    let of = [("topic", topic), ("direction", "download"), ("result", "success")];
+    let is_one = |sample: &&Sample| {
+        of.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))
+    };
+    Ok(metrics.all("chronik_raft_snapshot_transfers_total").filter(is_one).map(|s| s.value).sum())
+}
+
 /// Node 3 is away while so much is written that the others give back the files that it would need.
 fn leave_behind(cluster: &mut Cluster, load: &mut Load) -> Result<()> {
     load.run_until_acked(1_000, DEADLINE)?;
     cluster.node(3).kill()?;
     load.run_until_acked(8_000, DEADLINE)?;
     load.drain(DEADLINE)?;
+    wait_until_cut(cluster)
+}
+
+/// Until nodes 1 and 2 hold the end of their logs only.
+fn wait_until_cut(cluster: &mut Cluster) -> Result<()> {
     for id in [1, 2] {
         let node = cluster.node(id);
         wait_for("the log's files are given back", DEADLINE, || {
@@ -98,25 +118,40 @@ fn given_a_node_that_copies_records_when_it_is_killed_then_it_goes_on_at_its_nex
             })?;
             node.kill()?;
         }
+        let since = Instant::now();
         cluster.node(3).start_again()?;
         cluster.wait_whole()?;
+        let copied = metric(cluster.node(3), "chronik_fill_bytes_total")?;
+        ensure!(copied > 2.0 * SLOWLY_BYTES_BEYOND, "{copied} bytes: too few to tell how fast");
+        let allowed = SLOWLY_BYTES_PER_SECOND * since.elapsed().as_secs_f64();
+        ensure!(copied <= allowed + SLOWLY_BYTES_BEYOND, "{copied} bytes, {allowed} at the rate");
         check_without_each(cluster, &mut load)
     });
 }
 
 #[test]
-fn given_a_node_that_was_away_for_a_hundred_records_when_it_comes_back_then_it_has_them() {
+fn given_a_node_that_was_away_for_a_hundred_records_when_the_log_is_cut_behind_them_then_it_has_them()
+ {
     let mut cluster = Cluster::start(NODES, &settings()).unwrap();
     run_on(&mut cluster, |cluster| {
-        let topic = fresh_name("away");
-        create_topic(cluster.node(1), &topic, PARTITIONS, NODES)?;
+        let (topic, beside) = (fresh_name("away"), fresh_name("beside"));
+        for name in [&topic, &beside] {
+            create_topic(cluster.node(1), name, PARTITIONS, NODES)?;
+        }
         let mut load = Load::connect(&cluster.bootstrap(), &topic, PARTITIONS, 13)?;
         load.run_until_acked(150, DEADLINE)?;
         cluster.node(3).kill()?;
         load.run_until_acked(100, DEADLINE)?;
         load.drain(DEADLINE)?;
+        // The log is that of all groups of a core: what another topic writes gives back the files with those records.
+        let mut other = Load::connect(&cluster.bootstrap(), &beside, PARTITIONS, 14)?;
+        other.run_until_acked(8_000, DEADLINE)?;
+        other.drain(DEADLINE)?;
+        wait_until_cut(cluster)?;
         cluster.node(3).start_again()?;
         cluster.wait_whole()?;
+        let taken = snapshots_taken(cluster.node(3), &topic)?;
+        ensure!(taken > 0.0, "it came back without a snapshot: the log was not cut");
         check_without_each(cluster, &mut load)
     });
 }

@@ -56,10 +56,18 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(1);
 const QUEUE_LOOKS_MAX: u32 = 5_000;
 /// Between two looks whether files are removed.
 const GONE_PAUSE: Duration = Duration::from_millis(50);
+/// Where the rate is bounded, an answer holds so much of a second's worth, but not less than so many bytes.
+const ASKS_PER_SECOND: u64 = 4;
+const PACED_BYTES_MIN: usize = 64 << 10;
 /// What may be fetched at once after a rest, where the rate is bounded.
 const BURST_NS: u64 = 50_000_000;
 /// How often who waits for the pace looks whether it is another one.
 const PACE_CHECK: Duration = Duration::from_secs(1);
+
+fn cost_ns(bytes_per_second: u64, bytes: usize) -> u64 {
+    let cost_ns = u128::from(bytes as u64) * 1_000_000_000 / u128::from(bytes_per_second);
+    u64::try_from(cost_ns).unwrap_or(u64::MAX)
+}
 
 /// What a shard has under way for fills.
 #[derive(Debug, Default)]
@@ -102,9 +110,19 @@ impl Shard {
         }
     }
 
-    pub(super) async fn ask_records(self: &Rc<Self>, ask: FillAsk) -> FillAnswer {
-        let FillAsk { group, replica, leader, from, up_to, bytes_max, .. } = ask;
-        self.wait_for_pace().await;
+    pub(super) async fn ask_records(self: &Rc<Self>, mut ask: FillAsk) -> FillAnswer {
+        ask.bytes_max = self.pay(ask.bytes_max).await;
+        let answer = self.ask_paid(&ask).await;
+        let came = match &answer {
+            FillAnswer::Records(chunk) => chunk.bytes.len(),
+            FillAnswer::LogStart(_) | FillAnswer::Failed => 0,
+        };
+        self.settle_payment(ask.bytes_max, came);
+        answer
+    }
+
+    async fn ask_paid(self: &Rc<Self>, ask: &FillAsk) -> FillAnswer {
+        let FillAsk { group, replica, leader, from, up_to, bytes_max, .. } = *ask;
         let Some(links) = self.links() else { return FillAnswer::Failed };
         let Some(seat) = links.seat_of(group, leader) else { return FillAnswer::Failed };
         if !self.wal.leaves_enough(bytes_max as u64).await {
@@ -120,7 +138,6 @@ impl Shard {
         let asked = links.peers().call(seat, CALL_RECORDS, body, CALL_TIMEOUT).await;
         match asked.as_ref().map(Answer::decode) {
             Ok(Some(Answer::Records(chunk))) => {
-                self.spend_pace(chunk.bytes.len());
                 self.metrics.borrow_mut().counters.fill_bytes += chunk.bytes.len() as u64;
                 FillAnswer::Records(chunk)
             }
@@ -159,30 +176,46 @@ impl Shard {
         (of_node > 0).then(|| (of_node / u64::from(self.node.shards.max(1))).max(1))
     }
 
-    /// What was copied at one pace is not paid for at another: a throttle that is taken away ends at once.
-    async fn wait_for_pace(&self) {
-        let mut pace = self.pace_bytes_per_second();
-        while pace.is_some() {
+    /// Waits until so many bytes, or fewer where the rate is bounded, may be asked for; how many. They are paid for at once,
+    /// so that partitions that ask together do not get an answer each for the price of one. What was paid at one rate does
+    /// not count at another: a throttle that is taken away ends at once.
+    async fn pay(&self, bytes_max: usize) -> usize {
+        let mut rate = self.pace_bytes_per_second();
+        while let Some(bytes_per_second) = rate {
             let rest_ns = self.traffic.paid_until_ns.get().saturating_sub(self.clock.now_ns());
             if rest_ns == 0 {
-                return;
+                let step =
+                    usize::try_from(bytes_per_second / ASKS_PER_SECOND).unwrap_or(usize::MAX);
+                let bytes = bytes_max.min(step.max(PACED_BYTES_MIN));
+                self.spend(bytes_per_second, bytes);
+                return bytes;
             }
             sleep(Duration::from_nanos(rest_ns).min(PACE_CHECK)).await;
             let now = self.pace_bytes_per_second();
-            if now != pace {
+            if now != rate {
                 self.traffic.paid_until_ns.set(0);
             }
-            pace = now;
+            rate = now;
         }
+        bytes_max
     }
 
-    fn spend_pace(&self, bytes: usize) {
-        let Some(rate) = self.pace_bytes_per_second() else { return };
-        let cost_ns = u128::from(bytes as u64) * 1_000_000_000 / u128::from(rate);
-        let cost_ns = u64::try_from(cost_ns).unwrap_or(u64::MAX);
+    fn spend(&self, bytes_per_second: u64, bytes: usize) {
         let oldest_ns = self.clock.now_ns().saturating_sub(BURST_NS);
         let paid_until_ns = self.traffic.paid_until_ns.get().max(oldest_ns);
+        let cost_ns = cost_ns(bytes_per_second, bytes);
         self.traffic.paid_until_ns.set(paid_until_ns.saturating_add(cost_ns));
+    }
+
+    /// More came than was paid for where a batch alone is larger, less at the end or where nothing was answered.
+    fn settle_payment(&self, paid: usize, came: usize) {
+        let Some(rate) = self.pace_bytes_per_second() else { return };
+        if came >= paid {
+            return self.spend(rate, came - paid);
+        }
+        let rest_ns = cost_ns(rate, paid - came);
+        let paid_until_ns = self.traffic.paid_until_ns.get().saturating_sub(rest_ns);
+        self.traffic.paid_until_ns.set(paid_until_ns);
     }
 
     /// Writes what was copied as segments, on a thread for that.
