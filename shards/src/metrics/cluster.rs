@@ -6,10 +6,13 @@ use super::prometheus::Exposition;
 use super::shard::ShardSnapshot;
 use crate::core::SnapshotFigures;
 
+/// The catalog's name where a topic's would stand.
+pub const CATALOG: &str = "__meta";
+
 /// The Raft snapshots of one partition, or of the catalog.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SnapshotSample {
-    /// The topic; `__meta` is the catalog.
+    /// The topic; [`CATALOG`] is the catalog.
     pub topic: String,
     pub partition: u32,
     pub figures: SnapshotFigures,
@@ -143,19 +146,20 @@ impl Exposition {
         }
     }
 
-    /// Every group that had a Raft snapshot since the start.
+    /// The catalog, and every other group that had a Raft snapshot since the start. The catalog is always there, so that
+    /// an alert finds its series before the first snapshot is made.
     pub(super) fn snapshots(&mut self, shards: &[ShardSnapshot]) {
-        let samples = || shards.iter().flat_map(|shard| &shard.snapshots);
-        if samples().next().is_none() {
-            return;
-        }
+        let catalog = SnapshotSample { topic: CATALOG.to_owned(), ..SnapshotSample::default() };
+        let had_some = || shards.iter().flat_map(|shard| &shard.snapshots);
+        let is_there = had_some().any(|sample| sample.topic == CATALOG);
+        let samples: Vec<_> = had_some().chain((!is_there).then_some(&catalog)).collect();
         let name = "chronik_raft_snapshot_count";
         self.header(
             name,
             "gauge",
             "Raft snapshots made since the start, by what they were made for.",
         );
-        for sample in samples() {
+        for sample in &samples {
             let partition = sample.partition.to_string();
             let trigger = ("trigger", "follower");
             let labels = [("topic", sample.topic.as_str()), ("partition", &partition), trigger];
@@ -163,24 +167,24 @@ impl Exposition {
         }
         let name = "chronik_raft_snapshot_size_bytes";
         self.header(name, "gauge", "Bytes of the last Raft snapshot, without records.");
-        self.each_snapshot(shards, name, |figures| figures.size_bytes.to_string());
+        self.each_snapshot(&samples, name, |figures| figures.size_bytes.to_string());
         let name = "chronik_raft_snapshot_last_index";
         self.header(name, "gauge", "The entry that the last Raft snapshot stands for.");
-        self.each_snapshot(shards, name, |figures| figures.last_index.0.to_string());
+        self.each_snapshot(&samples, name, |figures| figures.last_index.0.to_string());
         let name = "chronik_raft_snapshot_create_latency_ms";
         self.header(name, "gauge", "How long it took to make the last Raft snapshot.");
-        self.each_snapshot(shards, name, |figures| milliseconds(figures.created_ns));
+        self.each_snapshot(&samples, name, |figures| milliseconds(figures.created_ns));
         let name = "chronik_raft_snapshot_apply_latency_ms";
         let help = "How long it took to put the last Raft snapshot in the place of the state.";
         self.header(name, "gauge", help);
-        self.each_snapshot(shards, name, |figures| milliseconds(figures.applied_ns));
-        self.transfers(shards);
+        self.each_snapshot(&samples, name, |figures| milliseconds(figures.applied_ns));
+        self.transfers(&samples);
     }
 
-    fn transfers(&mut self, shards: &[ShardSnapshot]) {
+    fn transfers(&mut self, samples: &[&SnapshotSample]) {
         let name = "chronik_raft_snapshot_transfers_total";
         self.header(name, "counter", "Raft snapshots sent and received, by what became of them.");
-        for sample in shards.iter().flat_map(|shard| &shard.snapshots) {
+        for sample in samples {
             let (partition, figures) = (sample.partition.to_string(), &sample.figures);
             for (direction, result, count) in [
                 ("upload", "success", figures.ends.arrived),
@@ -197,11 +201,11 @@ impl Exposition {
 
     fn each_snapshot(
         &mut self,
-        shards: &[ShardSnapshot],
+        samples: &[&SnapshotSample],
         name: &str,
         value: fn(&SnapshotFigures) -> String,
     ) {
-        for sample in shards.iter().flat_map(|shard| &shard.snapshots) {
+        for sample in samples {
             let partition = sample.partition.to_string();
             let labels = [("topic", sample.topic.as_str()), ("partition", &partition)];
             self.sample(name, &labels, &value(&sample.figures));

@@ -164,6 +164,8 @@ counters! {
     group_members_expired: "chronik_group_members_expired_total" Counter Sum Shard;
     /// Elections this node's replicas have won.
     raft_leader_elections: "raft_leader_elections_total" Counter Sum Node;
+    /// Messages of other replicas that were refused: forged, of a former placement, or such as no correct peer sends.
+    raft_messages_refused: "chronik_raft_messages_refused_total" Counter Sum Node;
     /// AppendEntries messages sent.
     raft_append_entries: "raft_append_entries_total" Counter Sum Node;
     /// Vote requests sent, those included that only ask whether an election would be won.

@@ -14,7 +14,7 @@ mod latency;
 mod prometheus;
 mod shard;
 
-pub use cluster::SnapshotSample;
+pub use cluster::{CATALOG, SnapshotSample};
 pub use counters::Counters;
 pub use latency::{hgrm_usage, render_hgrm, render_latency_json, render_latency_text};
 pub use prometheus::render_prometheus;

@@ -324,6 +324,13 @@ mod tests {
         ] {
             assert!(samples.contains_key(&format!("{name}{{node_id=\"1\"}}")), "{name}");
         }
+        for name in ["size_bytes", "last_index", "create_latency_ms", "apply_latency_ms"] {
+            let of = "{topic=\"__meta\",partition=\"0\"}";
+            assert!(samples.contains_key(&format!("chronik_raft_snapshot_{name}{of}")), "{name}");
+        }
+        let count =
+            "chronik_raft_snapshot_count{topic=\"__meta\",partition=\"0\",trigger=\"follower\"}";
+        assert!(samples.contains_key(count));
     }
 
     #[test]

@@ -45,7 +45,7 @@ use crate::core::{
 };
 use crate::handlers::fetch_session::SessionCache;
 use crate::identity::Identity;
-use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotSample, Stage};
+use crate::metrics::{CATALOG, ShardMetrics, ShardSnapshot, SnapshotSample, Stage};
 use crate::stored::Segments;
 
 /// How long a leader waits for something to send, with which its followers learn what is committed.
@@ -389,6 +389,7 @@ impl Shard {
         counters.raft_leader_elections = figures.elections_won;
         counters.raft_current_term = figures.term_max;
         counters.raft_commit_index = figures.commit_index_max;
+        counters.raft_messages_refused = figures.messages_refused;
         counters.raft_append_entries = figures.sent.appends;
         counters.raft_heartbeats = figures.sent.heartbeats;
         counters.raft_vote_requests = figures.sent.vote_requests;
@@ -412,7 +413,7 @@ impl Shard {
         let sample = |(group, tag, figures): (GroupId, Option<PartitionTag>, SnapshotFigures)| {
             let (topic, partition) = match tag {
                 Some(tag) => (catalog.topic_by_id(tag.topic)?.name.to_string(), tag.partition),
-                None => ((group == GroupId::META).then(|| "__meta".to_owned())?, 0),
+                None => ((group == GroupId::META).then(|| CATALOG.to_owned())?, 0),
             };
             Some(SnapshotSample { topic, partition, figures })
         };
