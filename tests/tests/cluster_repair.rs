@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use chronik_tests::batch::BatchBuilder;
+use chronik_tests::binary::run_server;
 use chronik_tests::cluster::{Cluster, create_topic, leaders_seen, run_on};
 use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
@@ -195,6 +196,55 @@ fn given_a_full_file_of_the_log_that_is_damaged_when_it_is_to_become_segments_th
         let node = cluster.node(1);
         wait_for("it is repaired", DEADLINE, || (repairs(node).ok()? >= 1.0).then_some(()))?;
         wait_for_segments(cluster.node(1))?;
+        cluster.wait_whole()?;
+        check_all(cluster.node(1), &topic)
+    });
+}
+
+#[test]
+fn given_the_file_that_is_written_to_is_damaged_when_the_node_starts_then_it_says_so_and_joins_anew_with_an_empty_disk()
+ {
+    let mut cluster = start(&settings(3_600));
+    run_on(&mut cluster, |cluster| {
+        let topic = topic_of_first(cluster)?;
+        produce_all(cluster.node(1), &topic)?;
+        cluster.wait_whole()?;
+        let node = cluster.node(3);
+        node.kill()?;
+        let last = node.wal_files()?.into_iter().filter_map(|path| {
+            let bytes = std::fs::read(&path).ok()?;
+            let of_last = value(RECORDS - 1);
+            bytes.windows(of_last.len()).position(|window| window == of_last)?;
+            Some((path, bytes))
+        });
+        let (path, mut bytes) = last.last().context("the last record is in no file")?;
+        // The first block that tells of records; others follow it.
+        let first = (0..RECORDS).find_map(|offset| {
+            let value = value(offset);
+            bytes.windows(value.len()).position(|window| window == value)
+        });
+        bytes[first.context("no record in the file")?] ^= 1;
+        std::fs::write(&path, bytes)?;
+
+        node.spawn()?;
+        ensure!(!node.wait_exit()?.success(), "it goes on with a damaged log");
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+        for words in [name, "empty data_dir"] {
+            ensure!(node.log_contains(words), "no {words:?} in {}", node.log_tail());
+        }
+        let data_dir = node.data_dir().to_path_buf();
+        let wal = |args: &[&str]| {
+            let dir = data_dir.to_str().context("a path")?;
+            run_server(&[&["wal"], args, &[dir]].concat(), DEADLINE)
+        };
+        for args in [&["verify"][..], &["repair"], &["repair", "--accept-loss"]] {
+            let refused = wal(args)?;
+            let is_told = refused.text().contains("empty data_dir");
+            ensure!(!refused.status.success() && is_told, "{args:?}: {}", refused.text());
+        }
+
+        std::fs::remove_dir_all(&data_dir)?;
+        cluster.node(3).start_again()?;
         cluster.wait_whole()?;
         check_all(cluster.node(1), &topic)
     });

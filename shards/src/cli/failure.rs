@@ -79,8 +79,9 @@ impl Failure {
             && self.exit_code() == exit_code::WAL_DAMAGED
         {
             story.push_str(
-                "\nNothing was changed. `chronik-server wal verify DATA_DIR` shows the damage; if there is no other copy \
-                 (a node of a cluster has them: let it join anew with an empty data_dir), `chronik-server wal repair --accept-loss DATA_DIR` gives up what is damaged and keeps the rest.",
+                "\nNothing was changed. `chronik-server wal verify DATA_DIR` shows the damage. A node of a cluster has copies of it: let it \
+                 join anew with an empty data_dir. A node alone gives up what is damaged, and keeps the rest, with \
+                 `chronik-server wal repair --accept-loss DATA_DIR`.",
             );
         }
         story

@@ -53,6 +53,11 @@ pub enum WalToolError {
         "{regions} damaged regions; nothing was changed: repeat with --accept-loss to give them up"
     )]
     LossNotAccepted { regions: usize },
+    #[error(
+        "{regions} damaged regions; the other nodes of the cluster have what was in them: let this node join them anew with an \
+         empty data_dir"
+    )]
+    DamagedOfCluster { regions: usize },
     #[error("{regions} damaged regions cannot be repaired; restore the directory from a backup")]
     NotRepairable { regions: usize },
     #[error(
@@ -66,6 +71,7 @@ impl WalToolError {
     pub(super) fn exit_code(&self) -> i32 {
         match self {
             WalToolError::Damaged { .. }
+            | WalToolError::DamagedOfCluster { .. }
             | WalToolError::LossNotAccepted { .. }
             | WalToolError::NotRepairable { .. } => exit_code::WAL_DAMAGED,
             WalToolError::NoLog { .. }
@@ -88,7 +94,8 @@ pub(super) struct Findings {
 pub(super) fn run(command: &WalCommand) -> Result<Findings, WalToolError> {
     let args = command.args();
     let logs = Logs::open(&args.dir)?;
-    if matches!(command, WalCommand::Repair { accept_loss: true, .. }) && is_of_cluster(&args.dir) {
+    let of_cluster = is_of_cluster(&args.dir);
+    if matches!(command, WalCommand::Repair { accept_loss: true, .. }) && of_cluster {
         // Its log would contradict those of the other replicas, entry by entry, and nothing would ever tell.
         return Err(WalToolError::OfCluster { dir: args.dir.clone() });
     }
@@ -125,6 +132,9 @@ pub(super) fn run(command: &WalCommand) -> Result<Findings, WalToolError> {
         }
     }
     let verdict = match command {
+        WalCommand::Verify(_) | WalCommand::Repair { .. } if damaged > 0 && of_cluster => {
+            Err(WalToolError::DamagedOfCluster { regions: damaged })
+        }
         WalCommand::Verify(_) if damaged > 0 => Err(WalToolError::Damaged { regions: damaged }),
         WalCommand::Repair { .. } if unrepairable > 0 => {
             Err(WalToolError::NotRepairable { regions: unrepairable })
