@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::CreateTopicsRequest;
+use kafka_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::{AlterPartitionReassignmentsRequest, BrokerId, CreateTopicsRequest};
 use serde_json::Value;
 
 use crate::http;
@@ -301,6 +304,22 @@ pub fn create_topic(node: &Broker, name: &str, partitions: usize, replicas: usiz
     let is_made = code == 0 || (is_unclear && code == ResponseError::TopicAlreadyExists.code());
     ensure!(is_made, "{name}: error {code}");
     Ok(())
+}
+
+/// Asks for a partition to be on these nodes, or with `None` to go back to where it was; the error code.
+pub fn reassign(node: &Broker, topic: &str, partition: i32, to: Option<&[i32]>) -> Result<i16> {
+    let to = to.map(|nodes| nodes.iter().map(|node| BrokerId(*node)).collect());
+    let partition =
+        ReassignablePartition::default().with_partition_index(partition).with_replicas(to);
+    let topic =
+        ReassignableTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition]);
+    let request = AlterPartitionReassignmentsRequest::default()
+        .with_timeout_ms(30_000)
+        .with_topics(vec![topic]);
+    let answer = RawConnection::open(node.ports().kafka_addr())?.call(0, &request)?;
+    ensure!(answer.error_code == 0, "error {}", answer.error_code);
+    let topic = answer.responses.first().context("an answer without the topic")?;
+    Ok(topic.partitions.first().context("an answer without the partition")?.error_code)
 }
 
 /// Waits until a node tells of a leader for every partition of a topic that none of `than` leads; says who they are.

@@ -10,25 +10,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chronik_tests::batch::BatchBuilder;
 use chronik_tests::binary::run_server;
-use chronik_tests::cluster::Cluster;
+use chronik_tests::cluster::{Cluster, reassign};
 use chronik_tests::http;
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::wait_for;
 use chronik_tests::workload::{Load, read_topic};
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::alter_partition_reassignments_request::{
-    ReassignablePartition, ReassignableTopic,
-};
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, BrokerId, CreateTopicsRequest, DescribeQuorumRequest,
-    ElectLeadersRequest, GroupId, ListPartitionReassignmentsRequest, OffsetCommitRequest,
-    OffsetFetchRequest, UnregisterBrokerRequest, describe_quorum_request, elect_leaders_request,
+    BrokerId, CreateTopicsRequest, DescribeQuorumRequest, ElectLeadersRequest, GroupId,
+    ListPartitionReassignmentsRequest, OffsetCommitRequest, OffsetFetchRequest,
+    UnregisterBrokerRequest, describe_quorum_request, elect_leaders_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use serde_json::Value;
@@ -89,21 +86,6 @@ fn placement(node: &Broker, topic: &str) -> Result<Vec<(i32, Vec<i32>)>> {
             (partition.leader_id.0, nodes)
         };
     Ok(partitions.iter().map(of).collect())
-}
-
-/// Asks for a partition to be on these nodes, or with `None` to go back to where it was; the error code.
-fn reassign(node: &Broker, topic: &str, partition: i32, to: Option<&[i32]>) -> Result<i16> {
-    let to = to.map(|nodes| nodes.iter().map(|node| BrokerId(*node)).collect());
-    let partition =
-        ReassignablePartition::default().with_partition_index(partition).with_replicas(to);
-    let topic =
-        ReassignableTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition]);
-    let request = AlterPartitionReassignmentsRequest::default()
-        .with_timeout_ms(30_000)
-        .with_topics(vec![topic]);
-    let answer = connect(node)?.call(0, &request)?;
-    ensure!(answer.error_code == 0, "error {}", answer.error_code);
-    Ok(answer.responses[0].partitions[0].error_code)
 }
 
 fn is_moving(node: &Broker) -> Result<bool> {

@@ -87,7 +87,7 @@ fn stop_a_leader(cluster: &mut Cluster) -> Result<()> {
     load.run_until_acked(500, DEADLINE).context("after the pause")?;
     cluster.wait_whole()?;
     load.drain(DEADLINE)?;
-    cluster.check(&mut load)?;
+    cluster.check_every_node(&mut load)?;
     let values = values(cluster, &single)?;
     println!("late: error {late}; {values:?}");
     ensure!(values[..2] == ["before", "meanwhile"] && second.base_offset == 1, "{values:?}");
@@ -118,7 +118,7 @@ fn given_a_follower_that_is_stopped_when_it_goes_on_then_it_catches_up_and_count
         load.run_until_acked(500, DEADLINE).context("with the one that was stopped")?;
         cluster.node(followers[1]).start_again()?;
         load.drain(DEADLINE)?;
-        cluster.check(&mut load)
+        cluster.check_every_node(&mut load)
     });
 }
 
@@ -143,7 +143,7 @@ fn given_a_load_when_all_nodes_are_restarted_one_by_one_then_it_goes_on_and_noth
             cluster.check(&mut load).with_context(|| format!("node {id} was restarted"))?;
         }
         load.drain(DEADLINE)?;
-        cluster.check(&mut load)
+        cluster.check_every_node(&mut load)
     });
 }
 
@@ -174,7 +174,7 @@ fn given_two_nodes_that_fail_one_after_the_other_when_one_is_back_then_what_was_
         cluster.node(second).start_again()?;
         cluster.wait_whole()?;
         load.drain(DEADLINE)?;
-        cluster.check(&mut load)?;
+        cluster.check_every_node(&mut load)?;
         let mut values = values(cluster, &single)?;
         println!("alone: error {alone}; {values:?}");
         values.retain(|value| value != "alone" || alone != REQUEST_TIMED_OUT);

@@ -1,4 +1,4 @@
-//! SIGKILL, again and again, of nodes of a real cluster under a producer that never rests: one or two at a time, leaders
+//! SIGKILL, again and again, of nodes of a real cluster under a producer that never rests: one, two or all at a time, leaders
 //! among them, started again at once or after a while. Nothing acknowledged is lost, nothing is there twice, on no node.
 //!
 //! `CHRONIK_CLUSTER_KILL_ROUNDS` sets the number of rounds, `CHRONIK_CLUSTER_KILL_SEED` the seed. The moments of the kills
@@ -41,6 +41,8 @@ enum Victims {
     Controller,
     /// Two at once, so that nothing has a quorum.
     Two,
+    /// All at once: what nobody had synced is gone everywhere.
+    All,
 }
 
 /// When they are started again.
@@ -53,7 +55,8 @@ enum Return {
     Later,
 }
 
-const VICTIMS: [Victims; 4] = [Victims::Any, Victims::Leader, Victims::Controller, Victims::Two];
+const VICTIMS: [Victims; 5] =
+    [Victims::Any, Victims::Leader, Victims::Controller, Victims::Two, Victims::All];
 const RETURNS: [Return; 3] = [Return::AtOnce, Return::Twice, Return::Later];
 
 #[test]
@@ -142,20 +145,21 @@ fn kill_once(
             let left = cluster.others(&victims);
             if left.len() > NODES / 2 {
                 load.run_until_each_acked(1, DEADLINE).context("two of three go on")?;
-            } else {
+            } else if let [left] = left[..] {
                 let topic = load.topic().to_owned();
                 load.run_until("one of three leads nothing", DEADLINE, |_| {
                     // One that was on its way when the others went serves nobody.
                     let leaders =
-                        leaders_now(cluster.node(left[0]), &topic, PARTITIONS).unwrap_or_default();
-                    (!leaders.contains(&left[0])).then_some(())
+                        leaders_now(cluster.node(left), &topic, PARTITIONS).unwrap_or_default();
+                    (!leaders.contains(&left)).then_some(())
                 })?;
             }
         }
     }
-    for id in &victims {
+    for (started, id) in (1..).zip(&victims) {
         cluster.node(*id).spawn()?;
-        if victims.len() > 1 && rng.random_bool(0.5) {
+        let running = NODES - victims.len() + started;
+        if victims.len() > 1 && running > NODES / 2 && rng.random_bool(0.5) {
             load.run_until_each_acked(1, DEADLINE).context("two of three go on again")?;
         }
     }
@@ -184,6 +188,7 @@ fn choose(
     match victims {
         Victims::Any => Ok(vec![ids[0]]),
         Victims::Two => Ok(vec![ids[0], ids[1]]),
+        Victims::All => Ok(ids),
         Victims::Leader => load.run_until("somebody leads the partition", DEADLINE, |_| {
             let told = ids.iter().find_map(|id| leaders_now(cluster.node(*id), &topic, PARTITIONS));
             told.map(|leaders| leaders[partition]).filter(|id| *id > 0).map(|id| vec![id])

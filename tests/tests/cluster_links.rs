@@ -51,7 +51,7 @@ fn end(cluster: &mut Cluster, load: &mut Load) -> Result<()> {
     cluster.set_faults(Faults::default());
     cluster.wait_whole()?;
     load.drain(DEADLINE)?;
-    cluster.check(load)
+    cluster.check_every_node(load)
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Replicas of a real cluster that come to other disks: nodes lose all that they had, and get it back from the others.
+//! Replicas of a real cluster that come to other disks: nodes lose all that they had, and get it back from the others;
+//! replicas move from node to node while nodes are killed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use anyhow::{Context, Result, ensure};
 use chronik_tests::cluster::{
-    Cluster, DEADLINE, cluster_status, create_topic, leaders_other, leaders_seen, run_on,
+    Cluster, DEADLINE, cluster_status, create_topic, leaders_other, leaders_seen, reassign, run_on,
 };
 use chronik_tests::process::{Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
@@ -187,5 +188,42 @@ fn given_an_assignment_by_hand_when_a_topic_is_made_or_grows_then_its_replicas_a
             ensure!(answer.topics[0].error_code == refused, "{assignments:?}: {answer:?}");
         }
         Ok(())
+    });
+}
+
+#[test]
+fn given_replicas_that_move_when_nodes_are_killed_on_the_way_then_they_arrive_and_nothing_is_lost()
+{
+    const SPREAD: &[&[i32]] = &[&[1, 2, 3], &[2, 3, 1], &[3, 1, 2], &[1, 3, 2]];
+    // Who comes, who leaves, and who stays is killed.
+    const MOVES: [([i32; 3], i32); 3] = [([2, 3, 4], 4), ([3, 4, 1], 2), ([4, 1, 2], 4)];
+    let mut cluster = Cluster::start(4, &Settings::new()).unwrap();
+    run_on(&mut cluster, |cluster| {
+        let topic = fresh_name("on-the-way");
+        let made = RawConnection::open(cluster.node(1).ports().kafka_addr())?
+            .call(5, &assigned_topic(&topic, SPREAD))?;
+        ensure!(made.topics[0].error_code == 0, "{made:?}");
+        let mut load = Load::connect(&cluster.bootstrap(), &topic, SPREAD.len(), 15)?;
+        load.run_until_acked(RECORDS, DEADLINE)?;
+        let mut killed_on_the_way = 0;
+        for (to, victim) in MOVES {
+            let asked = cluster.others(&[victim])[0];
+            for partition in 0..i32::try_from(SPREAD.len())? {
+                let code = reassign(cluster.node(asked), &topic, partition, Some(&to))?;
+                ensure!(code == 0, "partition {partition} to {to:?}: error {code}");
+            }
+            cluster.node(victim).kill()?;
+            let left = cluster_status(cluster.node(asked))?["moving"].clone();
+            killed_on_the_way += usize::from(left != 0);
+            load.run_until_each_acked(10, DEADLINE).with_context(|| format!("without {victim}"))?;
+            cluster.node(victim).start_again()?;
+            wait_settled(cluster).with_context(|| format!("to {to:?}, {victim} was killed"))?;
+            cluster.check(&mut load)?;
+        }
+        ensure!(killed_on_the_way > 0, "every move was over before the kill");
+        load.drain(DEADLINE)?;
+        let mut connection = RawConnection::open(cluster.node(2).ports().kafka_addr())?;
+        ensure!(replicas_of(&mut connection, &topic)? == vec![vec![4, 1, 2]; SPREAD.len()]);
+        cluster.check(&mut load)
     });
 }

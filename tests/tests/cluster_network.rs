@@ -52,7 +52,7 @@ fn end(network: &Network, cluster: &mut Cluster, load: &mut Load) -> Result<()> 
     load.run_until_acked(300, DEADLINE).context("after all is healed")?;
     cluster.wait_whole()?;
     load.drain(DEADLINE)?;
-    cluster.check(load)
+    cluster.check_every_node(load)
 }
 
 #[test]
