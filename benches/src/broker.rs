@@ -131,12 +131,26 @@ impl Broker {
         Ok(())
     }
 
-    /// SIGTERM, and waits until the process has left by itself.
-    pub fn stop(&mut self) -> Result<()> {
+    /// SIGSTOP: it says nothing more, and its connections stay.
+    pub fn hang(&self) -> Result<()> {
+        self.signal(Signal::STOP).context("halting the broker")
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(Signal::CONT).context("letting the broker go on")
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
         let pid =
             i32::try_from(self.pid()?).ok().and_then(Pid::from_raw).context("no process id")?;
         // Not waited for yet, so the id is still the child's.
-        kill_process(pid, Signal::TERM).context("stopping the broker")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// SIGTERM, and waits until the process has left by itself.
+    pub fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::TERM).context("stopping the broker")?;
         let clock = Clock::start();
         loop {
             match self.ended()? {

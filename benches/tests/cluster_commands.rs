@@ -56,8 +56,9 @@ fn assert_step(step: &Value) {
 }
 
 #[test]
-fn given_three_nodes_when_the_leader_is_killed_or_stopped_then_each_round_has_its_pauses() {
-    for by in ["kill", "stop"] {
+fn given_three_nodes_when_the_leader_is_killed_hangs_or_is_stopped_then_each_round_has_its_pauses()
+{
+    for by in ["kill", "hang", "stop"] {
         let place = Place::new();
         let line = format!(
             "failover --by {by} --rounds 2 --rate 200 --record-bytes 100 --calm-seconds 0.3 --after-seconds 0.1"

@@ -1,4 +1,4 @@
-//! `failover`: what clients notice when a node of a cluster is killed or leaves, when all are restarted one after the
+//! `failover`: what clients notice when a node of a cluster is killed, hangs or leaves, when all are restarted one after the
 //! other, and when a leader is moved on purpose.
 //!
 //! Three nodes on this machine, one partition on all three, and a steady client that retries at once. Before each round
@@ -64,6 +64,9 @@ pub struct FailoverArgs {
 enum By {
     /// The leader's process gets SIGKILL, and is started again
     Kill,
+    /// The leader's process gets SIGSTOP, and SIGCONT later: silent with its connections open, as a machine that lost its
+    /// power or its cable
+    Hang,
     /// The leader's process gets SIGTERM, and is started again
     Stop,
     /// Each process in turn gets SIGTERM, and is started again
@@ -77,11 +80,11 @@ enum By {
 struct Step {
     node: i32,
     was_leader: bool,
-    /// Until the process was gone, or the election answered.
+    /// Until the process was gone or halted, or the election answered.
     leaving_ms: f64,
     /// From then until the time after the next leader's first acknowledgement was over.
     gone: IntervalReport,
-    /// From its start until the cluster had been in sync for a while.
+    /// From its start, or from when it went on, until the cluster had been in sync for a while.
     back: Option<IntervalReport>,
     /// From its start until it was in sync.
     in_sync_ms: Option<f64>,
@@ -162,7 +165,7 @@ impl Bench<'_> {
         let leader = self.board.wait_leader(None, LEADER_DEADLINE)?;
         let next = match self.args.by {
             By::Move => Some(moves::prefer_another(self.cluster, self.topic, leader)?),
-            By::Kill | By::Stop | By::Roll => None,
+            By::Kill | By::Hang | By::Stop | By::Roll => None,
         };
         // What came before, a start or the end of the last round, is nobody's.
         self.board.turn_over()?;
@@ -171,7 +174,9 @@ impl Bench<'_> {
         self.pools.calm.add(&calm.latencies)?;
         self.pools.calm_send_delay.add(&calm.send_delay)?;
         let going: Vec<i32> = match self.args.by {
-            By::Kill | By::Stop | By::Move => vec![self.board.wait_leader(None, LEADER_DEADLINE)?],
+            By::Kill | By::Hang | By::Stop | By::Move => {
+                vec![self.board.wait_leader(None, LEADER_DEADLINE)?]
+            }
             By::Roll => self.cluster.brokers().iter().map(|broker| broker.id()).collect(),
         };
         let mut steps = Vec::new();
@@ -188,6 +193,7 @@ impl Bench<'_> {
         match (self.args.by, next) {
             (_, Some(next)) => moves::elect(self.cluster, self.board, self.topic, next)?,
             (By::Kill, None) => self.cluster.broker(node)?.kill()?,
+            (By::Hang, None) => self.cluster.broker(node)?.hang()?,
             (By::Stop | By::Roll | By::Move, None) => self.cluster.broker(node)?.stop()?,
         }
         let leaving_ms = ns_to_ms(clock.now_ns());
@@ -199,7 +205,10 @@ impl Bench<'_> {
         let (mut back, mut in_sync_ms) = (None, None);
         if next.is_none() {
             let clock = Clock::start();
-            self.cluster.broker(node)?.spawn()?;
+            match self.args.by {
+                By::Hang => self.cluster.broker(node)?.go_on()?,
+                _ => self.cluster.broker(node)?.spawn()?,
+            }
             let asked = if node == 1 { 2 } else { 1 };
             let in_sync_ns =
                 self.cluster.wait_in_sync_ns(asked, clock, IN_SYNC_DEADLINE, &mut || None)?;
