@@ -8,7 +8,7 @@ use chronik_engine::batch::{BatchBuilder, BatchHeader, patch_header};
 use chronik_engine::disk::{DISK_ALIGN, Disk, DiskFile};
 use chronik_engine::disk_sim::{CrashMode, Fault, SimDisk, block_on};
 use chronik_engine::ids::{Offset, Term};
-use chronik_engine::segment::format::INDEX_INTERVAL_BYTES;
+use chronik_engine::segment::format::{INDEX_INTERVAL_BYTES, IndexEntry};
 use chronik_engine::segment::{
     SegmentError, SegmentFault, SegmentId, SegmentPlan, SegmentReader, SegmentSummary,
     SegmentWriter, sweep,
@@ -82,7 +82,7 @@ fn file_bytes(disk: &SimDisk) -> Vec<u8> {
     })
 }
 
-/// Compares with a file of this format's first version. `CHRONIK_BLESS=1` writes it anew: a change of format.
+/// Compares with a file of this version of the format. `CHRONIK_BLESS=1` writes it anew: a change of format.
 fn golden(name: &str, bytes: &[u8]) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("CHRONIK_BLESS").is_some() {
@@ -98,10 +98,23 @@ fn given_batches_when_written_then_the_file_is_the_golden_one_and_whole() {
     let batches = sample();
     let summary = block_on(write(&disk, &batches)).unwrap();
     assert_eq!((summary.end_offset, summary.max_timestamp_ms), (Offset(19), 3000));
-    golden("segment.bin", &file_bytes(&disk));
+    golden("segment_v2.bin", &file_bytes(&disk));
     let reader = block_on(SegmentReader::open(&disk, &path())).unwrap();
     assert_eq!(*reader.summary(), summary);
     block_on(reader.verify()).unwrap();
+}
+
+#[test]
+fn given_a_file_of_the_first_version_when_opened_then_it_says_that_this_is_not_known() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/segment_v1.bin");
+    let disk = SimDisk::new(1);
+    block_on(put_file(&disk, &std::fs::read(file).unwrap()));
+    let refused = block_on(SegmentReader::open(&disk, &path())).unwrap_err();
+    let fault = SegmentFault::Version { version: 1 };
+    assert!(
+        matches!(&refused, SegmentError::Damaged { position: 0, fault: f, .. } if *f == fault),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -163,60 +176,146 @@ fn given_a_writer_when_it_is_discarded_then_nothing_is_left_and_another_may_begi
     });
 }
 
+/// A file with these bytes under the segment's name.
+async fn put_file(disk: &SimDisk, bytes: &[u8]) {
+    disk.create_dir_all(Path::new(DIR)).await.unwrap();
+    let file = disk.create(&path(), bytes.len() as u64).await.unwrap();
+    for (n, part) in (0_u64..).zip(bytes.chunks(DISK_ALIGN)) {
+        let mut buf = file.alloc(part.len());
+        AsMut::<[u8]>::as_mut(&mut buf).copy_from_slice(part);
+        file.write_at(buf, n * DISK_ALIGN as u64).await.unwrap();
+    }
+}
+
+/// Batches in several intervals of the index, in one of them many, and a large one across its end; with gaps, as compaction
+/// leaves them: an offset within one would be nobody else's.
+fn in_intervals() -> Vec<Known> {
+    let small = (0..20).map(|at| (at % 3, 2, 20 * usize::try_from(at).unwrap(), 1000 + at));
+    let large = [(0, 1, 17_000, 900), (2, 3, 4_000, 2000), (1, 1, 9_000, 2001), (0, 2, 10, 2002)];
+    batches(&small.chain(large).collect::<Vec<_>>())
+}
+
+/// Where the batches begin in the file, and where the last one ends.
+fn positions(batches: &[Known]) -> Vec<usize> {
+    let ends = batches.iter().scan(DISK_ALIGN, |at, batch| {
+        *at += batch.bytes.len();
+        Some(*at)
+    });
+    [DISK_ALIGN].into_iter().chain(ends).collect()
+}
+
+/// Reads all there is, some of it from somewhere in the middle, and by time. Nothing is given but what was written; says
+/// whether something was not given.
+async fn read_damaged(disk: &SimDisk, batches: &[Known], hit: usize) -> bool {
+    let Ok(reader) = SegmentReader::open(disk, &path()).await else { return true };
+    let end = Offset(batches[batches.len() - 1].end);
+    let mut is_told = false;
+    let (mut from, mut next) = (Offset(0), 0);
+    loop {
+        let Ok(found) = reader.read_batches(from, end, 60_000).await else {
+            is_told = true;
+            break;
+        };
+        let Some(last) = found.last() else { break };
+        from = last.end_offset;
+        for found in &found {
+            let wanted = &batches[next];
+            assert!(found.bytes == wanted.bytes, "{} for {}", found.base_offset, wanted.base);
+            assert_eq!((found.base_offset.0, found.end_offset.0), (wanted.base, wanted.end));
+            next += 1;
+        }
+    }
+    assert!(is_told || next == batches.len(), "{next} batches, and nothing is wrong");
+    let wanted = &batches[hit];
+    match reader.read_batches(Offset(wanted.end - 1), end, 1).await {
+        Ok(found) => assert!(found[0].bytes == wanted.bytes, "{}", found[0].base_offset),
+        Err(_) => is_told = true,
+    }
+    match reader.find_timestamp(Offset(wanted.base), wanted.timestamp).await {
+        Ok(found) => assert!(found.unwrap().bytes == wanted.bytes, "by its time"),
+        Err(_) => is_told = true,
+    }
+    assert_eq!(reader.verify().await.is_err(), is_told, "all of it, and a part");
+    is_told
+}
+
 #[test]
-fn given_any_flipped_byte_that_counts_when_read_then_it_is_found() {
-    let batches = sample();
+fn given_any_flipped_byte_when_read_then_nothing_is_given_but_what_was_written() {
+    let batches = in_intervals();
     let disk = SimDisk::new(1);
     let summary = block_on(write(&disk, &batches)).unwrap();
     let whole = file_bytes(&disk);
-    let data_end = usize::try_from(summary.plan.data_end()).unwrap();
-    let index = usize::try_from(summary.plan.index_position()).unwrap();
-    let footer = usize::try_from(summary.plan.footer_position()).unwrap();
-    let counts = (0..80).chain(4096..data_end).chain(index..index + 48).chain(footer..footer + 56);
-    for at in counts.step_by(3) {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 0x40;
-        let found = block_on(async {
-            let disk = SimDisk::new(1);
-            disk.create_dir_all(Path::new(DIR)).await.unwrap();
-            let file = disk.create(&path(), bytes.len() as u64).await.unwrap();
-            for (n, part) in (0_u64..).zip(bytes.chunks(DISK_ALIGN)) {
-                let mut buf = file.alloc(part.len());
-                AsMut::<[u8]>::as_mut(&mut buf).copy_from_slice(part);
-                file.write_at(buf, n * DISK_ALIGN as u64).await.unwrap();
-            }
-            match SegmentReader::open(&disk, &path()).await {
-                Ok(reader) => reader.verify().await.is_err(),
-                Err(_) => true,
-            }
-        });
-        assert!(found, "byte {at}");
+    let plan = summary.plan;
+    let [data_end, index, footer] =
+        [plan.data_end(), plan.index_position(), plan.footer_position()]
+            .map(|at| usize::try_from(at).unwrap());
+    let reader = block_on(SegmentReader::open(&disk, &path())).unwrap();
+    let entries = reader.memory_bytes() / size_of::<IndexEntry>();
+    assert!(entries >= 3, "{entries}");
+    let counts = [0..80, DISK_ALIGN..data_end, index..index + entries * 28, footer..footer + 56];
+    let positions = positions(&batches);
+    assert!(!block_on(read_damaged(&disk, &batches, 0)), "it is whole");
+    for at in 0..whole.len() {
+        let flipped = whole[at] ^ (1 << (at % 8));
+        disk.write_raw(&path(), at as u64, &[flipped]).unwrap();
+        let hit = positions.partition_point(|begin| *begin <= at).saturating_sub(1);
+        let is_told = block_on(read_damaged(&disk, &batches, hit.min(batches.len() - 1)));
+        let is_to_be_told = counts.iter().any(|range| range.contains(&at));
+        assert_eq!(is_told, is_to_be_told, "byte {at}");
+        disk.write_raw(&path(), at as u64, &whole[at..=at]).unwrap();
     }
 }
 
 #[test]
-fn given_another_base_offset_in_a_batch_when_read_then_it_is_damage_and_not_the_end() {
-    let batches = sample();
+fn given_another_offset_or_epoch_in_a_batch_when_read_then_its_interval_is_damaged_and_no_other() {
+    let batches = in_intervals();
     let disk = SimDisk::new(1);
     block_on(write(&disk, &batches)).unwrap();
-    let mut begin = 4096;
-    for (number, batch) in batches.iter().enumerate() {
-        for byte in 0..8 {
-            let mut bytes = batch.bytes[byte..=byte].to_vec();
-            bytes[0] ^= 0x40;
-            disk.write_raw(&path(), begin + byte as u64, &bytes).unwrap();
-            block_on(async {
-                let reader = SegmentReader::open(&disk, &path()).await.unwrap();
-                let read = reader.read_batches(Offset(batch.base), Offset(19), usize::MAX).await;
-                assert!(read.is_err(), "byte {byte} at {}: {read:?}", batch.base);
-                let read = reader.read_batches(Offset(0), Offset(19), usize::MAX).await;
-                let given = read.map_or(0, |read| read.len());
-                assert_eq!(given, number, "what is before it is given");
-            });
-            disk.write_raw(&path(), begin + byte as u64, &batch.bytes[byte..=byte]).unwrap();
-        }
-        begin += batch.bytes.len() as u64;
+    let positions = positions(&batches);
+    let mut begin_of = Vec::new();
+    for position in &positions[..batches.len()] {
+        let begun = begin_of.last().copied().unwrap_or(*position);
+        let goes_on = position - begun < usize::try_from(INDEX_INTERVAL_BYTES).unwrap();
+        begin_of.push(if goes_on { begun } else { *position });
     }
+    let end = Offset(batches[batches.len() - 1].end);
+    for (number, batch) in batches.iter().enumerate() {
+        for byte in (0..8).chain(12..16) {
+            let at = (positions[number] + byte) as u64;
+            disk.write_raw(&path(), at, &[batch.bytes[byte] ^ 0x21]).unwrap();
+            for (other, wanted) in batches.iter().enumerate() {
+                let is_hit = begin_of[other] == begin_of[number];
+                block_on(async {
+                    let reader = SegmentReader::open(&disk, &path()).await.unwrap();
+                    let read = reader.read_batches(Offset(wanted.base), end, 1).await;
+                    let is_right = read.as_ref().is_ok_and(|read| read[0].bytes == wanted.bytes);
+                    assert_eq!((read.is_err(), is_right), (is_hit, !is_hit), "{other}: {read:?}");
+                });
+            }
+            disk.write_raw(&path(), at, &batch.bytes[byte..=byte]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn given_damaged_records_when_what_follows_them_is_read_then_it_is_given() {
+    let batches = in_intervals();
+    let disk = SimDisk::new(1);
+    block_on(write(&disk, &batches)).unwrap();
+    let position = positions(&batches)[3] as u64 + 70;
+    disk.write_raw(&path(), position, &[0xff]).unwrap();
+    let end = Offset(batches[batches.len() - 1].end);
+    block_on(async {
+        let reader = SegmentReader::open(&disk, &path()).await.unwrap();
+        for (at, wanted) in batches.iter().enumerate() {
+            let read = reader.read_batches(Offset(wanted.base), end, 1).await;
+            assert_eq!(read.is_err(), at == 3, "{at}: {read:?}");
+            let found = reader.find_timestamp(Offset(wanted.base), wanted.timestamp).await;
+            assert_eq!(found.is_err(), at == 3, "{at}: {found:?}");
+        }
+        let before = reader.read_batches(Offset(0), end, usize::MAX).await.unwrap();
+        assert_eq!(before.len(), 3, "what lies before it is given");
+    });
 }
 
 #[test]
@@ -331,7 +430,7 @@ proptest! {
         let reader = block_on(SegmentReader::open(&disk, &path())).unwrap();
         block_on(reader.verify()).unwrap();
         let end = summary.end_offset.0;
-        let entries = reader.memory_bytes() / 24;
+        let entries = reader.memory_bytes() / size_of::<IndexEntry>();
         prop_assert!(entries as u64 <= summary.plan.payload_bytes / INDEX_INTERVAL_BYTES + 1);
         for from in 0..end + 2 {
             let up_to = Offset(end - from % 5);

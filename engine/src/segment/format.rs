@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! segment = header (4096 bytes) | batches, zeros up to 4096 | index, zeros up to 4096 | footer (the last 4096 bytes)
-//! header  = magic "CHRONSEG" | version u16 = 1 | reserved u16 | partition u32 | cluster uuid | topic uuid | term u64
+//! header  = magic "CHRONSEG" | version u16 = 2 | reserved u16 | partition u32 | cluster uuid | topic uuid | term u64
 //!         | base offset i64 | payload bytes u64 | batches u32 | crc u32 of all before it | zeros
-//! index   = entries * (base offset i64 | position u64 | greatest timestamp up to the next entry i64)
-//! footer  = magic "CHRONFTR" | version u16 = 1 | reserved u16 | entries u32 | base offset i64 | end offset i64
+//! index   = entries * (base offset i64 | position u64 | greatest timestamp up to the next entry i64
+//!         | crc of the headers of the batches up to the next entry u32)
+//! footer  = magic "CHRONFTR" | version u16 = 2 | reserved u16 | entries u32 | base offset i64 | end offset i64
 //!         | greatest timestamp i64 | crc of the batches u32 | crc of the index u32 | delete horizon in seconds u32
 //!         | crc u32 of all before it | zeros
 //! ```
 //!
 //! The first batch has an index entry, and so has each that begins [`INDEX_INTERVAL_BYTES`] or more after the one that
-//! got the last. The checksums are CRC-32.
+//! got the last. The checksums are CRC-32. Version 1 had none of the batches' headers, and is not read any more.
 //!
 //! - I1: whatever bytes come in, decoding ends in a value or a [`SegmentFault`].
 //! - I2: sizes of a file follow from its plan alone, so its space can be reserved before the first batch is there.
@@ -31,11 +32,11 @@ pub const INDEX_INTERVAL_BYTES: u64 = 16 << 10;
 pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 
 /// The size of an index entry.
-pub const INDEX_ENTRY_BYTES: usize = 24;
+pub const INDEX_ENTRY_BYTES: usize = 28;
 
 const HEADER_MAGIC: &[u8; 8] = b"CHRONSEG";
 const FOOTER_MAGIC: &[u8; 8] = b"CHRONFTR";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER_FIELDS: usize = 76;
 const FOOTER_FIELDS: usize = 52;
 
@@ -276,6 +277,8 @@ pub struct IndexEntry {
     pub position: u64,
     /// The greatest timestamp from there up to the next entry, -1 if there is none.
     pub max_timestamp_ms: i64,
+    /// The checksum of the headers of the batches from there up to the next entry, one after the other.
+    pub headers_crc: u32,
 }
 
 /// The index as bytes.
@@ -286,6 +289,7 @@ pub fn encode_index(entries: &[IndexEntry]) -> Vec<u8> {
         out.extend_from_slice(&entry.base_offset.0.to_le_bytes());
         out.extend_from_slice(&entry.position.to_le_bytes());
         out.extend_from_slice(&entry.max_timestamp_ms.to_le_bytes());
+        out.extend_from_slice(&entry.headers_crc.to_le_bytes());
     }
     out
 }
@@ -299,6 +303,7 @@ pub fn decode_index(plan: &SegmentPlan, bytes: &[u8]) -> Result<Vec<IndexEntry>,
             base_offset: Offset(i64::from_le_bytes(fields.take()?)),
             position: u64::from_le_bytes(fields.take()?),
             max_timestamp_ms: i64::from_le_bytes(fields.take()?),
+            headers_crc: u32::from_le_bytes(fields.take()?),
         });
     }
     let first = entries.first().ok_or(SegmentFault::Contradiction)?;

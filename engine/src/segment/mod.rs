@@ -7,6 +7,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`format`] | how header, index and footer lie in the file |
+//! | `headers` | the checksum of what the batches' own ones leave out |
 //! | [`writer`] | writing, streaming, in bounded memory |
 //! | [`reader`] | finding and reading batches, and checking all of them |
 //! | [`name`] | what a segment is called |
@@ -15,9 +16,11 @@
 //! - I1: what has a segment's own name is whole and durable.
 //! - I2: batches lie in the file as they are sent to consumers, base offset and leader epoch patched in, one after the
 //!   other; each begins at or after the end of the one before it.
-//! - I3: a batch is handed out only if its own checksum is right and its offset is where the index has it.
+//! - I3: a batch is handed out only if all of it is as it was written: its own checksum is right, and so is that of the headers
+//!   of the index interval that it lies in.
 
 pub mod format;
+mod headers;
 pub mod manifest;
 pub mod name;
 pub mod reader;

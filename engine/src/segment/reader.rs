@@ -5,31 +5,36 @@
 //!
 //! - I1: what is read is bounded by what was asked for and one batch: lengths in the file are checked against its size
 //!   before memory is reserved.
-//! - I2: a batch's base offset, which its own checksum leaves out, is where the index has it: what is damaged there is not
-//!   taken for the end of what was asked for.
-//! - I3: what is passed over on the way to what was asked for is checked, too: a batch whose damaged header says that it ends
-//!   sooner would be left out in silence. It is less than what lies between two entries of the index.
+//! - I2: a header is believed only once those of its interval of the index are right by their checksum, which has what a
+//!   batch's own leaves out, its base offset and its leader epoch. So a read looks at headers up to 16 KiB behind its end.
+//! - I3: what is passed over on the way to what was asked for needs no more than that: no content of it is relied on.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::SegmentError;
 use super::format::{
-    Footer, INDEX_ENTRY_BYTES, IndexEntry, SECTOR_BYTES, SegmentFault, SegmentPlan, SegmentSummary,
-    decode_index,
+    Footer, INDEX_ENTRY_BYTES, INDEX_INTERVAL_BYTES, IndexEntry, SECTOR_BYTES, SegmentFault,
+    SegmentPlan, SegmentSummary, decode_index,
 };
+use super::headers::HeadersCrc;
 use crate::batch::{BatchHeader, HEADER_BYTES, RecordBatch};
 use crate::disk::{Disk, DiskFile};
 use crate::ids::Offset;
 use crate::limits::DISK_IO_BYTES_MAX;
 
+/// What has to be there of an index interval for the headers of all its batches to be there.
+const HEADERS_BYTES_MAX: u64 = INDEX_INTERVAL_BYTES + HEADER_BYTES as u64;
+/// What lies around the batches that a read gives: those before them in their interval, and headers behind them (I2).
+const AROUND_BYTES: u64 = (INDEX_INTERVAL_BYTES + HEADERS_BYTES_MAX).next_multiple_of(SECTOR_BYTES);
 /// What one read of the disk asks for at least, and at most where more is wanted: writes of the log wait behind it.
 const WINDOW_BYTES: u64 = 128 << 10;
-const WINDOW_BYTES_MAX: u64 = 512 << 10;
+const WINDOW_BYTES_MAX: u64 = (512 << 10) + AROUND_BYTES;
 
 const _: () = assert!(WINDOW_BYTES.is_multiple_of(SECTOR_BYTES));
+const _: () = assert!(AROUND_BYTES <= WINDOW_BYTES);
 const _: () = assert!(WINDOW_BYTES <= WINDOW_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES_MAX <= DISK_IO_BYTES_MAX as u64);
 
@@ -58,8 +63,9 @@ pub struct SegmentReader<D: Disk> {
 /// A place in the batches, and what was read ahead of it: `ahead` lies there, `then` follows.
 struct Cursor {
     position: u64,
-    /// The least that the next batch's base offset can be.
-    expected: Offset,
+    /// Headers are right up to here (I2).
+    checked_to: u64,
+    headers: HeadersCrc,
     ahead: Bytes,
     then: Bytes,
     /// What is read at once.
@@ -67,9 +73,19 @@ struct Cursor {
 }
 
 impl Cursor {
+    /// At the beginning of an index interval.
     fn new(position: u64, window_bytes: u64) -> Cursor {
-        let (ahead, then) = (Bytes::new(), Bytes::new());
-        Cursor { position, expected: Offset(0), ahead, then, window_bytes }
+        let (headers, ahead, then) = (HeadersCrc::default(), Bytes::new(), Bytes::new());
+        Cursor { position, checked_to: position, headers, ahead, then, window_bytes }
+    }
+
+    /// Goes on behind so many bytes, read or not.
+    fn pass(&mut self, bytes: usize) {
+        self.position += bytes as u64;
+        let here = bytes.min(self.ahead.len());
+        self.ahead.advance(here);
+        let behind = (bytes - here).min(self.then.len());
+        self.then.advance(behind);
     }
 }
 
@@ -161,25 +177,37 @@ impl<D: Disk> SegmentReader<D> {
         let mut bytes = 0;
         let mut cursor = Cursor::new(self.position_of(from), WINDOW_BYTES);
         loop {
-            if !batches.is_empty() && bytes + HEADER_BYTES > bytes_max {
+            let room = bytes_max.saturating_sub(bytes);
+            cursor.window_bytes =
+                (room as u64).saturating_add(AROUND_BYTES).clamp(WINDOW_BYTES, WINDOW_BYTES_MAX);
+            if !batches.is_empty() && !self.may_fit(&mut cursor, room).await? {
                 break;
             }
-            let wanted = bytes_max.saturating_sub(bytes) as u64;
-            cursor.window_bytes = wanted.clamp(WINDOW_BYTES, WINDOW_BYTES_MAX);
             let header = self.header(&mut cursor).await?;
             let Some(header) = header.filter(|header| header.base_offset < up_to) else { break };
             let size = self.size(&cursor, &header)?;
             if end_offset(&header) <= from {
-                self.batch(&mut cursor, size).await?; // I3
+                cursor.pass(size); // I3
                 continue;
-            }
-            if !batches.is_empty() && bytes + size > bytes_max {
-                break;
             }
             bytes += size;
             batches.push(self.batch(&mut cursor, size).await?);
         }
         Ok(())
+    }
+
+    /// Whether there is room for the batch at the cursor, or none is there. Its header need not be right: who is told too
+    /// early that there is no room comes again.
+    async fn may_fit(&self, cursor: &mut Cursor, room: usize) -> Result<bool, SegmentError> {
+        if room < HEADER_BYTES {
+            return Ok(false);
+        }
+        if cursor.position == self.data_end() {
+            return Ok(true);
+        }
+        self.fill(cursor, HEADER_BYTES).await?;
+        let size = BatchHeader::read(&cursor.ahead).and_then(|header| header.size().ok());
+        Ok(size.is_none_or(|size| size <= room))
     }
 
     /// The first batch that ends after `from` and has a record, and a timestamp of at least `timestamp_ms`.
@@ -202,10 +230,10 @@ impl<D: Disk> SegmentReader<D> {
             {
                 let size = self.size(&cursor, &header)?;
                 let is_late = header.max_timestamp_ms >= timestamp_ms && header.record_count > 0;
-                let batch = self.batch(&mut cursor, size).await?; // I3
-                if is_late && batch.end_offset > from {
-                    return Ok(Some(batch));
+                if is_late && end_offset(&header) > from {
+                    return self.batch(&mut cursor, size).await.map(Some);
                 }
+                cursor.pass(size); // I3
             }
         }
         Ok(None)
@@ -259,38 +287,36 @@ impl<D: Disk> SegmentReader<D> {
         if cursor.position == self.data_end() {
             return Ok(None);
         }
+        if cursor.position == cursor.checked_to {
+            self.check_headers(cursor).await?;
+        }
         self.fill(cursor, HEADER_BYTES).await?;
         let header = BatchHeader::read(&cursor.ahead);
-        let header = header.filter(|h| h.base_offset.0 >= 0 && h.last_offset_delta >= 0);
-        let header = header.ok_or_else(|| self.damaged(cursor.position, SegmentFault::Batch))?;
-        if !self.is_in_place(cursor, &header) {
-            return Err(self.damaged(cursor.position, SegmentFault::Contradiction));
+        header.map(Some).ok_or_else(|| self.damaged(cursor.position, SegmentFault::Batch))
+    }
+
+    /// Checks all headers of the index interval that begins at the cursor (I2).
+    async fn check_headers(&self, cursor: &mut Cursor) -> Result<(), SegmentError> {
+        let begin = cursor.position;
+        let damaged = |fault| self.damaged(begin, fault);
+        let at = self.index.partition_point(|entry| entry.position < begin);
+        let entry = self.index.get(at).filter(|entry| entry.position == begin);
+        let entry = entry.ok_or_else(|| damaged(SegmentFault::Contradiction))?;
+        let end = self.index.get(at + 1).map_or(self.data_end(), |next| next.position);
+        let len = end - begin;
+        self.fill(cursor, length(len.min(HEADERS_BYTES_MAX))).await?;
+        let found = cursor.headers.of(&cursor.ahead, length(len));
+        let found = found.ok_or_else(|| damaged(SegmentFault::Batch))?;
+        if found != entry.headers_crc {
+            return Err(damaged(SegmentFault::Checksum));
         }
-        cursor.expected = end_offset(&header);
-        Ok(Some(header))
+        cursor.checked_to = end;
+        Ok(())
     }
 
-    /// Whether the batch at the cursor may have these offsets (I2).
-    fn is_in_place(&self, cursor: &Cursor, header: &BatchHeader) -> bool {
-        let after = self.index.partition_point(|entry| entry.position <= cursor.position);
-        let Some(entry) = after.checked_sub(1).and_then(|at| self.index.get(at)) else {
-            return false;
-        };
-        let begins = match entry.position == cursor.position {
-            true => header.base_offset == entry.base_offset,
-            false => header.base_offset > entry.base_offset,
-        };
-        let end = self.index.get(after).map_or(self.summary.end_offset, |next| next.base_offset);
-        begins && header.base_offset >= cursor.expected && end_offset(header) <= end
-    }
-
-    /// The size of the batch at the cursor, which ends within the file.
+    /// The size of the batch at the cursor, which ends within its interval (I2).
     fn size(&self, cursor: &Cursor, header: &BatchHeader) -> Result<usize, SegmentError> {
-        let fits = |size: &usize| {
-            *size >= HEADER_BYTES && cursor.position + *size as u64 <= self.data_end()
-        };
-        let size = header.size().ok().filter(fits);
-        size.ok_or_else(|| self.damaged(cursor.position, SegmentFault::Batch))
+        header.size().map_err(|_| self.damaged(cursor.position, SegmentFault::Batch))
     }
 
     /// Takes the batch at the cursor, whole and checked.
@@ -375,7 +401,11 @@ async fn read<F: DiskFile>(
         1 => parts.remove(0),
         _ => Bytes::from(parts.concat()),
     };
-    let skip = usize::try_from(position - begin).unwrap_or(usize::MAX);
-    let len = usize::try_from(len).unwrap_or(usize::MAX);
-    Ok(whole.slice(skip..skip.saturating_add(len)))
+    let skip = length(position - begin);
+    Ok(whole.slice(skip..skip.saturating_add(length(len))))
+}
+
+/// A number of bytes of a file, of which less than 4 GiB are read.
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }

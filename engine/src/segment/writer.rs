@@ -10,6 +10,7 @@ use super::format::{
     Footer, INDEX_INTERVAL_BYTES, IndexEntry, SECTOR_BYTES, SegmentFault, SegmentPlan,
     SegmentSummary, encode_index,
 };
+use super::headers::HeadersCrc;
 use super::{SegmentError, temporary};
 use crate::batch::BatchHeader;
 use crate::disk::{DISK_ALIGN, Disk, DiskFile};
@@ -32,6 +33,8 @@ pub struct SegmentWriter<D: Disk> {
     out: Out<D::File>,
     plan: SegmentPlan,
     index: Vec<IndexEntry>,
+    /// Of the batches since the last entry of the index.
+    headers: HeadersCrc,
     crc: crc32fast::Hasher,
     end_offset: Offset,
     batches: u64,
@@ -122,6 +125,7 @@ impl<D: Disk> SegmentWriter<D> {
             out: Out::new(file),
             plan,
             index: Vec::new(),
+            headers: HeadersCrc::default(),
             crc: crc32fast::Hasher::new(),
             end_offset: plan.base_offset,
             batches: 0,
@@ -189,6 +193,7 @@ impl<D: Disk> SegmentWriter<D> {
             return Err(self.not_planned(SegmentFault::Count { batches: self.batches + 1, bytes }));
         }
         self.note(header.base_offset, header.max_timestamp_ms);
+        self.headers.push(batch);
         if let Some(horizon_ms) = header.delete_horizon_ms().filter(|_| !header.is_control()) {
             let earliest_ms = self.delete_horizon_ms.unwrap_or(horizon_ms);
             self.delete_horizon_ms = Some(earliest_ms.min(horizon_ms));
@@ -207,7 +212,19 @@ impl<D: Disk> SegmentWriter<D> {
             Some(last) if position - last.position < INDEX_INTERVAL_BYTES => {
                 last.max_timestamp_ms = last.max_timestamp_ms.max(max_timestamp_ms);
             }
-            _ => self.index.push(IndexEntry { base_offset, position, max_timestamp_ms }),
+            _ => {
+                self.end_interval();
+                let headers_crc = 0; // once its last batch is there
+                let entry = IndexEntry { base_offset, position, max_timestamp_ms, headers_crc };
+                self.index.push(entry);
+            }
+        }
+    }
+
+    /// No batch is added to those that the last entry of the index stands for.
+    fn end_interval(&mut self) {
+        if let Some(last) = self.index.last_mut() {
+            last.headers_crc = self.headers.take();
         }
     }
 
@@ -227,6 +244,7 @@ impl<D: Disk> SegmentWriter<D> {
             let fault = SegmentFault::Count { batches: self.batches, bytes: self.bytes };
             return Err(self.not_planned(fault));
         }
+        self.end_interval();
         assert!(self.index.len() as u64 <= self.plan.index_entries_max(), "the index has its room");
         let max_timestamp_ms = self.index.iter().map(|e| e.max_timestamp_ms).max().unwrap_or(-1);
         let index = encode_index(&self.index);
