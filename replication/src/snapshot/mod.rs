@@ -28,6 +28,8 @@ use crate::membership::Members;
 const VERSION: u8 = 1;
 /// What stands before the runs.
 const HEADER_BYTES: usize = 24;
+/// Where the log start offset lies in it.
+const LOG_START_AT: usize = 16;
 /// One run of a term.
 const RUN_BYTES: usize = 24;
 /// The most data of a snapshot. The runs of a log without any compaction are a term each, and few.
@@ -171,8 +173,22 @@ impl SnapshotHead {
         Some(SnapshotHead {
             position: LogPosition { index: RaftIndex(metadata.index), term: Term(metadata.term) },
             applied_end_offset: Offset(i64_of(u64_at(header, 8))),
-            log_start_offset: Offset(i64_of(u64_at(header, 16))),
+            log_start_offset: Offset(i64_of(u64_at(header, LOG_START_AT))),
         })
+    }
+
+    /// Makes what a snapshot stands for begin at `start`, or where it ends, unless it begins later as it is: for a replica that
+    /// knows what has gone since. The state machine is the same; the command that moved the start changes nothing any more.
+    pub fn raise_log_start(message: &mut Message, start: Offset) {
+        let Some(head) = SnapshotHead::of(message) else { return };
+        let start = start.min(head.applied_end_offset);
+        if start <= head.log_start_offset {
+            return;
+        }
+        let data = &mut message.mut_snapshot().data;
+        let mut changed = BytesMut::from(std::mem::take(data));
+        changed[LOG_START_AT..HEADER_BYTES].copy_from_slice(&start.0.to_le_bytes());
+        *data = changed.freeze();
     }
 }
 
@@ -229,6 +245,25 @@ mod tests {
             log_start_offset: Offset(7),
         };
         assert_eq!(head, Some(expected));
+    }
+
+    #[test]
+    fn given_a_snapshot_when_its_start_is_known_to_be_later_then_that_alone_is_changed() {
+        let raised = |start| {
+            let mut message = Message::default();
+            if let Ok(snapshot) = parts().to_raft() {
+                message.set_snapshot(snapshot);
+            }
+            SnapshotHead::raise_log_start(&mut message, Offset(start));
+            SnapshotParts::from_raft(message.get_snapshot())
+        };
+        for (start, expected) in [(0, 7), (7, 7), (8, 8), (40, 40), (41, 40)] {
+            let log_start_offset = Offset(expected);
+            assert_eq!(raised(start), Ok(SnapshotParts { log_start_offset, ..parts() }), "{start}");
+        }
+        let mut other = Message::default();
+        SnapshotHead::raise_log_start(&mut other, Offset(9));
+        assert_eq!(other, Message::default());
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! whatever becomes of the snapshot: the next one finds it. Nothing here reads or writes: the shell is told
 //! ([`FillStep`]) and tells what came of it.
 //!
-//! - I1: Raft gets a snapshot of a partition only when segments stand for all its records from its log start on.
+//! - I1: Raft gets a snapshot of a partition only when segments stand for all its records from its log start on. Where the
+//!   leader's log starts later by then, or this replica's own does, so does the snapshot.
 //! - I2: records come from a leader that has committed and applied them, and so have those in segments: no change of
 //!   leader makes them void, and records beyond what this replica has applied do no harm.
 //! - I3: at most [`FILLS_MAX`] copy at a time, each with one call and one write under way and at most
@@ -105,14 +106,17 @@ pub enum FillAnswer {
 
 impl ShardCore {
     /// Keeps a snapshot that records are missing for; every other message is given back, to be stepped.
-    pub(super) fn park_snapshot(&mut self, id: GroupId, message: Message) -> Option<Message> {
+    pub(super) fn park_snapshot(&mut self, id: GroupId, mut message: Message) -> Option<Message> {
         if message.get_msg_type() != MessageType::MsgSnapshot {
             return Some(message);
         }
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else {
             return Some(message);
         };
-        let Some(head) = group.head_without_records(&message) else { return Some(message) };
+        let Some(head) = group.head_without_records(&message) else {
+            SnapshotHead::raise_log_start(&mut message, group.log_start_offset);
+            return Some(message);
+        };
         let leader = ReplicaId(message.from);
         group.tick(&mut self.shared);
         // The replica lives on under its leader while it copies.
@@ -316,8 +320,9 @@ impl ShardCore {
 
     /// All records are there: Raft gets the snapshot (I1).
     fn finish_fill(&mut self, id: GroupId) {
-        let Some(fill) = self.fills.remove(id) else { return };
+        let Some(mut fill) = self.fills.remove(id) else { return };
         let Some(group) = self.groups.get_mut(&id) else { return };
+        SnapshotHead::raise_log_start(&mut fill.snapshot, fill.start);
         if let Err(error) = group.raft.step(fill.snapshot) {
             self.shared.messages_refused += 1;
             self.shared.counted.dropped(id);

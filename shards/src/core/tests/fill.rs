@@ -184,8 +184,28 @@ fn given_a_leader_whose_log_starts_late_when_a_replica_fills_then_it_begins_ther
     let write = nodes.written(3);
     nodes.write(3, &write, 20, true);
     let view = nodes.core(3).partition(GROUP).unwrap();
-    assert_eq!((view.log_start_offset, view.high_watermark), (Offset(12), Offset(20)));
+    let taken = (Offset(17), Offset(20));
+    assert_eq!((view.log_start_offset, view.high_watermark), taken, "nothing before is here");
+    assert_eq!(nodes.core(3).gaps(GROUP, Offset(20)), []);
+    nodes.restart(3);
+    let view = nodes.core(3).partition(GROUP).unwrap();
+    assert_eq!((view.log_start_offset, view.high_watermark), taken, "nor is it after a start");
+    nodes.tick(25);
     nodes.check_same(GROUP);
+}
+
+#[test]
+fn given_a_leader_whose_log_starts_behind_its_snapshot_when_a_replica_fills_then_it_takes_it_without_records()
+ {
+    let mut nodes = Nodes::left_behind(1);
+    let ask = nodes.asked(3);
+    let start = FillAnswer::LogStart(Offset(23));
+    nodes.core(3).fill_answered(GROUP, ask.fill, ask.from, start);
+    nodes.settle();
+    let view = nodes.core(3).partition(GROUP).unwrap();
+    assert_eq!((view.log_start_offset, view.high_watermark), (Offset(20), Offset(20)));
+    assert_eq!(nodes.core(3).segments(GROUP).unwrap().len(), 0);
+    assert_eq!(nodes.core(3).fills().count(), 0);
 }
 
 #[test]
