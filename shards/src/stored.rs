@@ -316,12 +316,10 @@ impl<D: Disk> Segments<D> {
         segments: Vec<Segment>,
         log_end: Offset,
     ) -> Result<Vec<Segment>, RestoreError> {
-        let rank = |segment: &Segment| (segment.generation, segment.end_offset);
+        let would_replace = Manifest::would_replace(&segments);
         let mut credible = Vec::with_capacity(segments.len());
-        for (at, segment) in segments.iter().enumerate() {
-            let mut others = segments.iter().enumerate().filter(|(other, _)| *other != at);
-            let replaces = others.any(|(_, o)| segment.overlaps(o) && rank(segment) >= rank(o));
-            if replaces || segment.end_offset > log_end {
+        for (segment, would_replace) in segments.iter().zip(would_replace) {
+            if would_replace || segment.end_offset > log_end {
                 let path = self.dir.join(segment.file_name(tag.topic.0, tag.partition));
                 match SegmentReader::open(&self.disk, &path).await {
                     Ok(_) => {}

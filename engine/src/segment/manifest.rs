@@ -60,6 +60,31 @@ impl Manifest {
         Loaded { manifest, left_over, unclear }
     }
 
+    /// Which of these others would go for: each that overlaps one that [`Manifest::load`] would not prefer to it. At the cost of
+    /// sorting them, since a directory may hold hundreds of thousands.
+    #[must_use]
+    pub fn would_replace(found: &[Segment]) -> Vec<bool> {
+        let rank = |at: &usize| (found[*at].generation, found[*at].end_offset);
+        let mut by_rank: Vec<usize> = (0..found.len()).collect();
+        by_rank.sort_by_key(rank);
+        let mut replaces = vec![false; found.len()];
+        // What those of lower ranks stand for, in pieces that do not touch.
+        let mut covered: BTreeMap<Offset, Offset> = BTreeMap::new();
+        for same in by_rank.chunk_by(|a, b| rank(a) == rank(b)) {
+            for at in same {
+                let Segment { base_offset, end_offset, .. } = found[*at];
+                let before = covered.range(..end_offset).next_back();
+                let overlaps = before.is_some_and(|(_, end)| *end > base_offset);
+                // Two of one rank end together.
+                replaces[*at] = overlaps || same.len() > 1;
+            }
+            for at in same {
+                cover(&mut covered, found[*at].base_offset..found[*at].end_offset);
+            }
+        }
+        replaces
+    }
+
     /// The segments, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Segment> + ExactSizeIterator {
         self.segments.iter()
@@ -205,10 +230,40 @@ impl Manifest {
     }
 }
 
+/// Adds a piece to those that do not touch.
+fn cover(covered: &mut BTreeMap<Offset, Offset>, Range { mut start, mut end }: Range<Offset>) {
+    while let Some((&from, &to)) = covered.range(..=end).next_back()
+        && to >= start
+    {
+        covered.remove(&from);
+        (start, end) = (start.min(from), end.max(to));
+    }
+    covered.insert(start, end);
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::ids::Term;
+
+    proptest! {
+        #[test]
+        fn given_any_segments_when_asked_which_would_replace_others_then_it_is_as_by_comparing_each_with_each(
+            shapes in proptest::collection::vec((0..60_i64, 1..20_i64, 0..4_u32), 0..40)
+        ) {
+            let found: Vec<Segment> =
+                shapes.iter().map(|(base, len, generation)| segment(*base, base + len, *generation)).collect();
+            let rank = |segment: &Segment| (segment.generation, segment.end_offset);
+            let compared = |at: usize| {
+                let mut others = found.iter().enumerate().filter(|(other, _)| *other != at);
+                others.any(|(_, o)| found[at].overlaps(o) && rank(&found[at]) >= rank(o))
+            };
+            let expected: Vec<bool> = (0..found.len()).map(compared).collect();
+            prop_assert_eq!(Manifest::would_replace(&found), expected);
+        }
+    }
 
     fn segment(base: i64, end: i64, generation: u32) -> Segment {
         Segment {
