@@ -60,6 +60,24 @@ pub struct RepairPlan {
 }
 
 impl ShardCore {
+    /// The first records of a partition that are in no segment though they are not in the log any more; `behind` says of
+    /// which this was told before. `first_in_log` is the first offset that the log has of the partition.
+    #[must_use]
+    pub fn missing(
+        &self,
+        id: GroupId,
+        first_in_log: Option<Offset>,
+        behind: Option<Unreadable>,
+    ) -> Option<Unreadable> {
+        let end = first_in_log.unwrap_or(self.live(id)?.high_watermark());
+        let told = match behind {
+            Some(Unreadable::Stored(at)) => Some(at),
+            Some(Unreadable::Logged(_)) | None => None,
+        };
+        let gaps = self.gaps(id, end).into_iter().map(|gap| gap.start);
+        gaps.filter(|start| Some(*start) > told).map(Unreadable::Stored).next()
+    }
+
     /// How to get back what cannot be read. `is_compacted` says whether the topic asks for compaction, `first_in_log` is the
     /// first offset that the log has of the partition.
     #[must_use]

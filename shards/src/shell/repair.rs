@@ -4,7 +4,8 @@
 //! It is done in turn with compaction, so that nothing else writes these segments anew meanwhile. Nobody waits for it: until
 //! then the records answer KAFKA_STORAGE_ERROR, at which clients try again.
 //!
-//! - I1: what is known is bounded by the partitions: one trouble of each, the next one when that is done with.
+//! - I1: what is known is bounded by the partitions: one trouble of each. When that is done with it is looked what else is
+//!   missing.
 //! - I2: in memory are [`PIECE_BYTES`] and one answer at most.
 //! - I3: all records of a repair come from one replica; another one is asked for all of them anew.
 //! - I4: what fails is tried again less and less often.
@@ -100,14 +101,15 @@ impl Shard {
         let partitions: Vec<GroupId> =
             self.with_core(|core| core.record_partitions().map(|(group, _)| group).collect());
         for group in partitions {
-            let (covered_to, end) = self.with_core(|core| {
-                let end = core.partition(group).map(|view| view.high_watermark);
-                (core.covered_to(group).unwrap_or_default(), end.unwrap_or_default())
-            });
-            if covered_to < self.wal.first_offset(group).unwrap_or(end) {
-                self.want_repair(group, Unreadable::Stored(covered_to));
+            if let Some(what) = self.missing(group, None) {
+                self.want_repair(group, what);
             }
         }
+    }
+
+    fn missing(&self, group: GroupId, behind: Option<Unreadable>) -> Option<Unreadable> {
+        let first_in_log = self.wal.first_offset(group);
+        self.with_core(|core| core.missing(group, first_in_log, behind))
     }
 
     /// Repairs what there is to be repaired now, one partition after the other; mostly there is nothing.
@@ -125,14 +127,15 @@ impl Shard {
             due.map(|(group, what)| (*group, *what)).collect()
         };
         for (group, what) in wanted {
-            if self.stopping.get() {
-                return;
+            let mut next = Some(what);
+            while let Some(what) = next.filter(|_| !self.stopping.get()) {
+                next = self.repair_one(group, what).await;
             }
-            self.repair_one(group, what).await;
         }
     }
 
-    async fn repair_one(self: &Rc<Self>, group: GroupId, what: Unreadable) {
+    /// Repairs one trouble of a partition, and says what else is missing of it once that is done with.
+    async fn repair_one(self: &Rc<Self>, group: GroupId, what: Unreadable) -> Option<Unreadable> {
         let topic = self
             .with_core(|core| core.record_partitions().find(|(id, _)| *id == group))
             .and_then(|(_, tag)| self.catalog().topic_by_id(tag.topic).cloned());
@@ -140,15 +143,15 @@ impl Shard {
         let first_in_log = self.wal.first_offset(group);
         let step = self.with_core(|core| core.plan_repair(group, what, is_compacted, first_in_log));
         let mut plan = match step {
-            RepairStep::Wait => return,
+            RepairStep::Wait => return None,
             RepairStep::None => return self.end_repair(group, what),
             RepairStep::Copy(plan) => plan,
         };
-        let Some(links) = self.links() else { return };
+        let links = self.links()?;
         let is_up = |seat: Seat| links.peers().is_up(seat);
         plan.others.retain(|other| links.seat_of(group, *other).is_some_and(is_up));
         if plan.others.is_empty() {
-            return; // as soon as one can be reached
+            return None; // as soon as one can be reached
         }
         let bytes_max = topic.as_ref().map_or(GATHERED_BYTES_MAX, |topic| segment_bytes_max(topic));
         let (shard, partition) = (self.id.0, self.name_of(group));
@@ -169,12 +172,12 @@ impl Shard {
             Ok(()) => {
                 counters(1, 0);
                 self.repairs.failures.borrow_mut().forget(&group);
-                self.end_repair(group, what);
                 tracing::warn!(
                     shard,
                     partition,
                     "records {from} to {up_to} could not be read and were copied from another replica"
                 );
+                self.end_repair(group, what)
             }
             Err(error) => {
                 counters(0, 1);
@@ -185,16 +188,22 @@ impl Shard {
                     "records {from} to {up_to} cannot be read, and not be copied; tried again in {} s: {error}",
                     noted.pause.as_secs()
                 );
+                None
             }
         }
     }
 
-    /// Another trouble may have been noted meanwhile.
-    fn end_repair(&self, group: GroupId, what: Unreadable) {
+    /// Another trouble may have been noted meanwhile; if not it is what is missing next, each gap once.
+    fn end_repair(&self, group: GroupId, what: Unreadable) -> Option<Unreadable> {
+        let next = self.missing(group, Some(what));
         let mut wanted = self.repairs.wanted.borrow_mut();
         if wanted.get(&group) == Some(&what) {
             wanted.remove(&group);
+            if let Some(next) = next {
+                wanted.insert(group, next);
+            }
         }
+        wanted.get(&group).copied()
     }
 
     /// Copies what is planned from one replica. What was written and does not count goes again.

@@ -87,6 +87,31 @@ fn given_lost_segments_when_planned_then_all_of_the_gap_is_copied_up_to_what_is_
 }
 
 #[test]
+fn given_several_gaps_when_one_is_done_with_then_the_next_one_is_told() {
+    let mut nodes = with_segments();
+    let first_in_log = Some(Offset(20));
+    assert_eq!(nodes.core(1).missing(GROUP, first_in_log, None), None);
+    lose(&mut nodes, &[0, 10]);
+    let mut told = Vec::new();
+    let mut what = nodes.core(1).missing(GROUP, first_in_log, None);
+    while let Some(Unreadable::Stored(at)) = what {
+        told.push(at.0);
+        if at.0 == 0 {
+            let plan = plan(&mut nodes, Unreadable::Stored(at));
+            assert!(nodes.core(1).put_repaired(GROUP, &[], &[copied(&plan, 0, 5)]));
+        }
+        what = nodes.core(1).missing(GROUP, first_in_log, what);
+    }
+    assert_eq!(told, [0, 10], "each once, mended or not");
+    let logged = Some(Unreadable::Logged(Offset(30)));
+    let left = Some(Unreadable::Stored(Offset(10)));
+    assert_eq!(nodes.core(1).missing(GROUP, first_in_log, logged), left);
+    let all_gone = nodes.core(1).missing(GROUP, None, left);
+    assert_eq!(all_gone, Some(Unreadable::Stored(Offset(20))), "nothing is in the log");
+    assert_eq!(nodes.core(1).missing(GroupId(77), first_in_log, None), None);
+}
+
+#[test]
 fn given_damage_in_the_log_when_planned_then_what_it_held_is_copied_behind_the_segments() {
     let mut nodes = with_segments();
     let plan = plan(&mut nodes, Unreadable::Logged(Offset(28)));
