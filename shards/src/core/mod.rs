@@ -419,8 +419,8 @@ impl ShardCore {
         self.groups.iter().filter(|(_, group)| group.is_live()).map(|(id, _)| *id)
     }
 
-    /// The node's monotonic clock, which stands still for nobody. To be called before ticks and before reads at replicas that
-    /// follow: ticks are missing where a node stood still, and the wall clock may be set.
+    /// The node's clock, which neither goes back nor stands still, not even while the machine is suspended. To be called before
+    /// ticks and before reads at replicas that follow: ticks are missing where a node stood still, and the wall clock may be set.
     pub fn set_clock(&mut self, clock_ms: u64) {
         self.shared.clock_ms = self.shared.clock_ms.max(clock_ms);
     }

@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Nanoseconds of monotonic time since it was first asked for.
 #[expect(clippy::disallowed_methods, reason = "this is the door")]
 pub(super) fn stopwatch_ns() -> u64 {
@@ -15,6 +17,13 @@ pub(super) fn stopwatch_ns() -> u64 {
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     started: Instant,
+    started_boot_ms: u64,
+}
+
+/// Milliseconds since the machine was started, asleep or not. As cheap as the monotonic time: the kernel's vDSO has both.
+fn boot_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec * 1_000 + now.tv_nsec / 1_000_000).unwrap_or(0)
 }
 
 impl Clock {
@@ -22,7 +31,14 @@ impl Clock {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
     pub fn start() -> Clock {
-        Clock { started: Instant::now() }
+        Clock { started: Instant::now(), started_boot_ms: boot_ms() }
+    }
+
+    /// Milliseconds since the clock was started, those included in which the machine was suspended, for which the monotonic
+    /// time stands still. Never goes back.
+    #[must_use]
+    pub fn awake_or_not_ms(&self) -> u64 {
+        boot_ms().saturating_sub(self.started_boot_ms)
     }
 
     /// Nanoseconds since the clock was started. Never goes back.
@@ -39,5 +55,20 @@ impl Clock {
             Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
             Err(_) => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_a_machine_that_is_awake_when_time_passes_then_both_clocks_say_the_same() {
+        let clock = Clock::start();
+        while clock.now_ns() < 20_000_000 {
+            std::hint::spin_loop();
+        }
+        let apart_ms = clock.awake_or_not_ms().abs_diff(clock.now_ns() / 1_000_000);
+        assert!(apart_ms <= 10, "{apart_ms} ms apart");
     }
 }

@@ -181,7 +181,7 @@ pub async fn tick_loop(shard: Rc<Shard>) {
         let late_ns = shard.clock.now_ns().saturating_sub(begun_ns + TICK_MS * 1_000_000);
         shard.metrics.borrow_mut().record(Stage::TickLate, late_ns);
         let now_ms = shard.clock.wall_ms();
-        let clock_ms = shard.clock.now_ns() / 1_000_000;
+        let clock_ms = shard.clock.awake_or_not_ms();
         let is_stalled = shard.change_core(|core| {
             core.set_clock(clock_ms);
             core.tick(now_ms);

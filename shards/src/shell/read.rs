@@ -9,8 +9,6 @@ use chronik_net::RecordChunk;
 use super::shard::Shard;
 use crate::core::{FetchError, ReadPlan};
 
-const NS_PER_MS: u64 = 1_000_000;
-
 /// One partition of a fetch.
 #[derive(Debug, Clone)]
 pub struct PartitionRead {
@@ -89,7 +87,7 @@ impl Shard {
     ) -> Result<PartitionData, FetchError> {
         let PartitionRead { group, offset, current_leader_epoch: epoch, .. } = *read;
         let planned = if read.is_from_any {
-            self.core.borrow_mut().set_clock(self.clock.now_ns() / NS_PER_MS);
+            self.core.borrow_mut().set_clock(self.clock.awake_or_not_ms());
             self.core.borrow_mut().plan_replica_read(group, offset, bytes_max, epoch)
         } else {
             self.core.borrow_mut().plan_read(group, offset, bytes_max, epoch)
