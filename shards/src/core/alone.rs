@@ -16,6 +16,14 @@ impl ShardCore {
         is_only(&group.raft.members(), own)
             && to_come.is_some_and(|to_come| to_come.iter().all(|members| is_only(members, own)))
     }
+
+    /// The first of these groups that has others for members, of those that are here.
+    #[must_use]
+    pub fn first_shared(&self, groups: impl IntoIterator<Item = GroupId>) -> Option<GroupId> {
+        let is_shared =
+            |group: &GroupId| self.live(*group).is_some() && !self.is_sole_member(*group);
+        groups.into_iter().find(is_shared)
+    }
 }
 
 fn is_only(members: &Members, own: ReplicaId) -> bool {

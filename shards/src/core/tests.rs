@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::*;
 use crate::catalog::{Broker, CatalogCommand, ClusterId, Incarnation, TopicRef};
 
+mod alone;
 mod checkpoints;
 mod commit_told;
 mod fill;

@@ -124,11 +124,7 @@ async fn first_with_others(shard: Rc<Shard>, groups: Vec<GroupId>) -> Option<Gro
     // A leader has applied what was committed before its term, changes of the members among it.
     let led = shard.all_led(groups.clone());
     or(async { _ = led.await }, async { _ = sleep(PATIENCE).await }).await;
-    shard.with_core(|core| {
-        let has_others =
-            |group: &GroupId| core.partition(*group).is_some() && !core.is_sole_member(*group);
-        groups.into_iter().find(has_others)
-    })
+    shard.with_core(|core| core.first_shared(groups))
 }
 
 fn together(shard: &Shard, together: Together) -> RunError {
