@@ -140,7 +140,8 @@ impl Catalog {
         for topic in self.topics.values_mut() {
             let settings = TopicSettings::settle(&topic.configs, &defaults);
             if settings != topic.settings {
-                *topic = Arc::new(Topic { settings, ..Topic::clone(topic) });
+                let was_relaxed = topic.was_relaxed || settings.is_relaxed();
+                *topic = Arc::new(Topic { settings, was_relaxed, ..Topic::clone(topic) });
                 self.topic_names.insert(Arc::clone(&topic.name), Arc::clone(topic));
             }
         }
@@ -153,12 +154,14 @@ impl Catalog {
     ) -> Result<Arc<Topic>, CatalogError> {
         self.check_new_topic(new)?;
         let partitions = self.place_all(&new.partitions, avoid, !new.internal);
+        let settings = TopicSettings::settle(&new.configs, &self.topic_defaults());
         let topic = Arc::new(Topic {
             name: Arc::from(new.name.as_str()),
             id: new.id,
             internal: new.internal,
             partitions,
-            settings: TopicSettings::settle(&new.configs, &self.topic_defaults()),
+            was_relaxed: settings.is_relaxed(),
+            settings,
             configs: new.configs.clone(),
         });
         self.insert_topic(Arc::clone(&topic));
@@ -223,6 +226,7 @@ impl Catalog {
         check_configs(&changed.configs)
             .map_err(|(name, problem)| CatalogError::InvalidConfig { name, problem })?;
         changed.settings = TopicSettings::settle(&changed.configs, &self.topic_defaults());
+        changed.was_relaxed |= changed.settings.is_relaxed();
         Ok(self.replace_topic(&old, changed))
     }
 

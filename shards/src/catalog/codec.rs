@@ -17,7 +17,7 @@ use super::{
     Topic, TopicId, TopicSettings, is_internal_topic,
 };
 
-pub(super) const VERSION: u8 = 5;
+pub(super) const VERSION: u8 = 6;
 
 /// Most memory that decoding one command may claim.
 const COMMAND_BYTES_MAX: usize = 16 << 20;
@@ -93,6 +93,7 @@ struct TopicImage {
     internal: bool,
     partitions: Vec<Partition>,
     configs: BTreeMap<String, String>,
+    was_relaxed: bool,
 }
 
 impl Catalog {
@@ -107,6 +108,7 @@ impl Catalog {
             internal: topic.internal,
             partitions: topic.partitions.clone(),
             configs: topic.configs.clone(),
+            was_relaxed: topic.was_relaxed,
         };
         let image = CatalogImage {
             cluster_id: self.cluster_id,
@@ -171,13 +173,18 @@ impl Catalog {
         if !image.partitions.iter().all(Partition::is_coherent) {
             return inconsistent("the replicas of a partition are not what they can be");
         }
+        let settings = TopicSettings::settle(&image.configs, defaults);
+        if settings.is_relaxed() && !image.was_relaxed {
+            return inconsistent("a topic is relaxed and never was");
+        }
         let topic = Topic {
             name: Arc::from(image.name),
             id: image.id,
             internal: image.internal,
             partitions: image.partitions,
-            settings: TopicSettings::settle(&image.configs, defaults),
+            settings,
             configs: image.configs,
+            was_relaxed: image.was_relaxed,
         };
         self.count_load(&topic);
         self.insert_topic(Arc::new(topic));

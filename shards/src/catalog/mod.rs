@@ -144,6 +144,9 @@ pub struct Topic {
     pub configs: BTreeMap<String, String>,
     /// What `configs` and the defaults come to.
     pub settings: TopicSettings,
+    /// It has been [`Durability::Relaxed`] at some time: its replicas may have promised what is in their memory. That is never
+    /// forgotten, as a node may have been away since before.
+    pub was_relaxed: bool,
 }
 
 impl Topic {
@@ -308,11 +311,12 @@ impl Catalog {
             .collect()
     }
 
-    /// The groups whose acknowledgements promise memory only.
-    pub fn relaxed_groups(&self) -> impl Iterator<Item = GroupId> {
-        let is_relaxed = |topic: &&Arc<Topic>| topic.settings.durability == Durability::Relaxed;
-        let topics = self.topics.values().filter(is_relaxed);
-        topics.flat_map(|topic| &topic.partitions).map(|partition| partition.group)
+    /// The groups whose acknowledgements promise memory only, or once did, and what they promise now.
+    pub fn relaxed_groups(&self) -> impl Iterator<Item = (GroupId, Durability)> {
+        self.topics.values().filter(|topic| topic.was_relaxed).flat_map(|topic| {
+            let durability = topic.settings.durability;
+            topic.partitions.iter().map(move |partition| (partition.group, durability))
+        })
     }
 
     /// The replicas that belong on one shard, each with what its group needs to be created there. Those that go belong

@@ -295,6 +295,12 @@ pub(super) fn check_configs(
 }
 
 impl TopicSettings {
+    /// Whether memory is enough for an acknowledgement.
+    #[must_use]
+    pub fn is_relaxed(&self) -> bool {
+        self.durability == Durability::Relaxed
+    }
+
     /// What these configurations and the defaults come to. A value that cannot be read counts as not set: it was
     /// checked when it was set, so it can only stem from a version that knew more.
     #[must_use]

@@ -200,6 +200,30 @@ fn given_a_topic_when_its_configs_and_partitions_change_then_the_rest_stays() {
 }
 
 #[test]
+fn given_a_topic_when_it_is_relaxed_no_more_then_the_catalog_remembers_that_it_was() {
+    let mut catalog = one_broker(1);
+    let durable = create_one(&mut catalog, new_topic("a", 1, 1)).unwrap();
+    let mut made_relaxed = new_topic("b", 2, 1);
+    made_relaxed.configs.insert("durability".to_owned(), "relaxed".to_owned());
+    let relaxed = create_one(&mut catalog, made_relaxed).unwrap();
+    let (first, second) = (durable.partitions[0].group, relaxed.partitions[0].group);
+    let found = |catalog: &Catalog| catalog.relaxed_groups().collect::<BTreeMap<_, _>>();
+    assert_eq!(found(&catalog), BTreeMap::from([(second, Durability::Relaxed)]));
+    let mut set = |name: &str, value: Option<&str>| {
+        let changes = [("durability".to_owned(), value.map(str::to_owned))];
+        let (name, changes) = (name.to_owned(), changes.into());
+        catalog.apply(&CatalogCommand::AlterTopicConfigs { name, changes });
+        Catalog::decode(&catalog.encode().unwrap()).unwrap()
+    };
+    set("a", Some("relaxed"));
+    set("a", Some("durable"));
+    let catalog = set("b", None);
+    let both = [(first, Durability::Durable), (second, Durability::Durable)];
+    assert_eq!(found(&catalog), BTreeMap::from(both));
+    assert_eq!(catalog.topic("b").unwrap().configs, BTreeMap::new());
+}
+
+#[test]
 fn given_a_broker_of_another_cluster_when_it_registers_then_it_is_refused() {
     let mut catalog = one_broker(1);
     let (cluster_id, broker) = (ClusterId(Uuid::from_u128(0xC2)), broker(2, 1, 2));
@@ -235,6 +259,10 @@ fn golden_commands() -> Vec<CatalogCommand> {
         CatalogCommand::AlterTopicConfigs {
             name: "orders".to_owned(),
             changes: BTreeMap::from([("cleanup.policy".to_owned(), Some("compact".to_owned()))]),
+        },
+        CatalogCommand::AlterTopicConfigs {
+            name: "orders".to_owned(),
+            changes: BTreeMap::from([("durability".to_owned(), Some("relaxed".to_owned()))]),
         },
         CatalogCommand::AllocateProducerIds { count: 1000 },
         of_broker(None, "log.retention.ms", "60000"),
@@ -301,7 +329,7 @@ fn check_golden(name: &str, version: u8, commands: &[CatalogCommand]) {
 
 #[test]
 fn given_the_golden_file_when_read_then_it_is_what_this_version_writes() {
-    check_golden("v5.hex", 5, &golden_commands());
+    check_golden("v6.hex", 6, &golden_commands());
 }
 
 #[test]

@@ -33,7 +33,7 @@ use super::{
     Ack, Appended, CoreConfig, CoreError, FetchError, PRODUCERS_PER_PARTITION_MAX, ProduceError,
     ProduceResult, RequiredAcks, Shared, Token,
 };
-use crate::catalog::{Catalog, CatalogCommand, PartitionKind, PartitionTag};
+use crate::catalog::{Catalog, CatalogCommand, Durability, PartitionKind, PartitionTag};
 use crate::groups::{GroupCommand, GroupStore};
 
 /// What a group's log drives.
@@ -114,11 +114,11 @@ pub(super) struct Group {
     pub(super) reads: Option<Box<Reads>>,
     /// Acknowledgements that wait for more than a quorum.
     pub(super) held: Option<Box<Held>>,
-    /// Acknowledgements of its topic promise memory only.
-    pub(super) is_relaxed: bool,
+    /// What acknowledgements of its topic promise, where that is or once was memory only.
+    pub(super) durability: Option<Durability>,
     /// As leader, what others have in memory.
     pub(super) received: Received,
-    /// When what was in memory went, in this life of the process.
+    /// When what was in memory went, and with it what this replica may have promised; in this life of the process.
     pub(super) forgot_at: Option<Tick>,
     /// Up to where the group has had its ticks.
     pub(super) ticked: Tick,
@@ -149,7 +149,7 @@ impl Group {
             lag_marks: LagMarks::default(),
             reads: None,
             held: None,
-            is_relaxed: false,
+            durability: None,
             received: Received::default(),
             forgot_at: None,
             ticked: Tick::default(),
@@ -189,7 +189,8 @@ impl Group {
         let log = RecoveredLog::from_checkpoint(&checkpoint, hard_state, log_start, entries, last);
         let raft = RaftGroup::new(raft_config(config, id), log)
             .map_err(|source| CoreError::Group { group: id, source })?;
-        let forgot_at = Some(Tick::default());
+        let has_batches = matches!(machine, Machine::Partition(_));
+        let forgot_at = has_batches.then(Tick::default);
         Ok(Group { log_start_offset, forgot_at, ..Group::new(id, raft, machine, Life::Live) })
     }
 

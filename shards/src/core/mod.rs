@@ -302,8 +302,8 @@ pub struct ShardCore {
     /// Groups that may have lost their only other replica.
     lost_count: usize,
     full: FullDisk,
-    /// Groups that acknowledge what is in memory.
-    relaxed_count: usize,
+    /// Groups that acknowledge what is in memory, or once did; none until the shard was told which.
+    relaxed_count: Option<usize>,
     stall: Stall,
     is_stopped: bool,
     expiry_cursor: GroupId,
@@ -351,7 +351,7 @@ impl ShardCore {
             early_signs: BTreeMap::new(),
             lost_count: 0,
             full: FullDisk::default(),
-            relaxed_count: 0,
+            relaxed_count: None,
             stall: Stall::default(),
             is_stopped: false,
             expiry_cursor: GroupId::META,

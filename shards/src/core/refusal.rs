@@ -80,7 +80,7 @@ impl Group {
     /// Begins again with what is durable. Who led leads again if it has no other voter, and has another lead if those decide.
     fn restart(&mut self, shared: &mut Shared) {
         self.drop_in_flight(shared, ProduceError::StorageFull);
-        self.forgot_at = Some(shared.ticks.now);
+        self.note_forgotten(shared.ticks.now);
         self.unstaged_bytes = 0;
         self.unstaged_entries = 0;
         if !self.is_live() {

@@ -18,21 +18,34 @@
 //! - Its vote left once all that it held then was durable (I1 and I2 of `replication::ready`), and so did the candidacy. So a
 //!   later crash takes the record from neither: it is on two disks before the election is decided.
 //! - What is left is that it had received the record and forgotten it since: it ended and began again before its sync. In
-//!   Raft no replica forgets what it has answered for. So a replica that may have forgotten says so for [`FORGETFUL_TICKS`]
-//!   with whatever it says in elections ([`FORGETFUL`]), and in a relaxed group those who remember do not listen to
-//!   that: who is elected meanwhile has the votes of a quorum that remembers, or of one that has forgotten as a whole. Two
+//!   Raft no replica forgets what it has answered for. So a replica that may have forgotten what it promised says so for
+//!   [`FORGETFUL_TICKS`] with whatever it says in elections ([`FORGETFUL`]), and those who do not say the like do not listen:
+//!   who is elected meanwhile has the votes of a quorum that remembers, or of one that has forgotten as a whole. Two
 //!   exceptions cost nothing: a refusal, and who stands because its leader asked it to, as that one has handed it all.
 //!
+//! Which topics are relaxed nodes learn one after the other, from their catalogs. That matters at one place alone, where a
+//! replica says that it may have forgotten: those who listen need not know what topic it is about, and the leader need not
+//! know who knows. So it is enough that who has promised memory, as leader or by a mark, says so in its next life:
+//! - It promised as its catalog told it, in its last life or before. A catalog never forgets that a topic was relaxed
+//!   (`Topic::was_relaxed`), and after a start none is shown that is older than the start (I4 of `group`). So the first one
+//!   that is shown then says of the topic that it is relaxed, or was, whatever became of it meanwhile, unless it is deleted.
+//! - Until that is shown every replica with records is taken for one that may have forgotten (I4), and after it those
+//!   whose topics are, or were, relaxed. The others have promised nothing, and never say again that they forgot:
+//!   while an election is decided no candidate begins to listen to those who have. (One that forgets when its disk is
+//!   full is no candidate any more.)
+//!
 //! So a record is lost only if a majority of the voters fails at the same time, before it is on the disks of one: each of
-//! them crashes, or cannot be reached by the others for [`FORGETFUL_TICKS`], and one at least crashes. Without a crash none is
-//! lost, and one that crashes alone takes none with it, the leader or another.
+//! them crashes, or cannot be reached by the others for [`FORGETFUL_TICKS`], and one at least crashes; who has crashed counts
+//! for [`FORGETFUL_TICKS`] after its start. Without a crash none is lost, and one that crashes alone takes none with it, the
+//! leader or another.
 //!
 //! - I1: a mark counts in the term in which it was given, at the leader of that, for voters; with the term, and with the
 //!   link to its node, it is forgotten.
 //! - I2: what is asked of more than a quorum (`min.insync.replicas`) is asked here, too, of memories.
 //! - I3: what a batch waits for is settled when it is proposed: who changes the topic changes what comes after.
+//! - I4: after a start a replica may have forgotten what it promised until [`ShardCore::set_relaxed`] says otherwise.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId};
 use chronik_replication::wire::ReceivedMark;
@@ -41,6 +54,7 @@ use chronik_replication::{Message, MessageType};
 use super::group::{Group, acked};
 use super::ticks::Tick;
 use super::{RequiredAcks, ShardCore, Shared, Token};
+use crate::catalog::Durability;
 
 /// A log that has been waiting for its disk for so many ticks is late: 100 ms at most.
 pub(super) const LATE_TICKS: u64 = 2;
@@ -99,15 +113,18 @@ impl Received {
 }
 
 impl ShardCore {
-    /// Says which groups acknowledge what a quorum has in memory, all of them each time. A view that is old costs
-    /// acknowledgements time.
-    pub fn set_relaxed(&mut self, relaxed: &BTreeSet<GroupId>) {
-        if relaxed.is_empty() && self.relaxed_count == 0 {
+    /// Says which groups acknowledge what a quorum has in memory, or once did, and what they promise now: all of them each
+    /// time, as one catalog after the other has them. The first of those must be no older than this core (I4).
+    pub fn set_relaxed(&mut self, relaxed: &BTreeMap<GroupId, Durability>) {
+        if relaxed.is_empty() && self.relaxed_count == Some(0) {
             return;
         }
-        self.relaxed_count = relaxed.len();
+        self.relaxed_count = Some(relaxed.len());
         for (id, group) in &mut self.groups {
-            group.is_relaxed = relaxed.contains(id);
+            group.durability = relaxed.get(id).copied();
+            if group.durability.is_none() {
+                group.forgot_at = None;
+            }
         }
     }
 
@@ -151,21 +168,28 @@ fn counts_in_elections(message: &Message) -> bool {
 }
 
 impl Group {
+    /// Whether it may have forgotten what others believe that it remembers.
     fn is_forgetful(&self, now: Tick) -> bool {
         self.forgot_at.is_some_and(|at| now.since(at) < FORGETFUL_TICKS)
     }
 
+    /// What it had in memory alone is gone.
+    pub(super) fn note_forgotten(&mut self, now: Tick) {
+        // Else it has promised nothing in this life.
+        if self.durability.is_some() {
+            self.forgot_at = Some(now);
+        }
+    }
+
     /// Whether this replica, which remembers, does not listen to one that may have forgotten what it is asked for.
     pub(super) fn ignores(&self, message: &Message, now: Tick) -> bool {
-        self.is_relaxed
-            && message.priority == FORGETFUL
-            && counts_in_elections(message)
-            && !self.is_forgetful(now)
+        message.priority == FORGETFUL && counts_in_elections(message) && !self.is_forgetful(now)
     }
 
     /// As follower, tells the leader what has come of it and is not on the disk.
     pub(super) fn tell_received(&mut self, shared: &mut Shared) {
-        if !self.is_relaxed || !shared.promises.may_be_given() {
+        let is_relaxed = self.durability == Some(Durability::Relaxed);
+        if !is_relaxed || !shared.promises.may_be_given() {
             return;
         }
         if let Some(received) = self.raft.take_received() {

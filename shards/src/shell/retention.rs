@@ -161,6 +161,7 @@ mod tests {
             partitions: Vec::new(),
             settings: TopicSettings::settle(&configs, &BTreeMap::new()),
             configs,
+            was_relaxed: false,
         }
     }
 

@@ -230,8 +230,8 @@ impl Run {
         let batch = random_batch(id, None, &mut self.rng);
         let acks = [RequiredAcks::All, RequiredAcks::Leader, RequiredAcks::Leader];
         let acks = acks[self.rng.random_range(0..3)];
-        let is_relaxed = self.partitions.get(&group).is_some_and(|p| p.is_relaxed);
-        let wants_memory = is_relaxed && self.rng.random_range(0..4) > 0;
+        // If its topic is relaxed when it arrives, as far as the node that it comes to knows.
+        let wants_memory = self.rng.random_range(0..4) > 0;
         let acks = if wants_memory { RequiredAcks::AllReceived } else { acks };
         let guess = self.rng.random_range(0..self.hosts.len());
         let host = self.look_up_leader(group).map_or(guess, |(host, _)| host);
@@ -261,6 +261,9 @@ impl Run {
             }
             return Ok(());
         };
+        if request.acks.is_relaxed() && !self.is_relaxed(request.host, request.group) {
+            request.acks = RequiredAcks::All;
+        }
         let token = self.token();
         trace!(self, "node {} gets batch {} of {}", request.host + 1, request.id, request.group);
         let acks = match self.bug {

@@ -96,6 +96,8 @@ pub(super) struct Host {
     /// When what it had in memory went last, and when it failed last or did so no more.
     pub forgot_us: u64,
     pub failed_us: u64,
+    /// When it started last.
+    pub started_us: u64,
     /// What waits while it stands still.
     pub inbox: Vec<Event>,
     pub lost_peers: Vec<usize>,
@@ -142,6 +144,7 @@ impl Host {
             troubled_us: 0,
             forgot_us: 0,
             failed_us: 0,
+            started_us: 0,
             inbox: Vec::new(),
             lost_peers: Vec::new(),
             is_registered: false,
@@ -216,6 +219,7 @@ impl Run {
         let here = &mut self.hosts[host];
         here.state = HostState::Up;
         here.life += 1;
+        here.started_us = self.now_us;
         self.trouble(host);
         self.fails(host);
         // No connection outlives its process.
@@ -228,6 +232,9 @@ impl Run {
             if shard == 0 && node.core.borrow().partition(GroupId::META).is_none() {
                 let meta = self.meta_of(host);
                 node.core.borrow_mut().create_group(GroupId::META, meta);
+            }
+            if self.bug == Some(Bug::RelaxedUnknown) {
+                node.core.borrow_mut().set_relaxed(&BTreeMap::new());
             }
             node.core.borrow_mut().start();
             self.absorb(host, shard)?;

@@ -151,11 +151,15 @@ pub enum Bug {
     RepairGap,
     /// Leaders let replicas of read-only nodes vote.
     ReaderVotes,
+    /// A node that starts takes all topics for durable until it has read the catalog.
+    RelaxedUnknown,
+    /// A topic that is relaxed no more is taken for one that never was.
+    RelaxedForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 34] = [
+    pub const ALL: [Bug; 36] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -190,6 +194,8 @@ impl Bug {
         Bug::SkipInSync,
         Bug::RepairGap,
         Bug::ReaderVotes,
+        Bug::RelaxedUnknown,
+        Bug::RelaxedForgotten,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

@@ -150,6 +150,7 @@ impl Run {
         let mut packets: BTreeMap<Seat, Vec<PeerMessage>> = BTreeMap::new();
         for message in messages {
             self.oracle.leaves(&message)?;
+            self.check_vote(from, &message)?;
             self.probe(from, &message)?;
             self.report.messages += 1;
             let kind = message.message.get_msg_type();

@@ -5,6 +5,8 @@
 //! - I2: and only if a majority of them failed about that time: ended, forgot, stood still, or wrote nothing. Where messages
 //!   are lost by chance, or links are cut, nobody can say who failed, and I1 alone is asked.
 //! - I3: once it is committed it stays, as any other; what is committed in its place is the end of it.
+//! - I4: who has promised memory, as leader or to one, whatever its topic is by now, says in its next lives that it may have
+//!   forgotten, with whatever it says in elections in the first two seconds.
 
 use std::collections::BTreeMap;
 
@@ -14,20 +16,24 @@ use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_replication::wire::{
     FrameKind, ReceivedMark, Seat, WireError, decode_received, encode_received,
 };
+use chronik_replication::{MessageType, PeerMessage};
+use chronik_shards::catalog::{Catalog, CatalogCommand, Durability};
 use rand::Rng;
 
 use super::clients::Request;
 use super::event::Event;
-use super::host::HostState;
+use super::host::{Host, HostState};
 use super::net::{Body, body_of};
 use super::oracle::Oracle;
 use super::run::Run;
 use super::swarm::{MS, SECOND};
-use super::{Check, Violation};
+use super::{Bug, Check, Violation};
 use crate::must;
 
 /// Who failed so shortly before may not have been back, and who remembers may not have found each other.
 const NEAR_US: u64 = 4 * SECOND;
+/// For so long after a start nobody has had all the ticks for which it may have forgotten.
+const FORGETFUL_US: u64 = 2 * SECOND;
 
 /// A batch that somebody was told is in the memory of a quorum.
 #[derive(Debug, Clone)]
@@ -56,10 +62,79 @@ fn unreadable(error: WireError) -> Violation {
 }
 
 impl Run {
+    /// Makes a topic relaxed or durable.
+    pub(super) fn change_durability(&mut self) -> Check {
+        let open =
+            self.topics.iter().filter(|(_, topic)| topic.is_acked && !topic.is_deletion_asked);
+        let names: Vec<String> = open.map(|(name, _)| name.clone()).collect();
+        let Some(name) = names.get(self.rng.random_range(0..names.len().max(1))).cloned() else {
+            return Ok(());
+        };
+        let value = [Some("relaxed"), Some("durable"), None][self.rng.random_range(0..3)];
+        let changes = BTreeMap::from([("durability".to_owned(), value.map(str::to_owned))]);
+        let host = self.rng.random_range(0..self.hosts.len());
+        self.submit(host, &CatalogCommand::AlterTopicConfigs { name, changes })
+    }
+
+    /// A shard hears which topics are relaxed, or were.
+    pub(super) fn tell_relaxed(&mut self, host: usize, shard: usize, catalog: &Catalog) {
+        let Some(node) = self.hosts[host].node(shard) else { return };
+        let mut relaxed: BTreeMap<GroupId, Durability> = catalog.relaxed_groups().collect();
+        if self.bug == Some(Bug::RelaxedForgotten) {
+            relaxed.retain(|_, durability| *durability == Durability::Relaxed);
+        }
+        node.core.borrow_mut().set_relaxed(&relaxed);
+    }
+
+    /// Whether batches that come to a node for a group need memory only, by the catalog that it shows.
+    pub(super) fn is_relaxed(&self, host: usize, group: GroupId) -> bool {
+        let shown = self.hosts[host].shown.as_ref();
+        let topic = shown.and_then(|catalog| Some(catalog.partition_of(group)?.0));
+        topic.is_some_and(|topic| topic.settings.is_relaxed())
+    }
+
+    fn promises_memory(&mut self, group: GroupId, replica: ReplicaId, host: usize) {
+        self.promisers.entry((group, replica)).or_insert(self.hosts[host].life);
+    }
+
+    /// Who asks for a vote or gives one says whether it may have forgotten what it promised (I4).
+    pub(super) fn check_vote(&mut self, from: Seat, sent: &PeerMessage) -> Check {
+        let PeerMessage { group, message } = sent;
+        let counts = match message.get_msg_type() {
+            MessageType::MsgRequestPreVoteResponse | MessageType::MsgRequestVoteResponse => {
+                !message.reject
+            }
+            // The leader has asked who says why.
+            MessageType::MsgRequestPreVote | MessageType::MsgRequestVote => {
+                message.context.is_empty()
+            }
+            _ => false,
+        };
+        let promised = self.promisers.get(&(*group, ReplicaId(message.from)));
+        let host = self.place(from).0;
+        let Host { life, started_us, .. } = self.hosts[host];
+        let is_another_life = promised.is_some_and(|promised| *promised < life);
+        // Of a topic that is deleted nobody expects anything.
+        let is_deleted = self.partitions.get(group).is_none_or(|partition| partition.is_deleted);
+        let is_late = self.now_us >= started_us + FORGETFUL_US;
+        if !counts || !is_another_life || is_deleted || is_late {
+            return Ok(());
+        }
+        self.report.forgetful_votes += 1;
+        must!(
+            message.priority != 0,
+            "P1: {group}: replica {} at {from} has promised memory and votes as if it remembered: {message:?}",
+            message.from
+        );
+        Ok(())
+    }
+
     /// Sends what replicas of a shard have received to their leaders.
     pub(super) fn send_received(&mut self, from: Seat, marks: Vec<ReceivedMark>) -> Check {
         let mut packets: BTreeMap<Seat, Vec<ReceivedMark>> = BTreeMap::new();
+        let host = self.place(from).0;
         for mark in marks {
+            self.promises_memory(mark.group, mark.from, host);
             if let Some(seat) = self.seat_of(mark.group, mark.to) {
                 packets.entry(seat).or_default().push(mark);
             }
@@ -94,10 +169,12 @@ impl Run {
         let (group, host) = (request.group(), request.host);
         self.report.acked_relaxed += 1;
         let node = self.hosts[host].node(shard);
-        let members = node.and_then(|node| node.core.borrow().members(group));
-        let Some((members, _)) = members else {
+        let members = node.as_ref().and_then(|node| node.core.borrow().members(group));
+        let replica = node.and_then(|node| node.core.borrow().replica(group));
+        let (Some((members, _)), Some(replica)) = (members, replica) else {
             return Err(Violation { what: format!("{group}: acknowledged where it is not") });
         };
+        self.promises_memory(group, replica, host);
         let place = |voter| Some((voter, self.place(self.seat_of(group, voter)?).0));
         let voters = members.voters.into_iter().filter_map(place).collect();
         let crc = BatchHeader::read(request.batch().bytes()).map(|header| header.crc);

@@ -43,6 +43,10 @@ report! {
     promises_lost,
     /// Those of them of which it is known who failed.
     promises_judged,
+    /// Times that a topic was made relaxed, or durable.
+    durability_changes,
+    /// Votes of replicas that said that they may have forgotten what they had promised.
+    forgetful_votes,
     /// Batches refused since too few replicas were in sync.
     not_enough_in_sync,
     /// Batches acknowledged that the leader was asked for.

@@ -58,6 +58,8 @@ pub(super) struct Run {
     pub told: Told,
     /// Batches that were acknowledged in memory, and are not seen to be committed.
     pub promises: Vec<Promise>,
+    /// Replicas that have promised memory, each with the life of its node in which it did so first.
+    pub promisers: BTreeMap<(GroupId, ReplicaId), u64>,
     /// No faults any more.
     pub is_calm: bool,
     /// Clients do nothing any more.
@@ -112,6 +114,7 @@ impl Run {
             members: Members::default(),
             told: Told::default(),
             promises: Vec::new(),
+            promisers: BTreeMap::new(),
             is_calm: true,
             is_over: false,
             actions_left: 0,

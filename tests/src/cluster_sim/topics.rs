@@ -8,8 +8,8 @@ use bytes::Bytes;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
 use chronik_replication::wire::Seat;
 use chronik_shards::catalog::{
-    self, Catalog, CatalogCommand, CatalogError, CommandId, CommandOutcome, Durability,
-    NewPartition, NewTopic, PartitionKind, Placement, TopicId, TopicRef,
+    self, Catalog, CatalogCommand, CatalogError, CommandId, CommandOutcome, NewPartition, NewTopic,
+    PartitionKind, Placement, TopicId, TopicRef,
 };
 use chronik_shards::core::{Ack, ProduceError, ProduceResult};
 use chronik_shards::groups::OFFSETS_TOPIC;
@@ -44,8 +44,6 @@ pub(super) struct Partition {
     pub replica_reader: ReplicaReader,
     /// So many replicas are to have what is acknowledged, if there are as many.
     pub in_sync_min: u32,
-    /// Its topic wants acknowledgements for memory.
-    pub is_relaxed: bool,
     /// What its log drives.
     pub kind: PartitionKind,
     /// Where its replicas are.
@@ -193,11 +191,12 @@ impl Run {
 
     /// Somebody wants the catalog changed, on any node.
     pub(super) fn command(&mut self) -> Check {
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..12) {
             0..4 => self.create_topic(),
             4 => self.delete_topic(),
             5 => self.move_log_start(),
             6..9 if self.swarm.moves => self.move_something(),
+            9..11 => self.change_durability(),
             _ => {
                 let count = self.rng.random_range(1..100);
                 let host = self.rng.random_range(0..self.hosts.len());
@@ -326,6 +325,11 @@ impl Run {
                 self.report.moves += results.iter().filter(|result| result.is_ok()).count() as u64;
             }
             (_, CommandOutcome::ReplicasSettled | CommandOutcome::BrokerChanged) => {}
+            (CatalogCommand::AlterTopicConfigs { .. }, CommandOutcome::TopicChanged(_)) => {
+                self.report.durability_changes += 1;
+            }
+            // It is deleted by now.
+            (CatalogCommand::AlterTopicConfigs { .. }, CommandOutcome::Refused(_)) => {}
             // It wants other members by now, or knows already.
             (CatalogCommand::ReplicasSettled { .. }, CommandOutcome::Refused(_)) => {}
             (_, CommandOutcome::BrokerRegistered) => self.hosts[host].is_registered = true,
@@ -372,10 +376,7 @@ impl Run {
         self.learn(&catalog);
         if step < shards {
             self.make_groups(host, step, &catalog);
-            if let Some(node) = self.hosts[host].node(step) {
-                let relaxed = catalog.relaxed_groups().collect();
-                node.core.borrow_mut().set_relaxed(&relaxed);
-            }
+            self.tell_relaxed(host, step, &catalog);
         } else {
             self.hosts[host].shown = Some(Arc::clone(&catalog));
             self.delete_groups(host, step - shards, &catalog);
@@ -414,19 +415,13 @@ impl Run {
             if let Some(known) = self.partitions.get_mut(&group) {
                 known.places = places;
             } else {
-                let is_relaxed = topic.settings.durability == Durability::Relaxed;
-                let new = self.new_partition(topic.kind(), places, is_relaxed);
+                let new = self.new_partition(topic.kind(), places);
                 self.partitions.insert(group, new);
             }
         }
     }
 
-    fn new_partition(
-        &mut self,
-        kind: PartitionKind,
-        places: Vec<Seat>,
-        is_relaxed: bool,
-    ) -> Partition {
+    fn new_partition(&mut self, kind: PartitionKind, places: Vec<Seat>) -> Partition {
         let host = self.place(places[0]).0;
         let has_records = kind == PartitionKind::Records;
         let producers = if has_records { self.rng.random_range(1..4) } else { 0 };
@@ -442,7 +437,6 @@ impl Run {
             readers: (0..if has_records { 2 } else { 0 }).map(|_| Reader::new(host)).collect(),
             replica_reader: ReplicaReader::default(),
             in_sync_min: [1, 1, 2, 2, 3][self.rng.random_range(0..5)],
-            is_relaxed,
             kind,
             places,
             is_deleted: false,

@@ -1,23 +1,25 @@
 //! Acknowledgements that promise memory.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use chronik_replication::wire::ReceivedMark;
 
 use super::trio::{Trio, replica};
 use super::*;
+use crate::catalog::Durability;
 
 const RECEIVED: RequiredAcks = RequiredAcks::AllReceived;
 
-fn relaxed() -> BTreeSet<GroupId> {
-    BTreeSet::from([GROUP])
+/// What a catalog says of the group's topic that once was relaxed.
+fn told(durability: Durability) -> BTreeMap<GroupId, Durability> {
+    BTreeMap::from([(GROUP, durability)])
 }
 
 /// Three whose disks take nothing from now on.
 fn trio_in_memory() -> Trio {
     let mut trio = Trio::led();
     for at in 0..3 {
-        trio.cores[at].set_relaxed(&relaxed());
+        trio.cores[at].set_relaxed(&told(Durability::Relaxed));
         trio.hang(at);
     }
     trio
@@ -163,7 +165,7 @@ fn given_a_topic_that_is_changed_when_batches_are_in_flight_then_each_waits_for_
     trio.settle();
     assert_eq!(answered(&trio), [(2, Ok(1))]);
     for core in &mut trio.cores {
-        core.set_relaxed(&BTreeSet::new());
+        core.set_relaxed(&told(Durability::Durable));
     }
     trio.produce_for(0, batch(1), RECEIVED, 3).unwrap();
     trio.settle();
@@ -225,7 +227,7 @@ fn given_a_shard_that_stops_when_batches_come_then_nothing_is_promised() {
 }
 
 /// The record is in the memory of the first two, and the first ends and begins again; the second, which has it, is out of
-/// reach for a moment.
+/// reach for a moment. The first has not read the catalog.
 fn trio_whose_leader_forgets() -> Trio {
     let mut trio = trio_in_memory();
     trio.cut(2);
@@ -237,7 +239,6 @@ fn trio_whose_leader_forgets() -> Trio {
     trio.cut(1);
     trio.join(2);
     trio.restart(0);
-    trio.cores[0].set_relaxed(&relaxed());
     trio.tell_lost(1, 0);
     trio.tell_lost(2, 0);
     trio.tell_lost(2, 1);
@@ -246,19 +247,37 @@ fn trio_whose_leader_forgets() -> Trio {
 
 #[test]
 fn given_a_leader_that_forgot_when_another_lacks_the_record_too_then_they_wait_for_who_has_it() {
-    let mut trio = trio_whose_leader_forgets();
-    for _ in 0..40 {
-        trio.tick();
-        trio.settle();
-        assert!(!trio.is_ready(0) && !trio.is_ready(2), "the record would be lost");
+    let (relaxed, durable) = (told(Durability::Relaxed), told(Durability::Durable));
+    let never = BTreeMap::new();
+    // What the first reads in the catalog as it begins again, if it gets that far, and what the third has read.
+    let cases = [
+        (Some(&relaxed), &relaxed),
+        (Some(&relaxed), &never),
+        (Some(&durable), &durable),
+        (Some(&durable), &never),
+        (None, &relaxed),
+        (None, &never),
+    ];
+    for (first, third) in cases {
+        let mut trio = trio_whose_leader_forgets();
+        trio.cores[2].set_relaxed(third);
+        if let Some(first) = first {
+            trio.cores[0].set_relaxed(first);
+        }
+        for _ in 0..40 {
+            trio.tick();
+            trio.settle();
+            let is_lost = trio.is_ready(0) || trio.is_ready(2);
+            assert!(!is_lost, "the record would be lost: {first:?} {third:?}");
+        }
+        trio.join(1);
+        for _ in 0..60 {
+            trio.tick();
+            trio.settle();
+        }
+        assert!((0..3).any(|at| trio.is_ready(at)));
+        assert_eq!((0..3).map(|at| watermark(&trio, at)).collect::<Vec<_>>(), [1, 1, 1]);
     }
-    trio.join(1);
-    for _ in 0..60 {
-        trio.tick();
-        trio.settle();
-    }
-    assert!((0..3).any(|at| trio.is_ready(at)));
-    assert_eq!((0..3).map(|at| watermark(&trio, at)).collect::<Vec<_>>(), [1, 1, 1]);
 }
 
 #[test]
@@ -273,11 +292,9 @@ fn given_who_has_the_record_is_gone_for_good_when_they_have_waited_then_the_othe
 }
 
 #[test]
-fn given_a_durable_topic_when_its_leader_begins_again_then_nobody_waits() {
+fn given_a_topic_that_never_was_relaxed_when_its_leader_has_read_so_then_nobody_waits() {
     let mut trio = trio_whose_leader_forgets();
-    for core in &mut trio.cores {
-        core.set_relaxed(&BTreeSet::new());
-    }
+    trio.cores[0].set_relaxed(&BTreeMap::new());
     let leads = |trio: &mut Trio| {
         trio.tick();
         trio.settle();
