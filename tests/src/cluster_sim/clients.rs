@@ -233,9 +233,21 @@ impl Run {
         // If its topic is relaxed when it arrives, as far as the node that it comes to knows.
         let wants_memory = self.rng.random_range(0..4) > 0;
         let acks = if wants_memory { RequiredAcks::AllReceived } else { acks };
+        self.send_plain(group, (id, batch), acks);
+        Ok(())
+    }
+
+    /// A batch of no producer for all.
+    pub(super) fn produce_for_all(&mut self, group: GroupId) {
+        let id = self.next();
+        let batch = random_batch(id, None, &mut self.rng);
+        self.send_plain(group, (id, batch), RequiredAcks::All);
+    }
+
+    fn send_plain(&mut self, group: GroupId, (id, batch): (i64, RecordBatch), acks: RequiredAcks) {
         let guess = self.rng.random_range(0..self.hosts.len());
         let host = self.look_up_leader(group).map_or(guess, |(host, _)| host);
-        let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
         partition.oracle.sends(id, batch.bytes());
         let floor = partition.acked_to;
         let delay_us = self.rng.random_range(50..3 * MS);
@@ -244,7 +256,6 @@ impl Run {
         let taken_us = 0;
         let request = Request { host, group, id, batch, acks, floor, producer, life, taken_us };
         self.after(delay_us, Event::Request(request));
-        Ok(())
     }
 
     /// A batch arrives at a node.
@@ -339,6 +350,7 @@ impl Run {
         let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
         must!(offset >= floor, "P3: {group}: batch {id} at {offset}, all before {floor} was there");
         partition.acked_to = partition.acked_to.max(offset.plus(1));
+        partition.acked_us = self.now_us;
         partition.oracle.acked(id, offset)
     }
 

@@ -162,7 +162,9 @@ impl Run {
     pub(super) fn heal(&mut self, healing: Healing) -> Check {
         match healing {
             Healing::Cuts(cuts) => {
-                cuts.iter().for_each(|(from, to)| self.net.mend(*from, *to));
+                // What lies on links since all is calm is not of these.
+                let mended = cuts.iter().filter(|_| !self.is_calm);
+                mended.for_each(|(from, to)| self.net.mend(*from, *to));
                 self.trouble_links(&cuts);
             }
             Healing::Capacity { host, shard } => {

@@ -17,10 +17,8 @@ use crate::must;
 const PATIENCE_S: u64 = 60;
 
 impl Run {
-    /// See the module's page.
+    /// See the module's page. All is calm by now.
     pub(super) fn finish(&mut self) -> Check {
-        self.calm()?;
-        self.after(0, Event::Action);
         self.until("all nodes run", PATIENCE_S, |run| {
             run.hosts.iter().all(|host| host.state == HostState::Up && host.is_registered)
         })?;
@@ -56,7 +54,7 @@ impl Run {
     }
 
     /// Ends all trouble.
-    fn calm(&mut self) -> Check {
+    pub(super) fn calm(&mut self) -> Check {
         self.is_calm = true;
         self.swarm.calm();
         self.net.heal();

@@ -360,8 +360,6 @@ impl Run {
         if self.hosts[host].state == HostState::Down {
             return Ok(());
         }
-        self.report.crashes += 1;
-        trace!(self, "node {} ends", host + 1);
         self.end_host(host);
         let downtime_us = match self.rng.random_range(0..4) {
             0 => self.rng.random_range(10..300) * MS,
@@ -379,7 +377,10 @@ impl Run {
         Ok(())
     }
 
-    fn end_host(&mut self, host: usize) {
+    /// A node ends, and stays so until somebody starts it.
+    pub(super) fn end_host(&mut self, host: usize) {
+        self.report.crashes += 1;
+        trace!(self, "node {} ends", host + 1);
         let mode = random_crash(&mut self.rng);
         self.forgets(host);
         self.fails(host);

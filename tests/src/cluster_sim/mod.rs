@@ -1,10 +1,10 @@
-//! The simulator of whole clusters: the production cores and the production logs of three or five nodes on simulated
-//! disks, joined by a simulated network, driven from one seed.
+//! The simulator of whole clusters: the production cores and the production logs of three to five nodes, and in some runs of a
+//! read-only one beside them, on simulated disks, joined by a simulated network, driven from one seed.
 //!
 //! A run is a function of its seed: one thread and a clock that only the run moves. Clients produce, read, create and
 //! delete topics while nodes crash, stop and go on, disks fail and fill up, links are cut, and messages are lost, late,
-//! doubled and out of order; the oracles in [`oracle`] watch every message, every block and every answer. At the end all
-//! faults are over, and the cluster must come to rest: every group led, every batch acknowledged, all replicas alike.
+//! doubled and out of order; the oracles in [`oracle`] watch every message, every block and every answer. Near the end all
+//! faults are over but that a minority is away: the rest must go on, and soon. At the end that is over, too, and the cluster must come to rest: every group led, every batch acknowledged, all replicas alike.
 //!
 //! | module | owns |
 //! |---|---|
@@ -26,6 +26,7 @@
 //! | `read_only` | what must be true of a node that is read-only, which every fourth run has |
 //! | `fills` | records that are copied from leaders |
 //! | `repairs` | segments that are damaged, and their repair |
+//! | `minority` | before the end: all heals but a minority, and the rest must go on |
 //! | `finish` | the end: everything heals, and must |
 //! | [`oracle`] | what must be true of messages, disks and logs |
 //! | `offsets` | what must be true of the logs of consumer groups |
@@ -62,6 +63,7 @@ mod host;
 mod in_sync;
 mod lost;
 mod members;
+mod minority;
 mod moves;
 mod net;
 mod offsets;
@@ -155,11 +157,13 @@ pub enum Bug {
     RelaxedUnknown,
     /// A topic that is relaxed no more is taken for one that never was.
     RelaxedForgotten,
+    /// Votes are refused as long as a node is down or cut off.
+    VotesOfAll,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 36] = [
+    pub const ALL: [Bug; 37] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -196,6 +200,7 @@ impl Bug {
         Bug::ReaderVotes,
         Bug::RelaxedUnknown,
         Bug::RelaxedForgotten,
+        Bug::VotesOfAll,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

@@ -60,6 +60,8 @@ struct Link {
     /// Rises as it goes down: what was sent before is lost.
     generation: u64,
     is_down: bool,
+    /// Something was lost on it since it is up.
+    has_lost: bool,
     broken_since_us: Option<u64>,
     mended_since_us: Option<u64>,
 }
@@ -183,11 +185,13 @@ impl Run {
         let link = *self.net.links.entry(pair(a, b)).or_default();
         if link.is_down || self.net.is_cut(a, b) {
             self.report.packets_cut += 1;
+            self.lose(a, b);
             return !link.is_down;
         }
         let is_raft = matches!(body, Body::Raft(_) | Body::Received(_));
         if is_raft && self.rng.random_range(0..1000) < self.swarm.lost {
             self.report.packets_lost += 1;
+            self.lose(a, b);
             return self.rng.random();
         }
         let packet = Packet { from, to, generation: link.generation, body };
@@ -197,6 +201,22 @@ impl Run {
         }
         self.fly(packet);
         true
+    }
+
+    fn lose(&mut self, a: usize, b: usize) {
+        self.net.links.entry(pair(a, b)).or_default().has_lost = true;
+    }
+
+    /// Whatever a link has lost, its two nodes notice: what does not lose a connection, loses nothing on it.
+    pub(super) fn close_leaky_links(&mut self) -> Check {
+        let is_leaky =
+            |((a, b), link): &(&(usize, usize), &Link)| link.has_lost && !link.is_down && a != b;
+        let leaky = self.net.links.iter().filter(is_leaky);
+        let leaky: Vec<(usize, usize)> = leaky.map(|(ends, _)| *ends).collect();
+        for (a, b) in leaky {
+            self.link_down(a, b)?;
+        }
+        Ok(())
     }
 
     fn fly(&mut self, packet: Packet) {
@@ -223,6 +243,7 @@ impl Run {
         let is_lost = link.generation != packet.generation || self.net.is_cut(a, b);
         if is_lost || self.hosts[b].running(shard).is_none() {
             self.report.packets_cut += 1;
+            self.lose(a, b);
             return Ok(());
         }
         match packet.body {
@@ -297,6 +318,7 @@ impl Run {
             return Ok(());
         }
         link.generation += 1;
+        link.has_lost = false;
         trace!(self, "the link of nodes {} and {} is down", a + 1, b + 1);
         self.trouble(a);
         self.trouble(b);
@@ -342,6 +364,7 @@ impl Run {
 
     /// What planted bugs make of messages on their way.
     fn spoil(&mut self, from: Seat, to: Seat, messages: &mut [PeerMessage]) {
+        let is_one_away = self.bug == Some(Bug::VotesOfAll) && self.is_one_away();
         for message in messages {
             let raft = &mut message.message;
             let kind = raft.get_msg_type();
@@ -356,6 +379,11 @@ impl Run {
                     if kind == MessageType::MsgAppend && raft.entries.is_empty() =>
                 {
                     raft.commit = 0;
+                }
+                Some(Bug::VotesOfAll)
+                    if kind == MessageType::MsgRequestVoteResponse && is_one_away =>
+                {
+                    raft.reject = true;
                 }
                 Some(Bug::ForgedVote) if kind == MessageType::MsgRequestVoteResponse => {
                     raft.reject = false;
@@ -373,6 +401,12 @@ impl Run {
                 _ => {}
             }
         }
+    }
+
+    /// Whether a node is down or cut off.
+    fn is_one_away(&self) -> bool {
+        let is_down = self.hosts.iter().any(|host| host.state == HostState::Down);
+        is_down || self.net.cuts.values().any(|count| *count > 0)
     }
 
     /// Another group that has replicas on both seats, and those.

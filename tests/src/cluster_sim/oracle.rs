@@ -223,7 +223,7 @@ impl Oracle {
         must!(first == replica, "P5: {id}: {first} and {replica} lead in {term}");
         must!(
             !self.is_reader(id, replica),
-            "P27: {id}: {replica}, for readers alone, leads in {term}"
+            "readers: {id}: {replica}, for readers alone, leads in {term}"
         );
         Ok(())
     }

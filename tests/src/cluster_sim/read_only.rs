@@ -1,6 +1,6 @@
 //! What must be true of a read-only node, which every fourth run has beside the others.
 //!
-//! - I1: none of its replicas, the catalog's included, ever votes or leads (P27).
+//! - I1: none of its replicas, the catalog's included, ever votes or leads.
 //! - I2: none is counted where it is asked how many replicas hold what is acknowledged (`in_sync`).
 
 use chronik_engine::ids::{GroupId, ReplicaId};
@@ -19,7 +19,7 @@ impl GroupOracle {
         let voter = self.readers.iter().find(votes);
         must!(
             voter.is_none(),
-            "P27: {id}: {voter:?} is on a read-only node, and votes: {config:?}"
+            "readers: {id}: {voter:?} is on a read-only node, and votes: {config:?}"
         );
         Ok(())
     }

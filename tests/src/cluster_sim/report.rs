@@ -175,6 +175,8 @@ report! {
     commands_unknown,
     /// Disks that were looked at as a message left.
     probes,
+    /// Groups that went on without a minority of the nodes.
+    groups_without_minority,
     /// State machines compared with their logs.
     states_compared,
 }

@@ -83,6 +83,12 @@ pub fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<Report, Violatio
     while run.actions_left > 0 {
         run.next_event()?;
     }
+    run.calm()?;
+    run.after(0, Event::Action);
+    if run.swarm.has_minority {
+        let away = run.draw_minority();
+        run.go_on_without(&away)?;
+    }
     run.finish()?;
     run.count();
     Ok(run.report)
@@ -162,7 +168,7 @@ impl Run {
         Ok(())
     }
 
-    fn go_on(&mut self, for_us: u64) -> Check {
+    pub(super) fn go_on(&mut self, for_us: u64) -> Check {
         let end_us = self.now_us + for_us;
         while self.now_us < end_us {
             self.next_event()?;

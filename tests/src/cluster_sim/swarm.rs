@@ -86,6 +86,8 @@ pub(super) struct Swarm {
     pub victim: Option<usize>,
     /// The node that is read-only, the last one.
     pub read_only: Option<usize>,
+    /// Whether a minority is away when all other trouble ends.
+    pub has_minority: bool,
 }
 
 impl Swarm {
@@ -125,6 +127,7 @@ impl Swarm {
             has_segments: rng.random_range(0..4) > 0,
             victim,
             read_only,
+            has_minority: !matches!(seed % 7, 0 | 5), // not drawn either
         }
     }
 

@@ -50,8 +50,9 @@ pub(super) struct Partition {
     pub places: Vec<Seat>,
     /// Some catalog names it no more.
     pub is_deleted: bool,
-    /// All before this is acknowledged.
+    /// All before this is acknowledged, and when that was said last.
     pub acked_to: Offset,
+    pub acked_us: u64,
     /// Nobody wanted its log to start behind this.
     pub log_start_asked: Offset,
     /// What was acknowledged before a batch was sent.
@@ -441,6 +442,7 @@ impl Run {
             places,
             is_deleted: false,
             acked_to: Offset(0),
+            acked_us: 0,
             log_start_asked: Offset(0),
             floors: BTreeMap::new(),
             leader_acked: Vec::new(),
