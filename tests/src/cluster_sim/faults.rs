@@ -27,8 +27,21 @@ pub(super) enum Healing {
     Slowness { host: usize },
 }
 
-/// Half a day: producers are remembered for a whole one.
-const JUMP_MS_MAX: i64 = 12 * 3_600_000;
+/// A day: producers are remembered for longer than two clocks are apart.
+const JUMP_MS_MAX: i64 = 24 * 3_600_000;
+/// What a disk does once; those at the end in some runs only.
+const DISK_FAULTS: [DiskFault; 9] = [
+    DiskFault::SyncError,
+    DiskFault::SyncError,
+    DiskFault::WriteError,
+    DiskFault::WriteShort,
+    DiskFault::ReadError,
+    DiskFault::WriteNoSpace,
+    DiskFault::CreateNoSpace,
+    DiskFault::CreateNoQuota,
+    DiskFault::NameError,
+];
+const DISK_FAULTS_ALWAYS: usize = 5;
 
 const HANGS_FROM: u64 = 35;
 
@@ -101,14 +114,13 @@ impl Run {
     }
 
     fn arm(&mut self, host: usize, shard: usize) {
-        let faults = [
-            DiskFault::SyncError,
-            DiskFault::SyncError,
-            DiskFault::WriteError,
-            DiskFault::WriteShort,
-            DiskFault::ReadError,
-        ];
-        let fault = faults[self.rng.random_range(0..faults.len())];
+        let kinds = match self.swarm.has_rare_disk_faults {
+            true => DISK_FAULTS.len(),
+            false => DISK_FAULTS_ALWAYS,
+        };
+        let drawn = self.rng.random_range(0..kinds);
+        let fault = DISK_FAULTS[drawn];
+        self.report.rare_disk_faults += u64::from(drawn >= DISK_FAULTS_ALWAYS);
         let after = self.rng.random_range(0..20);
         let here = &mut self.hosts[host].shards[shard];
         here.disk.fail_after(after, fault);

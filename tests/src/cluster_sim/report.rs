@@ -121,6 +121,8 @@ report! {
     blackouts,
     /// Nodes that ended because a sync, a write or the whole disk failed.
     disk_failures,
+    /// Times that a disk was to refuse a new file, a name, or room that there is.
+    rare_disk_faults,
     /// Links cut in both directions.
     cuts,
     /// Links cut in one direction.

@@ -88,6 +88,8 @@ pub(super) struct Swarm {
     pub read_only: Option<usize>,
     /// Whether a minority is away when all other trouble ends.
     pub has_minority: bool,
+    /// Whether disks refuse new files, names and room, too, though there is some.
+    pub has_rare_disk_faults: bool,
 }
 
 impl Swarm {
@@ -128,6 +130,7 @@ impl Swarm {
             victim,
             read_only,
             has_minority: !matches!(seed % 7, 0 | 5), // not drawn either
+            has_rare_disk_faults: matches!(seed % 5, 1 | 2),
         }
     }
 

@@ -85,7 +85,7 @@ pub fn random_config(rng: &mut StdRng, node: NodeId, shard: ShardId) -> CoreConf
         seed: rng.random(),
         tail_cache_bytes: [0, 20 << 10, 1 << 20][rng.random_range(0..3)],
         in_flight_bytes_max: [40 << 10, 1 << 20][rng.random_range(0..2)],
-        producer_expiration_ms: 86_400_000,
+        producer_expiration_ms: 4 * 86_400_000, // clocks jump by two days
         stopwatch_ns: || 0,
         lag_ticks_max: 600,
         follower_read_staleness_max_ms: STALENESS_MAX_MS,
