@@ -3,11 +3,18 @@
 //! A term lookup must answer for every entry of the log and for nothing else: a cache that answers with the last
 //! known term beyond its range lets commits go backwards. So this holds the whole log, as one run for each term.
 //!
+//! Where terms began before the log's start stays known: the records of then are in segments, and clients that read them are
+//! told where an epoch ends. Were it forgotten, each replica would say something else, as each cuts its log elsewhere.
+//!
 //! Invariants: (I1) runs rise strictly in term and in index; (I2) `start.index <= last.index`; (I3) each entry in
-//! `start..=last` is in a run, but for `start` itself, whose term is kept beside.
+//! `start..=last` is in a run, but for `start` itself, whose term is kept beside; (I4) of the runs that ended before the
+//! start the last [`ENDED_RUNS_MAX`] are kept.
 
 use chronik_engine::ids::{Offset, RaftIndex, Term};
 use chronik_engine::wal::record::{EpochStart, LogPosition};
+
+/// They are in every checkpoint and snapshot, 24 bytes each.
+const ENDED_RUNS_MAX: usize = 256;
 
 /// The outline of a log.
 #[derive(Debug, Clone)]
@@ -97,14 +104,14 @@ impl LogView {
         self.last = LogPosition { index, term: term.unwrap_or_default() };
     }
 
-    /// Lets the log start after `index`, and forgets the terms that ended before.
+    /// Lets the log start after `index`, and forgets terms that ended long before (I4).
     pub(crate) fn start_after(&mut self, index: RaftIndex) {
         assert!(index >= self.start.index, "the start of a log does not go back");
         let term = self.term_at(index);
         assert!(term.is_some(), "{index} is after the log's end {:?}", self.last);
         self.start = LogPosition { index, term: term.unwrap_or_default() };
         let ended = self.epochs.windows(2).take_while(|pair| pair[1].index <= index).count();
-        self.epochs.drain(..ended);
+        self.epochs.drain(..ended.saturating_sub(ENDED_RUNS_MAX));
     }
 }
 
@@ -112,6 +119,20 @@ impl LogView {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn given_a_log_that_is_cut_when_it_had_many_terms_then_the_last_ones_stay_known() {
+        let zero = LogPosition::default();
+        let mut view = LogView::new(zero, zero, Vec::new());
+        let terms = ENDED_RUNS_MAX as u64 + 10;
+        for index in 1..=terms {
+            view.append(RaftIndex(index), Term(index), Offset(0));
+            view.start_after(RaftIndex(index));
+        }
+        let epochs: Vec<u64> = view.epochs().iter().map(|run| run.epoch.0).collect();
+        let kept = terms - ENDED_RUNS_MAX as u64..=terms;
+        assert_eq!(epochs, kept.collect::<Vec<u64>>());
+    }
 
     proptest! {
         #[test]

@@ -11,9 +11,9 @@ use chronik_engine::batch::leader_epoch;
 use chronik_engine::ids::{GroupId, Offset};
 use chronik_engine::wal::record::EntryKind;
 
+use super::Check;
 use super::oracle::Oracle;
 use super::run::Run;
-use super::Check;
 use crate::must;
 
 /// What is said of an epoch that is not known.

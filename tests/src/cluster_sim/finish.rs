@@ -184,6 +184,9 @@ impl Run {
         let seat = self.seat(host, shard);
         let Some(node) = self.hosts[host].node(shard) else { return Ok(()) };
         let Some(view) = node.core.borrow().partition(group) else { return Ok(()) };
+        if view.is_ready && self.partitions.contains_key(&group) {
+            self.check_epochs(host, shard, group)?;
+        }
         let Some(partition) = self.partitions.get_mut(&group) else { return Ok(()) };
         let (begin, end) = (view.log_start_offset, view.high_watermark);
         let batches = node.read_all(group, begin..end);

@@ -341,6 +341,9 @@ impl Run {
                 Some(Bug::LoseDedupState) if kind_of(group) == Some(PartitionKind::Records) => {
                     group.checkpoint.state.clear();
                 }
+                Some(Bug::LateEpochs) => {
+                    group.checkpoint.epochs.iter_mut().for_each(|begun| begun.offset.0 += 1);
+                }
                 Some(Bug::ForgetLogStart) => group.log_start_offset = Offset(0),
                 Some(Bug::ForgetMembers) if group.checkpoint.group == GroupId::META => {
                     let first = self.first_voters.iter().map(|first| first.replica);

@@ -15,6 +15,7 @@
 //! | `disks` | what the disks of a shard do: blocks, segments |
 //! | `event` | what happens, and what is waited for |
 //! | `clients`, `readers` | producers and readers that follow leaders |
+//! | `epochs` | where epochs end, as leaders say it to readers |
 //! | `replica_readers` | readers that read from any replica |
 //! | `relaxed` | batches that are acknowledged in memory, and which of them may be lost |
 //! | `in_sync` | of how many replicas producers ask that they have what is acknowledged |
@@ -55,6 +56,7 @@ mod clients;
 mod configs;
 mod coordinators;
 mod disks;
+mod epochs;
 mod event;
 mod faults;
 mod fills;
@@ -159,11 +161,13 @@ pub enum Bug {
     RelaxedForgotten,
     /// Votes are refused as long as a node is down or cut off.
     VotesOfAll,
+    /// A restart takes each epoch to begin a record later than it did.
+    LateEpochs,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 37] = [
+    pub const ALL: [Bug; 38] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -201,6 +205,7 @@ impl Bug {
         Bug::RelaxedUnknown,
         Bug::RelaxedForgotten,
         Bug::VotesOfAll,
+        Bug::LateEpochs,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

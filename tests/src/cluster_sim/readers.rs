@@ -174,7 +174,7 @@ impl Run {
                     "P7: {group} ends at {end}, before {floor} all was acknowledged"
                 );
                 self.report.latest_read += 1;
-                Ok(())
+                self.check_epochs(host, shard, group)
             }
             Some(Pending::GroupFetch(request)) if may_read => {
                 self.tell_offset((host, shard), &request)

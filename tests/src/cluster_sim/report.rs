@@ -169,6 +169,8 @@ report! {
     offsets_read,
     /// Times that somebody was told where a log ends.
     latest_read,
+    /// Old epochs of which leaders were asked where they end.
+    epochs_asked,
     /// Assignments that members of consumer groups got.
     assignments,
     /// Commands of the catalog that another node proposed.
