@@ -211,13 +211,13 @@ fn given_the_file_that_is_written_to_is_damaged_when_the_node_starts_then_it_say
         cluster.wait_whole()?;
         let node = cluster.node(3);
         node.kill()?;
-        let last = node.wal_files()?.into_iter().filter_map(|path| {
+        let holder = node.wal_files()?.into_iter().find_map(|path| {
             let bytes = std::fs::read(&path).ok()?;
             let of_last = value(RECORDS - 1);
             bytes.windows(of_last.len()).position(|window| window == of_last)?;
             Some((path, bytes))
         });
-        let (path, mut bytes) = last.last().context("the last record is in no file")?;
+        let (path, mut bytes) = holder.context("the last record is in no file")?;
         // The first block that tells of records; others follow it.
         let first = (0..RECORDS).find_map(|offset| {
             let value = value(offset);
