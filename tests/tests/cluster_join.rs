@@ -230,3 +230,51 @@ fn given_mistakes_of_nodes_that_join_when_started_then_each_is_named_and_who_is_
     let outcome = refuse_mistakes(&mut nodes, &ports);
     with_logs(&nodes, outcome);
 }
+
+/// A node that was removed is started with its old directory: it says what it is, and ends.
+fn ends_as_removed(node: &mut Broker) -> Result<()> {
+    node.spawn()?;
+    let status = node.wait_exit().context("the removed node ends by itself")?;
+    ensure!(status.code() == Some(4), "{status}\n{}", node.log_tail());
+    ensure!(
+        node.log_contains("this data directory does not count any more"),
+        "{}",
+        node.log_tail()
+    );
+    Ok(())
+}
+
+fn remove(asked: &Broker, id: &str) -> Result<()> {
+    let admin = asked.ports().admin_addr().to_string();
+    let removed = run_server(&["cluster", "remove", id, "--admin", &admin], DEADLINE)?;
+    ensure!(removed.status.success(), "{removed:?}");
+    Ok(())
+}
+
+fn remove_all_but_one(nodes: &mut Vec<Broker>, ports: &[Ports]) -> Result<()> {
+    nodes.push(node(1, ports[0], BOOTSTRAP)?);
+    nodes[0].start_again()?;
+    for (id, at) in [(2, 1), (3, 2), (4, 3)] {
+        nodes.push(node(id, ports[at], &join_table(&ports[0]))?);
+        nodes[at].start_again()?;
+    }
+    wait_whole(nodes)?;
+    // One that was down, and whom the others would have to dial.
+    nodes[3].kill()?;
+    remove(&nodes[0], "4")?;
+    ends_as_removed(&mut nodes[3])?;
+    // One that ran, and one that began the cluster and dials the others.
+    remove(&nodes[0], "3")?;
+    nodes[2].wait_exit().context("the removed node ends by itself")?;
+    ends_as_removed(&mut nodes[2])?;
+    remove(&nodes[1], "1")?;
+    nodes[0].wait_exit().context("the removed node ends by itself")?;
+    ends_as_removed(&mut nodes[0])
+}
+
+#[test]
+fn given_nodes_without_a_list_when_removed_and_started_again_then_each_is_told_and_ends() {
+    let (mut nodes, ports) = (Vec::new(), take_ports(4).unwrap());
+    let outcome = remove_all_but_one(&mut nodes, &ports);
+    with_logs(&nodes, outcome);
+}

@@ -4,6 +4,7 @@
 //!   refusal it is the longest, since somebody must mend something first. A node's first shard is tried more often, and
 //!   once it is there the others are at once: a node that comes back is heard soon, at the cost of one attempt per core.
 //! - I2: only the first shard of a node is looked up by name; the others are where that one was found.
+//! - I3: who knocks gets no link, but hears whether its data directory counts: else it would open what others are to open.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -65,6 +66,31 @@ impl<H: PeerHandler> Core<H> {
                     node.dialled.borrow_mut().remove(&shard);
                 });
             }
+        }
+    }
+
+    /// Knocks at the nodes that are to open the link to this one and have not. `attempt` is for names with several addresses.
+    pub(super) fn knock(self: &Rc<Self>, attempt: usize) {
+        let nodes: Vec<Rc<Node>> = self.nodes.borrow().values().cloned().collect();
+        for node in nodes {
+            let seat = Seat { node: node.id, shard: FIRST_SHARD };
+            let is_linked = self.known_peer(seat).is_some_and(|peer| peer.link().is_some());
+            // Those with higher ids are dialled, and so is who is being knocked at.
+            if is_linked || !node.dialled.borrow_mut().insert(FIRST_SHARD) {
+                continue;
+            }
+            let core = Rc::clone(self);
+            self.spawn(async move {
+                let outcome = connect(&core, &node, seat, attempt).await;
+                node.dialled.borrow_mut().remove(&FIRST_SHARD);
+                match outcome {
+                    Err(DialError::Handshake(HandshakeError::Retired)) => {
+                        core.handler.on_retired(seat);
+                    }
+                    Err(error) => tracing::debug!(peer = %seat, "knocked: {error}"),
+                    Ok(_) => {} // I3
+                }
+            });
         }
     }
 }

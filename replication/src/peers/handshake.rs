@@ -13,7 +13,7 @@
 //! - I2: what an unproven peer sends is small, and is waited for only so long; see who calls.
 //! - I3: who refuses says why, to the peer and to the log.
 //! - I4: a data directory that counts no more gets no link: it would take that of the one in its place. It is told so behind the
-//!   proofs, and believes it only there: it ends for it.
+//!   proofs, and believes it only there: it ends for it. It gets that far whoever its node is: nobody need know that one any more.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -140,7 +140,8 @@ pub(super) async fn answer(
     is_retired: impl Fn(Uuid) -> bool,
     buffer: &RefCell<Box<[u8]>>,
 ) -> Result<Met, HandshakeError> {
-    let version = match judge(config, hello, is_known) {
+    let counts = !is_retired(hello.node_uuid);
+    let version = match judge(config, hello, counts, is_known) {
         Ok(version) => version,
         Err((reason, why)) => {
             refuse(socket, reason);
@@ -164,7 +165,7 @@ pub(super) async fn answer(
         let why = "the peer does not know the cluster's secret";
         return Err(HandshakeError::RefusedHere { reason: RefusedReason::BadProof, why });
     }
-    if is_retired(opener.node_uuid) {
+    if !counts || is_retired(opener.node_uuid) {
         return Err(refuse_retired(socket));
     }
     reader.set_body_bytes_max(FRAME_BODY_BYTES_MAX);
@@ -179,10 +180,12 @@ fn refuse_retired(socket: &Socket) -> HandshakeError {
     HandshakeError::RefusedHere { reason, why: "the peer's data directory does not count any more" }
 }
 
-/// Whether a hello is for this seat, and from one that may open a link to it; and which version that speaks.
+/// Whether a hello is for this seat, and from one that may open a link to it or is to be told that its data directory counts no
+/// more; and which version that speaks.
 fn judge(
     config: &PeersConfig,
     hello: &Hello,
+    counts: bool,
     is_known: impl Fn(NodeId) -> bool,
 ) -> Result<u16, (RefusedReason, &'static str)> {
     let agreed = Versions::OWN.agreed(hello.versions);
@@ -202,6 +205,9 @@ fn judge(
             RefusedReason::WrongNode,
             "the peer has a copy of this node's data directory",
         ));
+    }
+    if !counts {
+        return Ok(version); // I4
     }
     if hello.node >= config.seat.node {
         return Err((RefusedReason::WrongNode, "links are opened by the node of the lower id"));

@@ -131,6 +131,13 @@ impl<H: PeerHandler> Peers<H> {
         }
     }
 
+    /// Asks the nodes that open the links to this one, and have opened none, whether its data directory still counts: they look for
+    /// nobody whom they do not know any more. If not, the handler hears of it ([`PeerHandler::on_retired`]). For a node that
+    /// waits in vain; `attempt` counts how often it has asked.
+    pub fn knock(&self, attempt: usize) {
+        self.core.knock(attempt);
+    }
+
     /// Goes on with a connection that the [`Acceptor`] has taken for this seat.
     pub fn adopt(&self, accepted: Accepted) {
         let core = &self.core;

@@ -106,6 +106,54 @@ fn given_a_data_directory_that_counts_no_more_when_either_side_dials_then_it_is_
     }
 }
 
+/// A node that knows another one, which knows nobody.
+fn open_unknown(unknown: &TestNode, other: &TestNode) {
+    other.open(1, &[], |_| {});
+    unknown.open(1, &[(other.id, other.address)], |_| {});
+}
+
+#[test]
+fn given_a_data_directory_that_counts_no_more_of_a_node_that_nobody_names_when_it_dials_or_knocks_then_it_is_told()
+ {
+    for retired in [1, 2] {
+        on_a_core(move |_| async move {
+            let (one, two) = (TestNode::start(1), TestNode::start(2));
+            let (told, knows) = if retired == 1 { (&one, &two) } else { (&two, &one) };
+            open_unknown(told, knows);
+            let (seen, by) = (knows.seat(0).seen, seat(knows.id, 0));
+            seen.retired.borrow_mut().push(Uuid::from_u128(u128::from(told.id) + 1000));
+            // The node of the lower id dials by itself.
+            told.seat(0).peers.knock(0);
+            let told = told.seat(0).seen;
+            eventually("it is told", || told.retired_by.borrow().contains(&by)).await;
+            assert!(seen.changes.borrow().is_empty() && told.changes.borrow().is_empty());
+        });
+    }
+}
+
+#[test]
+fn given_a_node_that_counts_when_it_knocks_then_it_hears_nothing_and_is_linked_by_who_is_to_do_it()
+{
+    on_a_core(|_| async {
+        let (one, two) = (TestNode::start(1), TestNode::start(2));
+        open_unknown(&two, &one);
+        two.seat(0).peers.knock(0);
+        let is_refused = || {
+            let refusals = one.seat(0).peers.refusals();
+            refusals.iter().any(|one| one.reason == RefusedReason::WrongNode && !one.by_peer)
+        };
+        eventually("it is refused", is_refused).await;
+        one.seat(0).peers.set_nodes(peer_nodes(&[(2, two.address)]));
+        linked(&one, &two, 1).await;
+        two.seat(0).peers.knock(1);
+        let echo = Bytes::from_static(b"echo");
+        let answer = two.seat(0).peers.call(seat(1, 0), CALL_ECHO, echo.clone(), PATIENCE);
+        assert_eq!(answer.await, Ok(echo), "whatever was sent before is there");
+        assert!(two.seat(0).seen.retired_by.borrow().is_empty());
+        assert_eq!(one.port.hellos.borrow().len(), 1, "who has a link does not knock");
+    });
+}
+
 #[test]
 fn given_a_peer_that_has_proven_nothing_when_it_says_that_a_data_directory_counts_no_more_then_it_does()
  {

@@ -32,6 +32,8 @@ pub(super) const CALL_JOIN: u8 = 2;
 const JOIN_PATIENCE_MEMBER: Duration = Duration::from_secs(10);
 /// Between two requests of a node that joins.
 const JOIN_RETRY: Duration = Duration::from_millis(200);
+/// After so many of them, it is asked each time whether this node's disk still counts: 2 s, in which a link that is to be is there.
+const KNOCK_ROUNDS: usize = 10;
 /// For the answer to one.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,8 +49,11 @@ impl Shard {
         let Some(Ok(body)) = self.registration().map(|command| command.encode()) else { return };
         let body = Bytes::from(body);
         let mut last_refusal = String::new();
-        while !self.stopping.get() && !self.is_in_catalog(&self.catalog()) {
+        for round in 1_usize.. {
             let Some(links) = self.links() else { return };
+            if self.stopping.get() || self.is_in_catalog(&self.catalog()) {
+                return;
+            }
             for seat in links.peers().up_seats().into_iter().filter(|s| s.shard == META_SHARD) {
                 match links.peers().call(seat, CALL_JOIN, body.clone(), JOIN_TIMEOUT).await {
                     Err(CallError::Refused(CallRefused::Invalid { text })) => {
@@ -62,6 +67,10 @@ impl Shard {
                     }
                     Ok(_) => {}
                 }
+            }
+            if round.is_multiple_of(KNOCK_ROUNDS) {
+                // Those who open the links look for no node that was removed.
+                links.peers().knock(round / KNOCK_ROUNDS);
             }
             chronik_ring::sleep(JOIN_RETRY).await;
         }
