@@ -374,6 +374,16 @@ fn elect_and_check(cluster: &mut Cluster, topic: &str, wanted: &[Vec<i32>]) -> R
         .with_partitions(vec![partition]);
     let request = DescribeQuorumRequest::default().with_topics(vec![metadata]);
     for node in cluster.nodes() {
+        let at = cluster.bootstrap();
+        let only = ["topic", "create", "only", "--replica-assignment", "2", "--bootstrap", &at];
+        command(&only, 0)?;
+        let stuck = command(&["cluster", "drain", "2", "--admin", &admin], 1)?;
+        ensure!(stuck.contains("only-0: no replica on a node that is not drained"), "{stuck}");
+        ensure!(!stuck.contains(&topic), "what others took over: {stuck}");
+        let text = command(&["cluster", "status", "--admin", &admin], 0)?;
+        ensure!(text.contains("only-0 node 2, no replica on a node that is not drained"), "{text}");
+        let moved = ["cluster", "reassign", "--topic", "only", "--partition", "0", "--to", "3"];
+        command(&[&moved[..], &["--admin", &admin]].concat(), 0)?;
         let answer = connect(node)?.call(2, &request)?;
         let quorum = &answer.topics[0].partitions[0];
         ensure!(quorum.error_code == 0, "{quorum:?}");

@@ -1,4 +1,4 @@
-//! `chronik-server cluster add|drain|undrain|remove|rebalance|reassign`: nodes are drained and removed, replicas are spread.
+//! `chronik-server cluster add|remove|rebalance|reassign`: nodes come and go, replicas are spread. (`drain` is next door.)
 //!
 //! - I1: nothing is kept between two calls: what is to be done is seen in the cluster, so a command that was broken off
 //!   goes on when it is given again.
@@ -15,38 +15,46 @@ use serde_json::{Value, json};
 
 use super::admin::{self, AdminError};
 use super::assignment::parse_numbers;
+use super::drain::HeldSeen;
 use super::factor::with_factor;
 use super::failure::Failure;
 use super::grammar::{
-    AddArgs, ClusterArgs, ClusterCommand, MovingArgs, NodeArgs, ReassignArgs, RebalanceArgs,
-    RemoveArgs,
+    AddArgs, ClusterArgs, ClusterCommand, MovingArgs, ReassignArgs, RebalanceArgs, RemoveArgs,
 };
 use super::kafka::{Kafka, KafkaError, Refusal, in_versions};
 use super::mover::{Moved, Mover, UnderWay};
 use super::plan::{Layout, Move, evacuate, spread};
 use super::table::{Report, Table, join};
 
-/// How often it is looked whether a node leads nothing any more, and how far apart.
-const DRAIN_POLLS: u32 = 240;
-const DRAIN_POLL: Duration = Duration::from_millis(500);
 /// Rounds of moves until a node is empty: topics may be made meanwhile.
 const REMOVE_ROUNDS: u32 = 100;
 const UNREGISTER_TRIES: u32 = 60;
+const UNREGISTER_RETRY: Duration = Duration::from_millis(500);
 
 /// What of a cluster's status counts here.
 #[derive(Debug, Deserialize)]
-struct Status {
+pub(super) struct Status {
     nodes: Vec<NodeSeen>,
+    pub(super) held_by_drained: Vec<HeldSeen>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
-struct NodeSeen {
+pub(super) struct NodeSeen {
     id: u32,
     kafka_addr: String,
-    up: bool,
+    pub(super) up: bool,
     cordoned: bool,
-    read_only: bool,
-    leaders: usize,
+    pub(super) read_only: bool,
+    pub(super) leaders: usize,
+}
+
+impl Status {
+    pub(super) fn node(&self, id: u32) -> Result<&NodeSeen, Failure> {
+        self.nodes.iter().find(|node| node.id == id).ok_or_else(|| {
+            let ids = join(self.nodes.iter().map(|node| broker_id(node.id)));
+            usage(format!("there is no node {id} in this cluster; there are {ids}"))
+        })
+    }
 }
 
 /// A cluster: its admin port, and its brokers.
@@ -99,33 +107,24 @@ impl Cluster {
         }
     }
 
-    fn status(&self) -> Result<Vec<NodeSeen>, Failure> {
+    pub(super) fn status(&self) -> Result<Status, Failure> {
         let text = admin::fetch(self.admin, "/cluster/status?format=json")?;
         let status: Result<Status, _> = serde_json::from_str(&text);
-        Ok(status.map_err(|_| AdminError::NotHttp { address: self.admin })?.nodes)
-    }
-
-    fn node(&self, id: u32) -> Result<NodeSeen, Failure> {
-        let nodes = self.status()?;
-        let ids = join(nodes.iter().map(|node| broker_id(node.id)));
-        nodes
-            .into_iter()
-            .find(|node| node.id == id)
-            .ok_or_else(|| usage(format!("there is no node {id} in this cluster; there are {ids}")))
+        Ok(status.map_err(|_| AdminError::NotHttp { address: self.admin })?)
     }
 
     fn kafka(&self) -> Result<Kafka, Failure> {
         if let Some(bootstrap) = &self.bootstrap {
             return Ok(Kafka::new(bootstrap));
         }
-        let nodes = self.status()?;
+        let nodes = self.status()?.nodes;
         let up = nodes.iter().filter(|node| node.up).map(|node| node.kafka_addr.as_str());
         Ok(Kafka::new(&up.collect::<Vec<_>>().join(",")))
     }
 
     /// Where replicas are to be, and who may get more.
     fn layout(&self, mover: &mut Mover) -> Result<Layout, Failure> {
-        let nodes = self.status()?;
+        let nodes = self.status()?.nodes;
         let open = nodes.iter().filter(|node| node.up && !node.cordoned && !node.read_only);
         let open = open.map(|node| broker_id(node.id)).collect();
         Ok(Layout { partitions: mover.partitions()?, open, racks: mover.racks()? })
@@ -148,62 +147,14 @@ impl Cluster {
         Ok(Report::new(text, answer))
     }
 
-    fn set_cordon(&self, node: u32, verb: &str) -> Result<(), Failure> {
+    pub(super) fn set_cordon(&self, node: u32, verb: &str) -> Result<(), Failure> {
         admin::post(self.admin, &format!("/cluster/{verb}?node={node}"))?;
         Ok(())
     }
 
-    fn drain(&self, args: &NodeArgs) -> Result<Report, Failure> {
-        let id = args.node;
-        self.node(id)?;
-        self.set_cordon(id, "drain")?;
-        let mut said = usize::MAX;
-        for _ in 0..DRAIN_POLLS {
-            let node = self.node(id)?;
-            if !node.up {
-                return Ok(cordoned_unheard(id));
-            }
-            if node.leaders == 0 {
-                let text = if node.read_only {
-                    format!(
-                        "node {id} is drained: no more consumers are sent to it; \
-                         `chronik-server cluster undrain {id}` undoes that\n"
-                    )
-                } else {
-                    format!(
-                        "node {id} is drained: it leads nothing and gets no new replicas; \
-                         `chronik-server cluster undrain {id}` undoes that\n"
-                    )
-                };
-                let json = json!({ "node": id, "cordoned": true, "leaders": 0 });
-                return Ok(Report::new(text, json));
-            }
-            if node.leaders != said {
-                eprintln!("node {id} leads {} partitions", node.leaders);
-                said = node.leaders;
-            }
-            std::thread::sleep(DRAIN_POLL);
-        }
-        Err(usage(format!(
-            "node {id} still leads {said} partitions: no other replica of them is in sync on a node that is not \
-             drained; it gets no new ones, and hands them over when one is"
-        )))
-    }
-
-    fn undrain(&self, args: &NodeArgs) -> Result<Report, Failure> {
-        let id = args.node;
-        let node = self.node(id)?;
-        self.set_cordon(id, "undrain")?;
-        let text = match node.read_only {
-            true => format!("consumers are sent to node {id} again\n"),
-            false => format!("node {id} gets new replicas again, and soon what it is to lead\n"),
-        };
-        Ok(Report::new(text, json!({ "node": id, "cordoned": false })))
-    }
-
     fn remove(&self, args: &RemoveArgs) -> Result<Report, Failure> {
         let (id, moving) = (broker_id(args.node), &args.moving);
-        self.node(args.node)?;
+        self.status()?.node(args.node)?;
         let mut mover = Mover::new(self.kafka()?, moving.at_a_time);
         if moving.dry_run {
             let mut layout = self.layout(&mut mover)?;
@@ -238,8 +189,8 @@ impl Cluster {
         let mut kafka = self.kafka()?;
         unregister(&mut kafka, id)?;
         let text = format!(
-            "node {id} is out of the cluster, {} partitions went elsewhere. Its process ends by itself; take it out of \
-             cluster.nodes. With an empty data_dir it may join again\n",
+            "node {id} is out of the cluster, {} partitions went elsewhere. Its process ends by itself; where nodes \
+             have a list (cluster.nodes), take it out of that. With an empty data_dir it may join again\n",
             all.len()
         );
         let json = json!({ "node": id, "removed": true, "moves": moves_json(&all) });
@@ -328,20 +279,11 @@ impl Cluster {
     }
 }
 
-/// What a node leads that cannot be heard, nobody knows but itself.
-fn cordoned_unheard(id: u32) -> Report {
-    let text = format!(
-        "node {id} cannot be heard: it gets no new replicas, and hands over what it leads once it is back; \
-         `chronik-server cluster undrain {id}` undoes that\n"
-    );
-    Report::new(text, json!({ "node": id, "cordoned": true, "up": false }))
-}
-
 fn broker_id(node: u32) -> i32 {
     i32::try_from(node).unwrap_or(i32::MAX)
 }
 
-fn usage(text: String) -> Failure {
+pub(super) fn usage(text: String) -> Failure {
     KafkaError::Usage(text).into()
 }
 
@@ -360,7 +302,7 @@ fn unregister(kafka: &mut Kafka, node: i32) -> Result<(), Failure> {
             return Ok(());
         }
         // The broker that is asked may not show yet that the last replica has gone.
-        std::thread::sleep(DRAIN_POLL);
+        std::thread::sleep(UNREGISTER_RETRY);
     }
     last.map_err(|refusal| refusal.of(format!("node {node}")).into())
 }
@@ -433,13 +375,6 @@ fn under_way(moves: &UnderWay) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn given_a_node_that_is_not_heard_when_drained_then_it_is_not_called_drained() {
-        let report = cordoned_unheard(3);
-        assert!(report.text.contains("cannot be heard") && !report.text.contains("is drained"));
-        assert_eq!(report.json, json!({ "node": 3, "cordoned": true, "up": false }));
-    }
 
     #[test]
     fn given_moves_when_reported_then_each_stands_in_the_table_and_a_refusal_fails_the_command() {

@@ -5,6 +5,7 @@
 mod admin;
 mod assignment;
 mod cluster;
+mod drain;
 mod factor;
 mod failure;
 mod grammar;

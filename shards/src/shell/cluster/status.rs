@@ -3,6 +3,8 @@
 //!
 //! - I1: what is told is the sum of what each leader knows of its own groups, at slightly different moments.
 
+mod held;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -17,6 +19,7 @@ use chronik_replication::wire::CallRefused;
 use futures_util::future::join_all;
 use serde::Serialize;
 
+use self::held::{Held, held};
 use super::META_SHARD;
 use crate::catalog::{Catalog, Partition, Placement};
 use crate::handlers::replicas::wanted_by_default;
@@ -67,6 +70,8 @@ pub struct ClusterStatus {
     pub read_only_behind: Vec<PartitionStatus>,
     /// Partitions that no node which can be heard leads.
     pub leaderless: Vec<PartitionStatus>,
+    /// Partitions that drained nodes go on leading, as nobody else can.
+    pub held_by_drained: Vec<Held>,
     /// Partitions whose replicas are on their way to other nodes, or to another disk.
     pub moving: usize,
     /// Partitions with one replica, which go with its node.
@@ -233,6 +238,7 @@ impl Shard {
                 partition.readers.contains(place)
             }),
             leaderless: leaderless(&catalog, reports),
+            held_by_drained: held(&catalog, reports),
             moving: count(&catalog, |partition| !partition.is_settled()),
             single_replica: count(&catalog, |partition| partition.replicas.len() == 1),
             default_replicas,
@@ -336,6 +342,7 @@ impl ClusterStatus {
             list(&mut text, what, &self.read_only_behind, is_up);
         }
         list(&mut text, "partitions without a leader", &self.leaderless, is_up);
+        held::tell(&mut text, &self.held_by_drained);
         _ = writeln!(text, "\npartitions whose replicas move: {}", self.moving);
         if self.nodes.len() > 1 && self.single_replica > 0 {
             let what = "partitions with one replica, which nobody serves without its node";
@@ -411,6 +418,7 @@ mod tests {
             ],
             read_only_behind: vec![behind("d", &[(3, 7)])],
             leaderless: Vec::new(),
+            held_by_drained: Vec::new(),
             moving: 0,
             single_replica: 0,
             default_replicas: 3,
