@@ -9,11 +9,15 @@ use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::{Ports, wait_for};
 use chronik_tests::workload::{Load, read_topic};
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
-use kafka_protocol::messages::{AlterPartitionReassignmentsRequest, BrokerId, CreateTopicsRequest};
+use kafka_protocol::messages::{
+    AlterPartitionReassignmentsRequest, BrokerId, CreateTopicsRequest, FindCoordinatorRequest,
+};
+use kafka_protocol::protocol::StrBytes;
 use serde_json::Value;
 
 const PARTITIONS: usize = 3;
@@ -276,5 +280,49 @@ fn remove_all_but_one(nodes: &mut Vec<Broker>, ports: &[Ports]) -> Result<()> {
 fn given_nodes_without_a_list_when_removed_and_started_again_then_each_is_told_and_ends() {
     let (mut nodes, ports) = (Vec::new(), take_ports(4).unwrap());
     let outcome = remove_all_but_one(&mut nodes, &ports);
+    with_logs(&nodes, outcome);
+}
+
+/// Two replicas by default, and one node that takes any.
+fn lack_nodes(nodes: &mut Vec<Broker>, ports: &[Ports]) -> Result<()> {
+    nodes.push(node(1, ports[0], BOOTSTRAP)?);
+    nodes[0].settings_mut().top.push_str("kafka.default_replication_factor = 2\n");
+    nodes[0].start_again()?;
+    let read_only = format!("{}read_only = true\n", join_table(&ports[0]));
+    nodes.push(node(2, ports[1], &read_only)?);
+    nodes[1].start_again()?;
+    wait_whole(nodes)?;
+    let mut connection = RawConnection::open(nodes[0].ports().kafka_addr())?;
+    let mut ask = || -> Result<i16> {
+        let answer = connection.metadata("made-on-the-way", true)?;
+        Ok(answer.topics.first().context("no topic")?.error_code)
+    };
+    let lacking = ResponseError::InvalidReplicationFactor.code();
+    let codes = [ask()?, ask()?, ask()?];
+    ensure!(codes == [lacking; 3], "{codes:?}");
+    let group = FindCoordinatorRequest::default().with_key(StrBytes::from_static_str("waits"));
+    let mut connection = RawConnection::open(nodes[0].ports().kafka_addr())?;
+    let code = connection.call(3, &group)?.error_code;
+    ensure!(code == ResponseError::CoordinatorNotAvailable.code(), "error {code}");
+    let said = |what: &str| {
+        let log = nodes[0].log();
+        let lines = log.lines().filter(|line| line.contains(what));
+        lines.filter(|line| line.contains("kafka.default_replication_factor")).count()
+    };
+    wait_for("both are said", DEADLINE, || {
+        let times = [said("no topic is made"), said("consumer groups wait")];
+        times.iter().all(|times| *times > 0).then_some(())
+    })?;
+    ensure!(said("no topic is made") == 1, "each time");
+    nodes.push(node(3, ports[2], &join_table(&ports[0]))?);
+    nodes[2].start_again()?;
+    wait_for("the topic is made", DEADLINE, || (ask().ok()? == 0).then_some(()))
+}
+
+#[test]
+fn given_fewer_nodes_than_the_default_of_replicas_when_a_topic_is_made_on_the_way_then_client_and_log_are_told()
+ {
+    let (mut nodes, ports) = (Vec::new(), take_ports(3).unwrap());
+    let outcome = lack_nodes(&mut nodes, &ports);
     with_logs(&nodes, outcome);
 }

@@ -19,6 +19,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::each_once;
 use super::operations::{self, Resource};
+use super::replicas;
 use super::topics::{self, RefusedBecause, TopicWanted};
 use crate::catalog::{Catalog, Partition, Topic, TopicId, topic_name_problem};
 use crate::shell::cluster::in_sync::{InSyncView, in_sync_of};
@@ -153,7 +154,14 @@ async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
         names.map(|name| TopicWanted::with_defaults(shard, name)).collect();
     let created = match wanted {
         Ok(wanted) => topics::create(shard, wanted, AUTO_CREATE_WAIT).await,
-        Err(why) => vec![Err(why); missing.len()],
+        Err(why) => {
+            // Clients tell nobody more than a code, and many only ask again until their patience ends.
+            shard.complain_of_topics(format!(
+                "no topic is made for clients that name one which is not there: {why} {}",
+                replicas::MORE_NODES
+            ));
+            vec![Err(why); missing.len()]
+        }
     };
     for ((at, name), result) in missing.into_iter().zip(created) {
         let catalog = shard.catalog();
@@ -170,13 +178,14 @@ async fn create_missing(shard: &Rc<Shard>, found: &mut [Found]) {
     }
 }
 
-/// What a client is told of a topic that was not made on its way. Where it may be made yet, it asks again: also once the
-/// nodes are there that it lacks.
+/// What a client is told of a topic that was not made on its way. Where it may be made yet, it asks again: also while nodes of the
+/// list are still to come. That there are too few nodes otherwise somebody has to mend.
 fn not_made(why: &RefusedBecause) -> ResponseError {
     match why.response_error() {
-        ResponseError::NotController
-        | ResponseError::RequestTimedOut
-        | ResponseError::InvalidReplicationFactor => ResponseError::LeaderNotAvailable,
+        ResponseError::NotController | ResponseError::RequestTimedOut => {
+            ResponseError::LeaderNotAvailable
+        }
+        _ if matches!(why, RefusedBecause::ToCome { .. }) => ResponseError::LeaderNotAvailable,
         error => error,
     }
 }
@@ -274,11 +283,14 @@ mod tests {
     use crate::catalog::CatalogError;
 
     #[test]
-    fn given_a_topic_that_cannot_be_made_now_when_asked_for_then_the_client_is_to_ask_again() {
+    fn given_a_topic_that_cannot_be_made_now_when_asked_for_then_the_client_is_to_ask_again_if_it_may_be_yet()
+     {
         let why = RefusedBecause::Log(crate::core::ProduceError::NotLeader);
         assert_eq!(not_made(&why), ResponseError::LeaderNotAvailable);
         let lacking = CatalogError::InvalidReplicationFactor { replicas: 3, brokers: 2 };
-        assert_eq!(not_made(&lacking.into()), ResponseError::LeaderNotAvailable);
+        let why = RefusedBecause::ToCome { lacking: lacking.clone(), to_come: vec![NodeId(3)] };
+        assert_eq!(not_made(&why), ResponseError::LeaderNotAvailable);
+        assert_eq!(not_made(&lacking.into()), ResponseError::InvalidReplicationFactor, "for good");
         let why = RefusedBecause::Log(crate::core::ProduceError::StorageFull);
         assert_eq!(not_made(&why), ResponseError::KafkaStorageError);
     }

@@ -4,7 +4,6 @@
 //!   that it began with.
 
 use chronik_engine::ids::NodeId;
-use kafka_protocol::ResponseError;
 
 use super::topics::RefusedBecause;
 use crate::catalog::CatalogError;
@@ -48,20 +47,17 @@ impl Nodes {
         if replicas <= brokers {
             return Ok(replicas);
         }
-        let error = CatalogError::InvalidReplicationFactor { replicas, brokers };
-        if self.to_come.is_empty() {
-            return Err(error.into());
-        }
-        let to_come: Vec<String> = self.to_come.iter().map(ToString::to_string).collect();
-        Err(RefusedBecause::Config {
-            error: ResponseError::InvalidReplicationFactor,
-            why: format!(
-                "{error} Of cluster.nodes these are not part of the cluster yet: {}.",
-                to_come.join(", ")
-            ),
+        let lacking = CatalogError::InvalidReplicationFactor { replicas, brokers };
+        Err(match self.to_come.is_empty() {
+            true => lacking.into(),
+            false => RefusedBecause::ToCome { lacking, to_come: self.to_come.clone() },
         })
     }
 }
+
+/// What there is to do where nodes are lacking.
+pub(super) const MORE_NODES: &str = "Start more nodes, let drained ones in again, or set kafka.default_replication_factor to fewer; \
+                                     read-only nodes do not count.";
 
 /// How many replicas a topic gets that says nothing of it.
 ///
@@ -78,6 +74,8 @@ pub(crate) fn wanted_by_default(shard: &Shard) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use kafka_protocol::ResponseError;
+
     use super::*;
 
     fn nodes(set: u16, open: usize, to_come: &[u32]) -> Nodes {

@@ -68,6 +68,17 @@ pub enum RefusedBecause {
         /// What is wrong.
         why: &'static str,
     },
+    /// Nodes of the list on which it is to have replicas have not come yet.
+    #[error(
+        "{lacking} Of cluster.nodes these are not part of the cluster yet: {}.",
+        numbers(to_come)
+    )]
+    ToCome {
+        /// What is lacking until then.
+        lacking: CatalogError,
+        /// Those nodes.
+        to_come: Vec<NodeId>,
+    },
     /// A configuration or a place that a topic cannot have.
     #[error("{why}")]
     Config {
@@ -83,11 +94,17 @@ impl RefusedBecause {
     #[must_use]
     pub fn response_error(&self) -> ResponseError {
         match self {
-            RefusedBecause::Catalog(error) => catalog_error(error),
+            RefusedBecause::Catalog(error) | RefusedBecause::ToCome { lacking: error, .. } => {
+                catalog_error(error)
+            }
             RefusedBecause::Log(error) => change_error(error),
             RefusedBecause::Invalid { error, .. } | RefusedBecause::Config { error, .. } => *error,
         }
     }
+}
+
+fn numbers(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Serves CreateTopics. Cancel-safe; what was proposed is made.

@@ -4,10 +4,12 @@
 //! - I1: memory is bounded: of more than [`KNOWN_MAX`] kinds of trouble only the partition tells them apart.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use chronik_engine::ids::GroupId;
 use chronik_tiering::failures::Failures;
 
+use super::cluster::META_SHARD;
 use super::shard::Shard;
 use crate::catalog::Catalog;
 
@@ -46,6 +48,17 @@ impl Shard {
     pub(super) fn complain(&self, group: GroupId, what: &str) -> Option<Said> {
         let times = self.complaints.due(group, what, self.clock.now_ns())?;
         Some(Said { partition: self.name_of(group), times })
+    }
+
+    /// Says why topics cannot be made that somebody waits for, whichever core he asked.
+    pub fn complain_of_topics(self: &Rc<Self>, why: String) {
+        let say = move |meta: &Rc<Shard>| {
+            if let Some(Said { times, .. }) = meta.complain(GroupId::META, &why) {
+                tracing::warn!(times, "{why}");
+            }
+        };
+        // Where there is no way to that core just now, the next one who asks has it said.
+        _ = self.post(META_SHARD, say);
     }
 
     /// The topic and the partition that a group is.

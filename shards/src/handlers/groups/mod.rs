@@ -135,9 +135,11 @@ async fn offsets_topic(shard: &Rc<Shard>) -> Result<Arc<Topic>, GroupError> {
     let replicas = super::replicas::wanted_by_default(shard);
     let nodes = nodes_for_replicas(&shard.catalog(), &avoid);
     if nodes < replicas {
-        tracing::debug!(
-            "{OFFSETS_TOPIC} is to have {replicas} replicas, and {nodes} nodes take one"
-        );
+        shard.complain_of_topics(format!(
+            "consumer groups wait: {OFFSETS_TOPIC} is to have {replicas} replicas, and {nodes} of the nodes that are up take one. \
+             {}",
+            super::replicas::MORE_NODES
+        ));
         return Err(GroupError::NotAvailable);
     }
     let topic = NewTopic {
