@@ -3,7 +3,7 @@
 //! It changes nothing.
 
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId, Term};
-use chronik_engine::wal::record::{EpochStart, GroupMeta, LogPosition};
+use chronik_engine::wal::record::{EpochStart, GroupMeta, LogEntry, LogPosition};
 use raft::{ProgressState, StateRole};
 
 use crate::entry::EntryMeta;
@@ -145,6 +145,13 @@ impl RaftGroup {
     #[must_use]
     pub fn applied_end_offset(&self) -> Offset {
         self.applied_end_offset
+    }
+
+    /// The entries after the last one that is applied, as far as [`RaftGroup::ready`] has given them out.
+    pub fn not_applied(&self) -> impl Iterator<Item = &LogEntry> {
+        let store = self.node.store();
+        let slots = (self.applied().0 + 1..).map_while(move |index| store.slot(RaftIndex(index)));
+        slots.map(|slot| &slot.entry)
     }
 
     /// The last entry, durable or not.

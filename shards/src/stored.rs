@@ -274,7 +274,7 @@ impl<D: Disk> Segments<D> {
                 });
             }
             let first_in_log = wal.first_offset(group).unwrap_or(log_end);
-            for gap in core.gaps(group, first_in_log) {
+            for gap in core.missing_at_start(group, first_in_log) {
                 tracing::error!(
                     topic_id = %tag.topic.0,
                     partition = tag.partition,

@@ -18,7 +18,7 @@
 use chronik_engine::framed::{self, FramedError};
 use chronik_engine::ids::{GroupId, Offset, RaftIndex};
 use chronik_engine::wal::LogNeed;
-use chronik_engine::wal::record::{LogEntry, LogPosition, WalRecord};
+use chronik_engine::wal::record::{EntryKind, LogEntry, LogPosition, WalRecord};
 use chronik_replication::KeepFor;
 use thiserror::Error;
 
@@ -127,6 +127,17 @@ impl Group {
         let gone = self.take_segments_before(self.log_start_offset);
         shared.effects.segments_gone.extend(gone);
         Ack::LogStart(self.log_start_offset)
+    }
+
+    /// Where the log starts once all its commands are applied, if they are committed.
+    pub(super) fn log_start_to_come(&self) -> Offset {
+        let commands = self.raft.not_applied().filter(|entry| entry.kind == EntryKind::Command);
+        let offsets = commands.filter_map(|entry| {
+            let PartitionCommand::LogStart { offset } =
+                PartitionCommand::decode(&entry.payload).ok()?;
+            Some(offset.min(entry.base_offset))
+        });
+        offsets.fold(self.log_start_offset, Offset::max)
     }
 
     fn cut_log(&mut self, index: RaftIndex, is_storage_full: bool, shared: &mut Shared) {

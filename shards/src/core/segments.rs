@@ -163,6 +163,14 @@ impl ShardCore {
         self.live(group).map(gaps).unwrap_or_default()
     }
 
+    /// The same at a start, for a partition with records. A log start of which is not known yet that it is committed may have
+    /// been applied before: what lies before it is gone for good then, and nothing that is missing.
+    #[must_use]
+    pub fn missing_at_start(&self, group: GroupId, up_to: Offset) -> Vec<Range<Offset>> {
+        let missing = |group: &Group| group.segments.gaps(group.log_start_to_come(), up_to);
+        self.live(group).map(missing).unwrap_or_default()
+    }
+
     /// The gap between segments that `offset` lies in, the whole of it.
     #[must_use]
     pub fn gap_at(&self, group: GroupId, offset: Offset, up_to: Offset) -> Range<Offset> {

@@ -193,9 +193,10 @@ impl Run {
             node.core.borrow().record_partitions().map(|(group, _)| group).collect();
         for group in partitions {
             let end = node.core.borrow().partition(group).map(|view| view.high_watermark);
-            let covered_to = node.core.borrow().covered_to(group).unwrap_or_default();
-            if covered_to < node.wal.first_offset(group).unwrap_or(end.unwrap_or_default()) {
-                self.want_repair(host, shard, group, Unreadable::Stored(covered_to));
+            let up_to = node.wal.first_offset(group).or(end).unwrap_or_default();
+            let missing = node.core.borrow().missing_at_start(group, up_to);
+            if let Some(first) = missing.first() {
+                self.want_repair(host, shard, group, Unreadable::Stored(first.start));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use chronik_engine::wal::LogNeed;
 
+use super::nodes::{member, stored};
 use super::*;
 
 impl Bench {
@@ -66,6 +67,34 @@ fn given_a_log_start_when_restarted_then_checkpoint_and_log_both_tell_it() {
     bench.restart_from(checkpoints, &since);
     bench.write_all();
     assert_eq!(bench.log_start(), Offset(3), "from the log");
+}
+
+#[test]
+fn given_segments_that_went_with_a_log_start_when_started_before_it_is_applied_then_they_are_not_missing()
+ {
+    let mut bench = Bench::new();
+    bench.core.create_group(GROUP, member(GROUP, 5, &[5], &[]));
+    bench.write_all();
+    for _ in 0..3 {
+        bench.produce(batch(3), RequiredAcks::All).unwrap();
+    }
+    bench.write_all();
+    let (checkpoints, written) = (bench.core.checkpoints(), bench.records.len());
+    bench.move_log_start(4);
+    bench.write_all();
+    assert_eq!(bench.log_start(), Offset(4));
+    let since = bench.records.split_off(written);
+    // The first segment is gone; of the others one or none was lost.
+    for (kept, lost) in [(3, None), (6, Some(Offset(4)..Offset(6)))] {
+        bench.restart_from(checkpoints.clone(), &since);
+        bench.core.restore_segments(GROUP, vec![stored(GROUP, kept, 9).segment]);
+        assert_eq!(bench.log_start(), Offset(0), "it is not known to be committed");
+        let missing = bench.core.missing_at_start(GROUP, Offset(9));
+        assert_eq!(missing, Vec::from_iter(lost.clone()));
+        bench.write_all();
+        assert_eq!(bench.log_start(), Offset(4));
+        assert_eq!(bench.core.gaps(GROUP, Offset(9)), Vec::from_iter(lost), "as foretold");
+    }
 }
 
 #[test]
