@@ -96,7 +96,7 @@ pub enum IdentityError {
     )]
     SingleNodeJoins { path: PathBuf, cluster_uuid: Uuid },
     #[error(
-        "data directory {}: belongs to a node of a cluster, or of one on its way there, but cluster.nodes is missing; list the nodes as before, or \
+        "data directory {}: belongs to a node of a cluster, or of one on its way there; give its cluster.nodes or cluster.join as before, or \
          give this single node an empty data_dir", path.display()
     )]
     ClusterNode { path: PathBuf },

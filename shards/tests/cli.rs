@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use chronik_shards::cli::Cli;
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser as _};
 
 fn chronik(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chronik-server"));
@@ -220,4 +220,33 @@ fn given_a_directory_in_use_when_its_logs_are_inspected_then_it_is_refused() {
     let (code, out, _) = run(&mut chronik(&["wal", "verify", "--json", path]));
     assert_eq!(code, 0);
     assert!(out.contains("\"blocks\":0"), "{out}");
+}
+
+/// What is printed where the arguments of a command are wrong, or with `--help`.
+fn usage_of(args: &[&str]) -> String {
+    Cli::try_parse_from([&["chronik-server"], args].concat()).unwrap_err().to_string()
+}
+
+#[test]
+fn given_a_command_with_several_forms_when_its_usage_is_shown_then_it_has_all_of_them() {
+    let reassign = ["cluster", "reassign"];
+    let forms = [
+        &["--topic", "TOPIC", "--partition", "1", "--to", "1,2"][..],
+        &["--topic", "TOPIC", "--partition", "1", "--cancel"],
+        &["--topic", "TOPIC", "--replication-factor", "2"],
+        &["--all", "--replication-factor", "2"],
+        &["--list"],
+    ];
+    for usage in [usage_of(&reassign), usage_of(&[&reassign[..], &["--help"]].concat())] {
+        for form in forms {
+            let is_shown = |line: &str| {
+                form.iter().filter(|arg| arg.starts_with("--")).all(|arg| line.contains(arg))
+            };
+            assert!(usage.lines().any(is_shown), "{form:?} is not in\n{usage}");
+        }
+    }
+    for form in forms {
+        let args = [&["chronik-server"], &reassign[..], form].concat();
+        assert!(Cli::try_parse_from(args).is_ok(), "{form:?} is none");
+    }
 }

@@ -230,7 +230,10 @@ fn given_a_group_when_administered_by_commands_then_its_lag_is_told_and_it_goes_
     let wrong = ["group", "reset-offsets", "billing", "--topic", "orders:7", "--bootstrap", &at];
     command(&[&wrong[..], &["--to-latest"]].concat(), 1).unwrap();
     command(&["group", "delete", "billing", "--bootstrap", &at], 0).unwrap();
-    assert_eq!(command(&["group", "list", "--bootstrap", &at], 0).unwrap(), "");
+    let none = command(&["group", "list", "--bootstrap", &at], 0).unwrap();
+    assert_eq!(none, "there are no consumer groups\n");
+    let none = json(&["group", "list", "--bootstrap", &at], 0).unwrap();
+    assert_eq!(none, serde_json::json!({ "groups": [] }));
     let gone = command(&["group", "delete", "billing", "--bootstrap", &at], 1).unwrap();
     assert!(gone.contains("GROUP_ID_NOT_FOUND"), "{gone}");
 }

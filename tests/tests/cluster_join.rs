@@ -263,6 +263,8 @@ fn remove_all_but_one(nodes: &mut Vec<Broker>, ports: &[Ports]) -> Result<()> {
         nodes[at].start_again()?;
     }
     wait_whole(nodes)?;
+    refuses_to_leave(&mut nodes[0])?;
+    wait_whole(nodes)?;
     // One that was down, and whom the others would have to dial.
     nodes[3].kill()?;
     remove(&nodes[0], "4")?;
@@ -274,6 +276,22 @@ fn remove_all_but_one(nodes: &mut Vec<Broker>, ports: &[Ports]) -> Result<()> {
     remove(&nodes[1], "1")?;
     nodes[0].wait_exit().context("the removed node ends by itself")?;
     ends_as_removed(&mut nodes[0])
+}
+
+/// A node without a list that is not the last one is not to be alone, and is told what it is to do.
+fn refuses_to_leave(node: &mut Broker) -> Result<()> {
+    node.terminate()?;
+    let tables = node.settings_mut().tables.clone();
+    node.settings_mut().tables = "[cluster]\nleave = true\n".to_owned();
+    node.spawn()?;
+    let status = node.wait_exit()?;
+    let log = node.log();
+    let said = log.lines().find(|line| line.contains("belongs to a node of a cluster"));
+    ensure!(status.code() == Some(4), "{status}\n{}", node.log_tail());
+    let has_list = |line: &str| line.contains("cluster.nodes");
+    ensure!(said.is_some_and(|line| line.contains("cluster.leave") && !has_list(line)), "{said:?}");
+    node.settings_mut().tables = tables;
+    node.start_again()
 }
 
 #[test]

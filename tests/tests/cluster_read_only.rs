@@ -8,6 +8,7 @@ use chronik_tests::binary::run_server;
 use chronik_tests::cluster::{
     Cluster, DEADLINE, brokers_seen, cluster_status, create_topic, leaders_seen, run_on,
 };
+use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, fetch_request, produce_request, topic_name};
 use chronik_tests::scratch::{Ports, wait_for};
@@ -214,6 +215,21 @@ fn wait_whole(cluster: &mut Cluster, partitions: u64) -> Result<()> {
     whole.with_context(|| format!("{last}"))
 }
 
+/// The sum of a metric over the shards of a node.
+fn figure(node: &Broker, name: &str) -> Result<f64> {
+    let page = http::get(node.ports().admin_addr(), "/metrics")?;
+    Ok(Metrics::parse(&page.body)?.sum(name))
+}
+
+/// Waits until as many partitions have a read-only replica that is behind, as their leaders' metrics say.
+fn wait_behind(cluster: &mut Cluster, partitions: f64) -> Result<()> {
+    wait_for("leaders know which read-only replicas are behind", DEADLINE, || {
+        let of = |node: &Broker| figure(node, "chronik_read_only_behind_partitions").ok();
+        let sum: f64 = cluster.nodes().iter().map(of).sum::<Option<f64>>()?;
+        (sum == partitions).then_some(())
+    })
+}
+
 /// Three nodes of rack a, and a read-only one of rack b that is not started yet.
 fn set_up() -> Result<(Cluster, Broker)> {
     // Leaders stay where they are, so that whatever a writer notices is the read-only node's doing.
@@ -261,6 +277,9 @@ fn look_after(cluster: &mut Cluster, reader: &mut Broker) -> Result<()> {
     reads_there(cluster, reader, &before, &[5, 5])?;
     reads_there(cluster, reader, &after, &[5])?;
     wait_whole(cluster, 3)?;
+    wait_behind(cluster, 0.0)?;
+    let here = "chronik_read_only_replicas";
+    ensure!((figure(reader, here)?, figure(&cluster.nodes()[0], here)?) == (3.0, 0.0));
     for topic in [&before, &after] {
         is_told(&cluster.nodes()[0], topic, true)?;
         is_told(reader, topic, true)?;
@@ -290,6 +309,7 @@ fn look_after(cluster: &mut Cluster, reader: &mut Broker) -> Result<()> {
     })?;
     ensure!(records(&read) > 0, "{read:?}");
     is_told(&cluster.nodes()[0], &after, false)?;
+    wait_behind(cluster, 3.0)?;
     let status = cluster_status(&cluster.nodes()[0])?;
     ensure!(status["under_replicated"].as_array().is_some_and(Vec::is_empty), "{status}");
     reader.start_again()?;

@@ -16,8 +16,7 @@ use chronik_engine::ids::NodeId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::peer::PeerProblem;
-use super::protocol::MESSAGE_VERSION;
-use crate::wire::{FRAME_HEADER_BYTES, Frame, FrameHeader, FrameKind, WireError};
+use crate::wire::{FRAME_HEADER_BYTES, FRAME_VERSION, Frame, FrameHeader, FrameKind, WireError};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_millis(500);
@@ -180,7 +179,7 @@ impl NetError {
         match self {
             NetError::Late | NetError::Over => PeerProblem::NoAnswer,
             NetError::Frame { source: WireError::Version { version } } => {
-                PeerProblem::Version { found: version, own: MESSAGE_VERSION }
+                PeerProblem::FrameVersion { found: version, own: FRAME_VERSION }
             }
             NetError::Frame { .. } | NetError::Kind => PeerProblem::Garbled,
             NetError::Io { source } => match source.kind() {

@@ -43,6 +43,9 @@ pub enum PeerProblem {
         "it runs another version of chronik-server (formation messages of version {found}, here {own})"
     )]
     Version { found: u8, own: u8 },
+    /// It speaks in frames of another version.
+    #[error("it runs another version of chronik-server (frames of version {found}, here {own})")]
+    FrameVersion { found: u8, own: u8 },
     /// Another node is there.
     #[error("node {found} answers at its address; correct raft_addr in cluster.nodes")]
     OtherNode { found: NodeId },

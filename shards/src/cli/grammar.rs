@@ -125,6 +125,7 @@ pub enum ClusterCommand {
     /// Spread replicas and leaderships evenly over the nodes
     Rebalance(RebalanceArgs),
     /// Move the replicas of a partition to certain nodes, or give topics more or fewer replicas
+    #[command(override_usage = cluster::REASSIGN_USAGE)]
     Reassign(ReassignArgs),
 }
 

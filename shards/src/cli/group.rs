@@ -73,7 +73,11 @@ fn list(kafka: &mut Kafka) -> Result<Report, KafkaError> {
         }));
         table.row([name, state, protocol, node.to_string()]);
     }
-    Ok(Report::new(table.to_text(), json!({ "groups": found })))
+    let text = match found.is_empty() {
+        true => "there are no consumer groups\n".to_owned(),
+        false => table.to_text(),
+    };
+    Ok(Report::new(text, json!({ "groups": found })))
 }
 
 /// A group as its coordinator tells of it.

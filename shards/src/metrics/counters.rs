@@ -150,6 +150,10 @@ counters! {
     under_replicated: "chronik_under_replicated_partitions" Gauge Sum Shard;
     /// Partitions with a replica on this shard that nobody leads, as far as it knows.
     offline: "chronik_offline_partitions" Gauge Sum Shard;
+    /// Replicas of this shard for readers alone: those of a read-only node.
+    read_only_replicas: "chronik_read_only_replicas" Gauge Sum Shard;
+    /// Partitions led from this shard of which a read-only replica does not answer or is behind.
+    read_only_behind: "chronik_read_only_behind_partitions" Gauge Sum Shard;
     /// Whether produce is refused because the disk is full.
     storage_full: "chronik_storage_full" Gauge Max Shard;
     /// Consumer groups coordinated here.

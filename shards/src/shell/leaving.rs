@@ -128,7 +128,17 @@ async fn first_with_others(shard: Rc<Shard>, groups: Vec<GroupId>) -> Option<Gro
 }
 
 fn together(shard: &Shard, together: Together) -> RunError {
-    RunError::Together { path: shard.node.config.data_dir.clone(), together }
+    let config = &shard.node.config;
+    let back = settings_back(config.cluster.leave);
+    RunError::Together { path: config.data_dir.clone(), together, back }
+}
+
+/// A node that came by a list leaves by having none; any other has none to give back.
+fn settings_back(by_setting: bool) -> &'static str {
+    match by_setting {
+        true => "start it without cluster.leave",
+        false => "give it cluster.nodes as before",
+    }
 }
 
 /// The first of what a catalog names beside one node.

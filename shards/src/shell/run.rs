@@ -157,14 +157,16 @@ pub enum RunError {
     },
     /// The cluster that the node is to leave has others.
     #[error(
-        "data directory {path}: belongs to a node of a cluster, and {together}; give the settings of the cluster as before \
-         (cluster.nodes), and have `chronik-server cluster remove` take the other nodes out first"
+        "data directory {path}: belongs to a node of a cluster, and {together}. Nothing was changed: {back}, and it goes on in its \
+         cluster; to leave that, have `chronik-server cluster remove` take the other nodes out first"
     )]
     Together {
         /// The data directory.
         path: PathBuf,
         /// Who.
         together: Together,
+        /// How the settings are to be for the node to go on where it is.
+        back: &'static str,
     },
     /// The node could not enter itself into the catalog.
     #[error("the node could not register in the catalog: {why}")]

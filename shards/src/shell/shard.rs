@@ -376,6 +376,7 @@ impl Shard {
         counters.fetch_waiters = self.waiters.borrow().len() as u64;
         counters.queue_depth = self.replies.borrow().len() as u64;
         let groups = self.groups.borrow().stats();
+        (counters.read_only_replicas, counters.read_only_behind) = self.read_only_figures();
         counters.groups = groups.groups;
         counters.group_members = groups.members;
         counters.group_rebalances = groups.rebalances;

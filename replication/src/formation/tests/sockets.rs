@@ -25,7 +25,7 @@ use crate::formation::{
     Answer, ClusterUuid, FormConfig, FormError, FormedAnswerer, FormedCluster, Impossible,
     ListedNode, Membership, NodeList, NodeUuid, Seal, form,
 };
-use crate::wire::{FRAME_HEADER_BYTES, Frame, FrameHeader, FrameKind};
+use crate::wire::{FRAME_HEADER_BYTES, FRAME_VERSION, Frame, FrameHeader, FrameKind};
 
 /// What the settings promise, with room for a machine that does other things, too.
 const SOON: Duration = Duration::from_secs(3);
@@ -414,7 +414,7 @@ fn given_peers_of_all_kinds_when_asked_then_each_problem_has_its_name() {
     assert_eq!(talks(framed(vec![own; 64])), PeerProblem::SecretDiffers);
     let mut newer = framed(vec![own; 64]);
     newer[4] = 9;
-    assert_eq!(talks(newer), PeerProblem::Version { found: 9, own });
+    assert_eq!(talks(newer), PeerProblem::FrameVersion { found: 9, own: FRAME_VERSION });
 }
 
 #[test]

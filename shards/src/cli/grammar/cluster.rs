@@ -69,6 +69,14 @@ pub struct RebalanceArgs {
     pub moving: MovingArgs,
 }
 
+/// Every form of it: what clap makes of the arguments is the first one alone.
+pub(super) const REASSIGN_USAGE: &str = "\
+chronik-server cluster reassign --topic TOPIC --partition NUMBER --to NODES [OPTIONS]
+       chronik-server cluster reassign --topic TOPIC --partition NUMBER --cancel [OPTIONS]
+       chronik-server cluster reassign --topic TOPIC --replication-factor COUNT [OPTIONS]
+       chronik-server cluster reassign --all --replication-factor COUNT [OPTIONS]
+       chronik-server cluster reassign --list [OPTIONS]";
+
 /// Where a partition is to have its replicas, or how many topics are to have.
 #[derive(Debug, Args)]
 pub struct ReassignArgs {

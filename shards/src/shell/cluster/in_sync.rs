@@ -200,6 +200,21 @@ impl Shard {
         chronik_ring::spawn(async move { shard.tell_all(unheard, generation).await }).detach();
     }
 
+    /// The replicas of this shard for readers alone, and the partitions led from it of which such a replica does not answer or is
+    /// behind. Looks at every partition: for a scrape.
+    pub(in crate::shell) fn read_only_figures(&self) -> (u64, u64) {
+        let catalog = self.catalog();
+        let own = (self.node.config.node_id, self.id);
+        let is_here = |reader: &Placement| (reader.node, reader.shard) == own;
+        let (mut here, mut behind) = (0, 0);
+        let partitions = catalog.topics().flat_map(|topic| &topic.partitions);
+        for partition in partitions.filter(|partition| !partition.readers.is_empty()) {
+            here += u64::from(partition.readers.iter().any(is_here));
+            behind += u64::from(self.with_core(|core| is_reader_behind(core, partition)));
+        }
+        (here, behind)
+    }
+
     async fn tell_all(self: Rc<Self>, nodes: Vec<Seat>, generation: u64) {
         let Some(links) = self.links() else { return };
         let short = links.in_sync().own.borrow().clone().into_iter().collect();
@@ -229,4 +244,14 @@ impl Shard {
             Err(error) => reply.refuse(CallRefused::Invalid { text: error.to_string() }),
         }
     }
+}
+
+fn is_reader_behind(core: &ShardCore, partition: &Partition) -> bool {
+    let group = partition.group;
+    let Some(commit) = core.commit_index(group).filter(|_| core.leads(group)) else { return false };
+    let peers = core.members(group).map(|(_, progress)| progress).unwrap_or_default();
+    let keeps_up = |reader: &Placement| {
+        peers.iter().any(|peer| peer.replica == reader.replica && peer.has_caught_up(commit))
+    };
+    !partition.readers.iter().all(keeps_up)
 }
