@@ -27,7 +27,7 @@ pub use cluster::ClusterStart;
 pub use disk::check_data_dir;
 pub use limits::{IoMemoryPlan, plan_io_memory};
 
-/// How the process ends. 0 is a clean stop, 1 anything not named here.
+/// How the process ends. 0 is a clean stop, 1 anything not named here. docs/operations.md says what to do about each.
 pub mod exit_code {
     /// Settings or command line.
     pub const CONFIG: i32 = 2;

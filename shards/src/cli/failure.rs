@@ -44,7 +44,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The process's exit code.
+    /// The process's exit code. There is no other place where that of a failure is decided; what ends a process that runs
+    /// (`shell::fatal`) names its own.
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
@@ -53,12 +54,8 @@ impl Failure {
             Failure::Identity(_) => exit_code::DATA_DIR,
             Failure::Form(error) => form_exit_code(error),
             Failure::Wal(error) => error.exit_code(),
-            Failure::Run(RunError::Wal { error, .. }) => wal_exit_code(error),
-            Failure::Run(RunError::Core { .. }) => exit_code::WAL_DAMAGED,
-            Failure::Run(RunError::Disk { .. } | RunError::Together { .. }) => exit_code::DATA_DIR,
-            Failure::Run(RunError::Executor { .. }) => exit_code::ENVIRONMENT,
-            Failure::Run(RunError::Listen { .. }) => exit_code::PORT_IN_USE,
-            Failure::Run(_) | Failure::Admin(_) | Failure::Kafka(_) | Failure::Output { .. } => 1,
+            Failure::Run(error) => run_exit_code(error),
+            Failure::Admin(_) | Failure::Kafka(_) | Failure::Output { .. } => 1,
         }
     }
 
@@ -99,6 +96,25 @@ fn form_exit_code(error: &FormError) -> i32 {
     }
 }
 
+fn run_exit_code(error: &RunError) -> i32 {
+    match error {
+        RunError::Wal { error, .. } => wal_exit_code(error),
+        // The log can be read, and what it says makes no sense.
+        RunError::Core { .. } => exit_code::WAL_DAMAGED,
+        RunError::LogGone { .. }
+        | RunError::Segments { .. }
+        | RunError::Disk { .. }
+        | RunError::Together { .. } => exit_code::DATA_DIR,
+        RunError::Listen { .. } | RunError::RaftPort { .. } => exit_code::PORT_IN_USE,
+        RunError::Executor { .. }
+        | RunError::Ring { .. }
+        | RunError::Mesh { .. }
+        | RunError::Background { .. }
+        | RunError::Signals { .. } => exit_code::ENVIRONMENT,
+        RunError::Register { .. } | RunError::Vanished { .. } => 1,
+    }
+}
+
 fn wal_exit_code(error: &WalError) -> i32 {
     match error {
         WalError::Damaged { .. }
@@ -115,5 +131,34 @@ fn wal_exit_code(error: &WalError) -> i32 {
         | WalError::Closed
         | WalError::FileFull { .. }
         | WalError::Plan { .. } => exit_code::WAL_FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+
+    use chronik_engine::ids::ShardId;
+
+    use super::*;
+
+    #[test]
+    fn given_what_ends_a_node_when_it_is_judged_then_the_exit_code_says_what_to_look_at() {
+        let shard = ShardId(0);
+        let failed = || io::Error::from(io::ErrorKind::Other);
+        let address = ([127, 0, 0, 1], 9192).into();
+        let cases = [
+            (RunError::LogGone { shard, path: PathBuf::new() }, exit_code::DATA_DIR),
+            (RunError::Disk { shard, path: PathBuf::new(), error: failed() }, exit_code::DATA_DIR),
+            (RunError::RaftPort { address, error: failed() }, exit_code::PORT_IN_USE),
+            (RunError::Ring { shard, error: failed() }, exit_code::ENVIRONMENT),
+            (RunError::Signals { error: failed() }, exit_code::ENVIRONMENT),
+            (RunError::Wal { shard, error: WalError::Poisoned }, exit_code::WAL_FAILED),
+            (RunError::Register { why: String::new() }, 1),
+        ];
+        for (error, code) in cases {
+            assert_eq!(Failure::Run(error).exit_code(), code);
+        }
     }
 }

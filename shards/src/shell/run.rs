@@ -40,7 +40,7 @@ use crate::catalog::{CommandOutcome, Incarnation};
 use crate::core::{CoreConfig, CoreError, ShardCore};
 use crate::handlers::change::change_catalog;
 use crate::identity::Identity;
-use crate::startup::{Environment, exit_code};
+use crate::startup::Environment;
 use crate::stored::{RestoreError, Segments};
 
 /// A visit to glommio's reactor is over before this; beyond it the reactor would go to sleep.
@@ -187,29 +187,6 @@ pub enum RunError {
         #[source]
         error: std::io::Error,
     },
-}
-
-impl RunError {
-    /// The process's exit code.
-    #[must_use]
-    pub fn exit_code(&self) -> i32 {
-        match self {
-            RunError::Wal { error: WalError::Damaged { .. }, .. } => exit_code::WAL_DAMAGED,
-            RunError::Wal { .. }
-            | RunError::LogGone { .. }
-            | RunError::Segments { .. }
-            | RunError::Core { .. }
-            | RunError::Disk { .. }
-            | RunError::Together { .. } => exit_code::DATA_DIR,
-            RunError::Listen { .. } | RunError::RaftPort { .. } => exit_code::PORT_IN_USE,
-            RunError::Executor { .. }
-            | RunError::Ring { .. }
-            | RunError::Mesh { .. }
-            | RunError::Background { .. }
-            | RunError::Signals { .. } => exit_code::ENVIRONMENT,
-            RunError::Register { .. } | RunError::Vanished { .. } => 1,
-        }
-    }
 }
 
 /// What the main thread hears.
