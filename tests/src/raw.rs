@@ -15,11 +15,16 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, BrokerId, CreateTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest, ProducerId,
-    RequestHeader, ResponseHeader, TopicName,
+    ApiKey, BrokerId, CreateTopicsRequest, FetchRequest, FetchResponse, GroupId,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
+    OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, ProducerId, RequestHeader,
+    ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use uuid::Uuid;
@@ -269,6 +274,37 @@ impl RawConnection {
         let topic = response.responses.first().context("no topic in the answer")?;
         let answer = topic.partition_responses.first().context("no partition in the answer")?;
         Ok(Produced { error_code: answer.error_code, base_offset: answer.base_offset })
+    }
+
+    /// Commits an offset for a topic's first partition, as a consumer that is in no group does; the error code.
+    pub fn commit_offset(&mut self, group: &str, topic: &str, offset: i64) -> Result<i16> {
+        let partition = OffsetCommitRequestPartition::default()
+            .with_committed_offset(offset)
+            .with_committed_metadata(None);
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(topic_name(topic))
+            .with_partitions(vec![partition]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![topic]);
+        let answer = self.call(7, &request)?;
+        let topic = answer.topics.first().context("no topic in the answer")?;
+        Ok(topic.partitions.first().context("no partition in the answer")?.error_code)
+    }
+
+    /// What is committed for a topic's first partition, -1 for nothing; an error where the node does not coordinate the group.
+    pub fn committed_offset(&mut self, group: &str, topic: &str) -> Result<i64> {
+        let topic = OffsetFetchRequestTopic::default()
+            .with_name(topic_name(topic))
+            .with_partition_indexes(vec![0]);
+        let request = OffsetFetchRequest::default()
+            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+            .with_topics(Some(vec![topic]));
+        let answer = self.call(6, &request)?;
+        ensure!(answer.error_code == 0, "{group}: error {}", answer.error_code);
+        let topic = answer.topics.first().context("no topic in the answer")?;
+        Ok(topic.partitions.first().context("no partition in the answer")?.committed_offset)
     }
 
     /// Fetches from one partition.

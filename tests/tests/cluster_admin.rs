@@ -18,16 +18,11 @@ use chronik_tests::scratch::wait_for;
 use chronik_tests::workload::{Load, read_topic};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
-use kafka_protocol::messages::offset_commit_request::{
-    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
-};
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DescribeQuorumRequest, ElectLeadersRequest, GroupId,
-    ListPartitionReassignmentsRequest, OffsetCommitRequest, OffsetFetchRequest,
-    UnregisterBrokerRequest, describe_quorum_request, elect_leaders_request,
+    BrokerId, CreateTopicsRequest, DescribeQuorumRequest, ElectLeadersRequest,
+    ListPartitionReassignmentsRequest, UnregisterBrokerRequest, describe_quorum_request,
+    elect_leaders_request,
 };
-use kafka_protocol::protocol::StrBytes;
 use serde_json::Value;
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -177,22 +172,6 @@ fn given_a_broker_when_topics_are_administered_by_commands_then_each_says_what_i
     assert!(again.contains("there is no topic a (UNKNOWN_TOPIC_OR_PARTITION)"), "{again}");
 }
 
-/// Commits an offset as a consumer that is in no group does.
-fn commit(connection: &mut RawConnection, group: &str, topic: &str, offset: i64) -> Result<i16> {
-    let partition = OffsetCommitRequestPartition::default()
-        .with_partition_index(0)
-        .with_committed_offset(offset)
-        .with_committed_metadata(None);
-    let topic = OffsetCommitRequestTopic::default()
-        .with_name(topic_name(topic))
-        .with_partitions(vec![partition]);
-    let request = OffsetCommitRequest::default()
-        .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
-        .with_generation_id_or_member_epoch(-1)
-        .with_topics(vec![topic]);
-    Ok(connection.call(7, &request)?.topics[0].partitions[0].error_code)
-}
-
 #[test]
 fn given_a_group_when_administered_by_commands_then_its_lag_is_told_and_it_goes_on_where_it_is_told_to()
  {
@@ -206,7 +185,7 @@ fn given_a_group_when_administered_by_commands_then_its_lag_is_told_and_it_goes_
     // Looking for the coordinator makes the topic that holds the groups.
     let unknown = command(&["group", "describe", "billing", "--bootstrap", &at], 1).unwrap();
     assert!(unknown.contains("there is no such group (GROUP_ID_NOT_FOUND)"), "{unknown}");
-    assert_eq!(commit(&mut connection, "billing", "orders", 2).unwrap(), 0);
+    assert_eq!(connection.commit_offset("billing", "orders", 2).unwrap(), 0);
 
     let listed = json(&["group", "list", "--bootstrap", &at], 0).unwrap();
     assert_eq!(listed["groups"][0]["name"], "billing");
@@ -238,19 +217,6 @@ fn given_a_group_when_administered_by_commands_then_its_lag_is_told_and_it_goes_
     assert!(gone.contains("GROUP_ID_NOT_FOUND"), "{gone}");
 }
 
-/// What is committed for the first partition of a topic, -1 for nothing, as a node that coordinates the group tells.
-fn committed(node: &Broker, group: &str, topic: &str) -> Result<i64> {
-    let topic = OffsetFetchRequestTopic::default()
-        .with_name(topic_name(topic))
-        .with_partition_indexes(vec![0]);
-    let request = OffsetFetchRequest::default()
-        .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
-        .with_topics(Some(vec![topic]));
-    let answer = connect(node)?.call(6, &request)?;
-    ensure!(answer.error_code == 0, "{group}: error {}", answer.error_code);
-    Ok(answer.topics[0].partitions[0].committed_offset)
-}
-
 #[test]
 fn given_offsets_at_several_coordinators_when_their_topic_is_deleted_and_made_again_then_all_are_gone()
  {
@@ -264,11 +230,11 @@ fn given_offsets_at_several_coordinators_when_their_topic_is_deleted_and_made_ag
                 (0..3).find(|at| {
                     let connected = connect(&cluster.nodes()[*at]);
                     let done =
-                        connected.and_then(|mut there| commit(&mut there, &group, &topic, 7));
+                        connected.and_then(|mut there| there.commit_offset(&group, &topic, 7));
                     done.is_ok_and(|code| code == 0)
                 })
             })?;
-            ensure!(committed(&cluster.nodes()[at], &group, &topic)? == 7);
+            ensure!(connect(&cluster.nodes()[at])?.committed_offset(&group, &topic)? == 7);
             coordinators.insert(group, at);
         }
         let nodes: BTreeSet<usize> = coordinators.values().copied().collect();
@@ -277,9 +243,8 @@ fn given_offsets_at_several_coordinators_when_their_topic_is_deleted_and_made_ag
         create_topic(&cluster.nodes()[0], &topic, 1, 3)?;
         for (group, at) in coordinators {
             wait_for("the offset is forgotten", DEADLINE, || {
-                committed(&cluster.nodes()[at], &group, &topic)
-                    .is_ok_and(|offset| offset == -1)
-                    .then_some(())
+                let mut there = connect(&cluster.nodes()[at]).ok()?;
+                (there.committed_offset(&group, &topic).ok()? == -1).then_some(())
             })?;
         }
         Ok(())
@@ -377,16 +342,6 @@ fn elect_and_check(cluster: &mut Cluster, topic: &str, wanted: &[Vec<i32>]) -> R
         .with_partitions(vec![partition]);
     let request = DescribeQuorumRequest::default().with_topics(vec![metadata]);
     for node in cluster.nodes() {
-        let at = cluster.bootstrap();
-        let only = ["topic", "create", "only", "--replica-assignment", "2", "--bootstrap", &at];
-        command(&only, 0)?;
-        let stuck = command(&["cluster", "drain", "2", "--admin", &admin], 1)?;
-        ensure!(stuck.contains("only-0: no replica on a node that is not drained"), "{stuck}");
-        ensure!(!stuck.contains(&topic), "what others took over: {stuck}");
-        let text = command(&["cluster", "status", "--admin", &admin], 0)?;
-        ensure!(text.contains("only-0 node 2, no replica on a node that is not drained"), "{text}");
-        let moved = ["cluster", "reassign", "--topic", "only", "--partition", "0", "--to", "3"];
-        command(&[&moved[..], &["--admin", &admin]].concat(), 0)?;
         let answer = connect(node)?.call(2, &request)?;
         let quorum = &answer.topics[0].partitions[0];
         ensure!(quorum.error_code == 0, "{quorum:?}");
@@ -419,6 +374,16 @@ fn given_a_node_when_drained_then_it_leads_nothing_and_when_let_in_again_or_rest
         load.run_until_acked(1_000, DEADLINE)?;
         wait_in_sync(&cluster.nodes()[0])?;
         let admin = cluster.nodes()[0].ports().admin_addr().to_string();
+        let at = cluster.bootstrap();
+        let only = ["topic", "create", "only", "--replica-assignment", "2", "--bootstrap", &at];
+        command(&only, 0)?;
+        let stuck = command(&["cluster", "drain", "2", "--admin", &admin], 1)?;
+        ensure!(stuck.contains("only-0: no replica on a node that is not drained"), "{stuck}");
+        ensure!(!stuck.contains(&topic), "what others took over: {stuck}");
+        let text = command(&["cluster", "status", "--admin", &admin], 0)?;
+        ensure!(text.contains("only-0 node 2, no replica on a node that is not drained"), "{text}");
+        let moved = ["cluster", "reassign", "--topic", "only", "--partition", "0", "--to", "3"];
+        command(&[&moved[..], &["--admin", &admin]].concat(), 0)?;
         let drained = json(&["cluster", "drain", "2", "--admin", &admin], 0)?;
         ensure!(drained["leaders"] == 0 && drained["cordoned"] == true, "{drained}");
         ensure!(leaders_of_node(&cluster.nodes()[2], 2)? == (0, true), "told by another node");

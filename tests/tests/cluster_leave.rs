@@ -6,15 +6,9 @@ use anyhow::{Context, Result, ensure};
 use chronik_tests::binary::run_server;
 use chronik_tests::cluster::{Cluster, DEADLINE, brokers_seen, create_topic, run_on};
 use chronik_tests::process::{Broker, Settings, fresh_name};
-use chronik_tests::raw::{RawConnection, topic_name};
+use chronik_tests::raw::RawConnection;
 use chronik_tests::scratch::{Ports, wait_for};
 use chronik_tests::workload::{Load, read_topic};
-use kafka_protocol::messages::offset_commit_request::{
-    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
-};
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
-use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetFetchRequest};
-use kafka_protocol::protocol::StrBytes;
 
 const PARTITIONS: usize = 4;
 const GROUP: &str = "billing";
@@ -30,41 +24,18 @@ fn command(node: &Broker, args: &[&str], code: i32) -> Result<String> {
     Ok(text)
 }
 
-fn group_id() -> GroupId {
-    GroupId(StrBytes::from_static_str(GROUP))
-}
-
 /// Commits an offset at whichever node coordinates the group.
 fn commit(nodes: &mut [Broker], topic: &str, offset: i64) -> Result<()> {
-    let partition = OffsetCommitRequestPartition::default()
-        .with_partition_index(0)
-        .with_committed_offset(offset)
-        .with_committed_metadata(None);
-    let topic = OffsetCommitRequestTopic::default()
-        .with_name(topic_name(topic))
-        .with_partitions(vec![partition]);
-    let request = OffsetCommitRequest::default()
-        .with_group_id(group_id())
-        .with_generation_id_or_member_epoch(-1)
-        .with_topics(vec![topic]);
     wait_for("an offset is committed", DEADLINE, || {
         nodes.iter().find_map(|node| {
-            let mut connection = RawConnection::open(node.ports().kafka_addr()).ok()?;
-            let answer = connection.call(7, &request).ok()?;
-            (answer.topics[0].partitions[0].error_code == 0).then_some(())
+            let code = connect(node).ok()?.commit_offset(GROUP, topic, offset).ok()?;
+            (code == 0).then_some(())
         })
     })
 }
 
-fn committed(node: &Broker, topic: &str) -> Result<i64> {
-    let topic = OffsetFetchRequestTopic::default()
-        .with_name(topic_name(topic))
-        .with_partition_indexes(vec![0]);
-    let request =
-        OffsetFetchRequest::default().with_group_id(group_id()).with_topics(Some(vec![topic]));
-    let answer = RawConnection::open(node.ports().kafka_addr())?.call(6, &request)?;
-    ensure!(answer.error_code == 0, "error {}", answer.error_code);
-    Ok(answer.topics[0].partitions[0].committed_offset)
+fn connect(node: &Broker) -> Result<RawConnection> {
+    RawConnection::open(node.ports().kafka_addr())
 }
 
 /// The first node does not start without its cluster, and does again with it.
@@ -130,12 +101,12 @@ fn given_a_cluster_of_three_when_it_shrinks_to_one_and_its_settings_go_then_that
         let list = std::mem::take(&mut node.settings_mut().tables);
         node.start_again().context("started without its cluster")?;
         ensure!(!formation.exists() && node.log_contains("from now on this node is alone"));
-        ensure!(committed(node, &topic)? == 17);
+        ensure!(connect(node)?.committed_offset(GROUP, &topic)? == 17);
         is_whole(node, &mut load)?;
         commit(std::slice::from_mut(node), &topic, 18)?;
         node.kill()?;
         node.start_again().context("started again alone")?;
-        ensure!(committed(node, &topic)? == 18);
+        ensure!(connect(node)?.committed_offset(GROUP, &topic)? == 18);
         is_whole(node, &mut load)?;
 
         // What it has now is not the data of a node of that list; but it may begin a cluster, as any single node.

@@ -29,7 +29,7 @@ mod parked;
 use self::copying::Copying;
 pub(super) use self::parked::Fills;
 use super::group::{Group, Machine};
-use super::{FetchError, NamedSegment, ReadPlan, ShardCore, Shared};
+use super::{FetchError, NamedSegment, ReadPlan, ShardCore, Shared, live_mut};
 use crate::catalog::PartitionTag;
 
 /// Groups that copy at a time.
@@ -110,7 +110,7 @@ impl ShardCore {
         if message.get_msg_type() != MessageType::MsgSnapshot {
             return Some(message);
         }
-        let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else {
+        let Some(group) = live_mut(&mut self.groups, id) else {
             return Some(message);
         };
         let Some(head) = group.head_without_records(&message) else {
@@ -191,7 +191,7 @@ impl ShardCore {
     /// A replica of a group that is led here asks for records from `from` on: it has its snapshot, and each time that it
     /// has come further it gets time to install it.
     pub fn fill_heard(&mut self, group: GroupId, replica: ReplicaId, from: Offset) {
-        if let Some(group) = self.groups.get_mut(&group).filter(|group| group.is_live()) {
+        if let Some(group) = live_mut(&mut self.groups, group) {
             group.raft.report_snapshot_progress(replica, from);
         }
     }
@@ -199,7 +199,7 @@ impl ShardCore {
     /// A replica of a group that is led here has taken another part of the snapshot that is sent to it: it gets time for the
     /// next one.
     pub fn snapshot_part_taken(&mut self, group: GroupId, replica: ReplicaId) {
-        if let Some(group) = self.groups.get_mut(&group).filter(|group| group.is_live()) {
+        if let Some(group) = live_mut(&mut self.groups, group) {
             group.raft.report_snapshot_part(replica);
         }
     }
@@ -286,7 +286,7 @@ impl ShardCore {
     /// Does what there is to do next for a fill.
     fn drive_fill(&mut self, id: GroupId) {
         let Some(fill) = self.fills.by_group.get_mut(&id) else { return };
-        let group = self.groups.get_mut(&id).filter(|group| group.is_live());
+        let group = live_mut(&mut self.groups, id);
         let Some(group) = group.filter(|group| !fill.is_void(group)) else {
             self.drop_fill(id);
             return;

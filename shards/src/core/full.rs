@@ -7,8 +7,7 @@
 //!   they are, and elections do not use up what the log keeps in reserve.
 //! - I2: who has not taken over soon is not waited for: no command is taken meanwhile, and deletions make room.
 
-use chronik_engine::ids::ReplicaId;
-use chronik_replication::{Message, MessageType, ReplicationState};
+use chronik_replication::{Message, MessageType, PeerProgress, ReplicationState};
 
 use super::group::Group;
 use super::ticks::Tick;
@@ -76,19 +75,11 @@ fn last_try(mut ticks: u64) -> (u64, u64) {
 impl Group {
     /// Hands the group to one of those that take entries as they come, with each try to another.
     fn hand_over_to_next(&mut self, tries: u64, shared: &mut Shared) {
-        let voters = &self.raft.meta().voters;
-        let mut heirs: Vec<ReplicaId> = self
-            .raft
-            .progress()
-            .into_iter()
-            .filter(|peer| peer.recent_active && peer.state == ReplicationState::Replicate)
-            .map(|peer| peer.replica)
-            .filter(|replica| *replica != self.raft.replica() && voters.contains(replica))
-            .collect();
-        heirs.sort_unstable();
+        let takes = |peer: &PeerProgress| peer.state == ReplicationState::Replicate;
+        let heirs: Vec<PeerProgress> = self.voters_in_reach().filter(takes).collect();
         let turn = usize::try_from(tries).unwrap_or(0).checked_rem(heirs.len());
-        let Some(heir) = turn.map(|at| heirs[at]) else { return };
-        self.raft.transfer_leadership(heir);
-        self.pump(shared);
+        if let Some(heir) = turn.and_then(|at| heirs.get(at)) {
+            self.hand_over_to(heir.replica, shared);
+        }
     }
 }

@@ -9,7 +9,7 @@ use chronik_engine::limits::GROUP_STATE_BYTES_MAX;
 use chronik_engine::wal::record::LogEntry;
 
 use super::group::{Group, Machine};
-use super::{Ack, ProduceError, ShardCore, Token};
+use super::{Ack, ProduceError, ShardCore, Token, live_mut};
 use crate::groups::{COMMAND_BYTES_MAX, GroupCommand, GroupStore};
 
 impl ShardCore {
@@ -35,7 +35,7 @@ impl ShardCore {
     ) -> Result<(), ProduceError> {
         self.check_open()?;
         let is_storage_full = self.storage_full();
-        let target = self.groups.get_mut(&group).filter(|group| group.is_live());
+        let target = live_mut(&mut self.groups, group);
         let target = target.ok_or(ProduceError::UnknownPartition)?;
         if !matches!(target.machine, Machine::Groups(_)) {
             return Err(ProduceError::UnknownPartition);

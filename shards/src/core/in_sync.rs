@@ -14,7 +14,7 @@
 use chronik_engine::ids::{GroupId, Offset, RaftIndex, ReplicaId};
 
 use super::group::Group;
-use super::{ProduceError, ShardCore};
+use super::{ProduceError, ShardCore, live_mut};
 
 /// Where the commit index was.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,7 +59,7 @@ impl ShardCore {
     /// # Errors
     /// [`ProduceError::NotEnoughReplicas`].
     pub fn check_in_sync(&mut self, group: GroupId, wanted: u32) -> Result<(), ProduceError> {
-        let found = self.groups.get_mut(&group).filter(|group| group.is_live());
+        let found = live_mut(&mut self.groups, group);
         let Some(led) = found.filter(|group| group.can_propose()) else { return Ok(()) };
         led.set_holders_min(usize::try_from(wanted).unwrap_or(usize::MAX), &mut self.shared);
         if wanted <= 1 || !led.is_ready() {

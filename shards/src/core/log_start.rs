@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use super::commit::Unit;
 use super::group::{Group, Machine};
-use super::{Ack, ProduceError, ShardCore, Shared, Token};
+use super::{Ack, ProduceError, ShardCore, Shared, Token, live_mut};
 
 const VERSION: u8 = 1;
 
@@ -81,7 +81,7 @@ impl ShardCore {
         token: Option<Token>,
     ) -> Result<(), ProduceError> {
         self.check_open()?;
-        let target = self.groups.get_mut(&group).filter(|group| group.is_live());
+        let target = live_mut(&mut self.groups, group);
         let target = target.ok_or(ProduceError::UnknownPartition)?;
         if !matches!(target.machine, Machine::Partition(_)) {
             return Err(ProduceError::UnknownPartition);
@@ -107,7 +107,7 @@ impl ShardCore {
     /// counts once the record is durable.
     pub fn cut_log(&mut self, id: GroupId, index: RaftIndex) {
         let is_storage_full = self.storage_full();
-        if let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) {
+        if let Some(group) = live_mut(&mut self.groups, id) {
             group.cut_log(index, is_storage_full, &mut self.shared);
         }
     }

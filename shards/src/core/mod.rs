@@ -405,7 +405,7 @@ impl ShardCore {
 
     /// Removes a group with its log. Whoever waits for one of its entries or for its data is told now.
     pub fn delete_group(&mut self, id: GroupId) {
-        let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else { return };
+        let Some(group) = live_mut(&mut self.groups, id) else { return };
         group.delete(&mut self.shared);
         self.drop_fill(id);
         self.shared.stage(Unit::deleted(id), WalRecord::GroupDeleted { group: id });
@@ -534,9 +534,15 @@ impl ShardCore {
         self.shared.waiters.len()
     }
 
+    /// A group that is placed here.
     fn live(&self, group: GroupId) -> Option<&Group> {
         self.groups.get(&group).filter(|group| group.is_live())
     }
+}
+
+/// The same to change it, which leaves the rest of the core to who does so.
+fn live_mut(groups: &mut BTreeMap<GroupId, Group>, group: GroupId) -> Option<&mut Group> {
+    groups.get_mut(&group).filter(|group| group.is_live())
 }
 
 #[cfg(test)]

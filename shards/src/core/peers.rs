@@ -9,12 +9,12 @@ use chronik_engine::ids::{GroupId, RaftIndex, ReplicaId, Term};
 use chronik_engine::wal::record::LogEntry;
 use chronik_replication::{
     ConfChangeV2, EntryFetch, Members, Message, MessageType, PeerMessage, PeerProgress,
-    ProposeError, ReplicationState, Role, SnapshotInstall,
+    ProposeError, Role, SnapshotInstall,
 };
 
 use super::group::{Group, Machine};
 use super::ticks::Tick;
-use super::{ProduceError, ShardCore, Shared, Token};
+use super::{ProduceError, ShardCore, Shared, Token, live_mut};
 use crate::catalog::CommandId;
 
 /// Ticks between the candidacies of two replicas that lost the same leader, and between two tries of one.
@@ -97,7 +97,7 @@ impl ShardCore {
                 self.shared.messages_refused += 1;
                 continue;
             }
-            let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_live()) else {
+            let Some(group) = live_mut(&mut self.groups, id) else {
                 self.shared.messages_refused += 1;
                 self.note_early_sign(id, &message);
                 continue;
@@ -162,7 +162,7 @@ impl ShardCore {
 
     /// The entries that a [`GroupFetch`] asked for: all, a first part, or none if they could not be read.
     pub fn entries_fetched(&mut self, group: GroupId, from: RaftIndex, entries: Vec<LogEntry>) {
-        if let Some(group) = self.groups.get_mut(&group).filter(|group| group.is_live()) {
+        if let Some(group) = live_mut(&mut self.groups, group) {
             group.raft.on_entries_fetched(from, entries);
             group.pump(&mut self.shared);
         }
@@ -201,7 +201,7 @@ impl ShardCore {
 
     /// A message to another replica was lost for certain.
     pub fn peer_unreachable(&mut self, group: GroupId, peer: ReplicaId) {
-        if let Some(group) = self.groups.get_mut(&group).filter(|group| group.is_live()) {
+        if let Some(group) = live_mut(&mut self.groups, group) {
             group.raft.report_unreachable(peer);
         }
     }
@@ -215,7 +215,7 @@ impl ShardCore {
         group: GroupId,
         change: &ConfChangeV2,
     ) -> Result<(), ProposeError> {
-        let found = self.groups.get_mut(&group).filter(|group| group.is_live());
+        let found = live_mut(&mut self.groups, group);
         let target = found.ok_or(ProposeError::NotLeader { leader: None })?;
         target.raft.propose_conf_change(change)?;
         target.give_each_tick(&mut self.shared);
@@ -402,26 +402,6 @@ impl Group {
         self.announce_catalog(shared);
         let high_watermark = self.high_watermark();
         shared.waiters.wake(self.id, high_watermark, &mut shared.effects.wakes);
-    }
-
-    pub(super) fn hand_over(&mut self, shared: &mut Shared) -> bool {
-        let Some(heir) = self.furthest_heir() else { return false };
-        self.raft.transfer_leadership(heir);
-        self.pump(shared);
-        true
-    }
-
-    /// Which of the other voters in reach holds most of what is led here.
-    pub(super) fn furthest_heir(&self) -> Option<ReplicaId> {
-        let voters = &self.raft.meta().voters;
-        let in_reach = self.raft.progress().into_iter().filter(|peer| peer.recent_active);
-        let heirs = in_reach.filter(|peer| voters.contains(&peer.replica));
-        // One whose link was lost is probed, and has no use for it.
-        let furthest = |peer: &PeerProgress| {
-            let holds = peer.matched.max(self.received.of(peer.replica));
-            (peer.state == ReplicationState::Replicate, holds)
-        };
-        heirs.max_by_key(furthest).map(|heir| heir.replica)
     }
 
     /// To be called at each tick.

@@ -10,7 +10,7 @@ use super::commit::{UNIT_BYTES_MAX, UNIT_ENTRIES_MAX};
 use super::group::{Group, InFlight, Machine, acked, log_append_time_ms, producer_batch};
 use super::producers::{ProducerBatch, SequenceError, Verdict};
 use super::read_index::Waiting;
-use super::{Appended, ProduceError, RequiredAcks, ShardCore, Shared, Token};
+use super::{Appended, ProduceError, RequiredAcks, ShardCore, Shared, Token, live_mut};
 use crate::catalog::{CatalogCommand, CommandId};
 
 /// Duplicates of one batch that wait with it. A producer that tries again has given up the one before, so a few are
@@ -34,7 +34,7 @@ impl ShardCore {
     ) -> Result<(), ProduceError> {
         self.check_open()?;
         let is_storage_full = self.storage_full();
-        let Some(target) = self.groups.get_mut(&group).filter(|group| group.is_live()) else {
+        let Some(target) = live_mut(&mut self.groups, group) else {
             return Err(ProduceError::UnknownPartition);
         };
         if !target.can_propose() {
@@ -83,7 +83,7 @@ impl ShardCore {
     ) -> Result<(), ProduceError> {
         self.check_open()?;
         let is_storage_full = self.storage_full();
-        let meta = self.groups.get_mut(&GroupId::META).filter(|group| group.is_live());
+        let meta = live_mut(&mut self.groups, GroupId::META);
         let target = meta.ok_or(ProduceError::UnknownPartition)?;
         if !target.can_propose() {
             return Err(ProduceError::NotLeader);

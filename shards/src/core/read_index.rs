@@ -18,7 +18,7 @@ use chronik_replication::{ReadConfirmed, ReadRound};
 
 use super::group::Group;
 use super::producers::SequenceError;
-use super::{FetchError, ProduceError, ShardCore, Shared, Token};
+use super::{FetchError, ProduceError, ShardCore, Shared, Token, live_mut};
 
 /// Those who may wait on one shard; beyond that they are sent away.
 const WAITING_MAX: usize = 100_000;
@@ -75,7 +75,7 @@ impl ShardCore {
         token: Token,
     ) -> Result<ReadBarrier, FetchError> {
         let is_stopped = self.is_stopped;
-        let found = self.groups.get_mut(&group).filter(|group| group.is_live());
+        let found = live_mut(&mut self.groups, group);
         let found = found.ok_or(FetchError::UnknownPartition)?;
         if is_stopped || !found.can_propose() {
             return Err(FetchError::NotLeader);

@@ -53,7 +53,7 @@ use chronik_replication::{Message, MessageType};
 
 use super::group::{Group, acked};
 use super::ticks::Tick;
-use super::{RequiredAcks, ShardCore, Shared, Token};
+use super::{RequiredAcks, ShardCore, Shared, Token, live_mut};
 use crate::catalog::Durability;
 
 /// A log that has been waiting for its disk for so many ticks is late: 100 ms at most.
@@ -131,7 +131,7 @@ impl ShardCore {
     /// Takes what replicas on other nodes have received.
     pub fn take_received(&mut self, marks: impl IntoIterator<Item = ReceivedMark>) {
         for mark in marks {
-            if let Some(group) = self.groups.get_mut(&mark.group).filter(|group| group.is_live()) {
+            if let Some(group) = live_mut(&mut self.groups, mark.group) {
                 group.take_received(&mark, &mut self.shared);
             }
         }

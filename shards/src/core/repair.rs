@@ -13,7 +13,7 @@ use std::ops::Range;
 use chronik_engine::ids::{GroupId, Offset, ReplicaId, Term};
 use chronik_engine::segment::Segment;
 
-use super::{NamedSegment, ShardCore};
+use super::{NamedSegment, ShardCore, live_mut};
 use crate::catalog::{PartitionKind, PartitionTag};
 
 /// What of a partition cannot be read.
@@ -148,7 +148,7 @@ impl ShardCore {
     pub fn put_repaired(&mut self, id: GroupId, old: &[Segment], new: &[NamedSegment]) -> bool {
         let segments: Vec<Segment> = new.iter().map(|named| named.segment).collect();
         let segments_gone = &mut self.shared.effects.segments_gone;
-        let group = self.groups.get_mut(&id).filter(|group| group.is_live());
+        let group = live_mut(&mut self.groups, id);
         let put = group.and_then(|group| group.segments.put(old, &segments).then_some(group));
         let Some(group) = put else {
             segments_gone.extend(new);

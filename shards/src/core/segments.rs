@@ -17,8 +17,8 @@ use chronik_tiering::backlog::FilePlan;
 use chronik_tiering::write::WritePart;
 use uuid::Uuid;
 
-use super::ShardCore;
 use super::group::Group;
+use super::{ShardCore, live_mut};
 use crate::catalog::{PartitionKind, PartitionTag, TopicId};
 
 /// A segment and the partition that it belongs to: what its file is called.
@@ -201,7 +201,7 @@ impl ShardCore {
         may_leave_gap: impl Fn(&Group) -> bool,
     ) -> bool {
         let mut counts = true;
-        let gone = match self.groups.get_mut(&id).filter(|group| group.is_live()) {
+        let gone = match live_mut(&mut self.groups, id) {
             Some(group) if group.segments.is_next(&new.segment) || may_leave_gap(group) => {
                 group.segments.push(new.segment);
                 group.take_segments_before(group.log_start_offset)
@@ -232,7 +232,7 @@ impl ShardCore {
     /// Tells of a segment that stands for several that there were. Those come out as gone; the new one does where the
     /// partition has moved on meanwhile.
     pub fn replace_segments(&mut self, id: GroupId, new: NamedSegment) {
-        let gone = match self.groups.get_mut(&id).filter(|group| group.is_live()) {
+        let gone = match live_mut(&mut self.groups, id) {
             Some(group) => {
                 if new.segment.is_compacted {
                     // Who reads from the beginning finds the newest records only, in memory as on disk.

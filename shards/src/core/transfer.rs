@@ -4,10 +4,10 @@
 //!   taken over, so this must take milliseconds, not the time that a replica needs to catch up.
 
 use chronik_engine::ids::{GroupId, ReplicaId};
-use chronik_replication::PeerProgress;
+use chronik_replication::{PeerProgress, ReplicationState};
 
-use super::ShardCore;
 use super::group::Group;
+use super::{ShardCore, Shared, live_mut};
 
 /// Why a group is not handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, bincode::Encode, bincode::Decode)]
@@ -32,11 +32,10 @@ impl ShardCore {
     /// # Errors
     /// Why it is not even tried.
     pub fn transfer(&mut self, group: GroupId, to: ReplicaId) -> Result<(), TransferRefused> {
-        let found = self.groups.get_mut(&group).filter(|group| group.is_live());
+        let found = live_mut(&mut self.groups, group);
         let target = found.ok_or(TransferRefused::NotLeader)?;
         target.check_heir(to)?;
-        target.raft.transfer_leadership(to);
-        target.pump(&mut self.shared);
+        target.hand_over_to(to, &mut self.shared);
         Ok(())
     }
 
@@ -58,6 +57,35 @@ impl ShardCore {
 }
 
 impl Group {
+    /// Hands the group to the other voter in reach that holds most of it; says whether there is one.
+    pub(super) fn hand_over(&mut self, shared: &mut Shared) -> bool {
+        let Some(heir) = self.furthest_heir() else { return false };
+        self.hand_over_to(heir, shared);
+        true
+    }
+
+    pub(super) fn hand_over_to(&mut self, heir: ReplicaId, shared: &mut Shared) {
+        self.raft.transfer_leadership(heir);
+        self.pump(shared);
+    }
+
+    /// Which of the other voters in reach holds most of what is led here.
+    pub(super) fn furthest_heir(&self) -> Option<ReplicaId> {
+        // One whose link was lost is probed, and has no use for it.
+        let furthest = |peer: &PeerProgress| {
+            let holds = peer.matched.max(self.received.of(peer.replica));
+            (peer.state == ReplicationState::Replicate, holds)
+        };
+        self.voters_in_reach().max_by_key(furthest).map(|heir| heir.replica)
+    }
+
+    /// The other voters that are heard, by their ids; nobody where this replica does not lead.
+    pub(super) fn voters_in_reach(&self) -> impl Iterator<Item = PeerProgress> {
+        let voters = &self.raft.meta().voters;
+        let peers = self.raft.progress().into_iter();
+        peers.filter(|peer| peer.recent_active && voters.contains(&peer.replica))
+    }
+
     fn check_heir(&self, to: ReplicaId) -> Result<(), TransferRefused> {
         if !self.is_ready() {
             return Err(TransferRefused::NotLeader);
