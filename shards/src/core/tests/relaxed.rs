@@ -302,3 +302,14 @@ fn given_a_topic_that_never_was_relaxed_when_its_leader_has_read_so_then_nobody_
     };
     assert!((0..40).any(|_| leads(&mut trio)), "it lost nothing that it answered for");
 }
+
+#[test]
+fn given_a_group_without_records_when_it_begins_again_then_there_is_nothing_that_it_promised() {
+    let mut bench = Bench::with_partition();
+    bench.core.create_group(GroupId::META, alone(6));
+    bench.write_all();
+    bench.restart();
+    let may_have_forgotten = |group| bench.core.groups[&group].forgot_at.is_some();
+    assert!(may_have_forgotten(GROUP), "it does not know what its topic was");
+    assert!(!may_have_forgotten(GroupId::META), "elections of the catalog wait for nobody");
+}
