@@ -274,6 +274,13 @@ impl<D: Disk> Segments<D> {
                 });
             }
             let first_in_log = wal.first_offset(group).unwrap_or(log_end);
+            if let Some(from) = core.take_segments_back(group, first_in_log) {
+                tracing::error!(
+                    topic_id = %tag.topic.0,
+                    partition = tag.partition,
+                    "offsets from {from} on are in no segment; segments are written of the log once more from there on"
+                );
+            }
             for gap in core.missing_at_start(group, first_in_log) {
                 tracing::error!(
                     topic_id = %tag.topic.0,

@@ -138,6 +138,18 @@ impl ShardCore {
         unclear
     }
 
+    /// Lets go of the segments behind a gap that the log can close, which has all that they stand for: it becomes segments
+    /// once more from there on, and would be cut behind them else (I2). Says where the gap begins.
+    pub fn take_segments_back(&mut self, group: GroupId, first_in_log: Offset) -> Option<Offset> {
+        let group = live_mut(&mut self.groups, group)?;
+        let gaps = group.segments.gaps(group.log_start_to_come(), group.segments.end()?);
+        let gap = gaps.into_iter().find(|gap| gap.end > first_in_log)?;
+        let gone = group.take_segments_from(gap.start);
+        self.shared.segments_taken_back += gone.len() as u64;
+        self.shared.effects.segments_gone.extend(gone);
+        Some(gap.start)
+    }
+
     /// The last segment of a partition where it holds records that the log is yet to have. What another replica has
     /// copied may do so until Raft brings the log there; without another one the log cannot come there by itself.
     #[must_use]

@@ -127,3 +127,28 @@ fn given_a_log_that_begins_before_when_planned_then_it_goes_on_where_the_segment
     nodes.core(1).add_segment(OTHER, stored(OTHER, 15, 18));
     assert!(!nodes.core(1).add_written(&part, segment(15, 20)));
 }
+
+#[test]
+fn given_a_gap_that_the_log_can_close_when_started_then_segments_are_written_from_there_once_more()
+{
+    let lost = |first_in_log: i64, there: &[(i64, i64)]| {
+        let mut nodes = Nodes::new(1);
+        alone_too(&mut nodes);
+        for _ in 0..4 {
+            nodes.produce(1, OTHER, 5);
+        }
+        let found = there.iter().map(|(base, end)| segment(*base, *end)).collect();
+        assert_eq!(nodes.core(1).restore_segments(OTHER, found), []);
+        let from = nodes.core(1).take_segments_back(OTHER, Offset(first_in_log));
+        nodes.settle();
+        let gone = nodes.node(1).gone.iter().map(|gone| gone.segment.base_offset.0).collect();
+        (from.map(|from| from.0), gone, nodes.core(1).stored_to(OTHER).unwrap().0)
+    };
+    let none: Vec<i64> = Vec::new();
+    assert_eq!(lost(0, &[(0, 5), (5, 10)]), (None, none.clone(), 10));
+    assert_eq!(lost(0, &[(0, 5), (10, 15), (15, 20)]), (Some(5), vec![10, 15], 5));
+    assert_eq!(lost(7, &[(0, 5), (10, 15)]), (Some(5), vec![10], 5), "it has a part of it");
+    assert_eq!(lost(10, &[(0, 5), (10, 15)]), (None, none.clone(), 15), "it has nothing of it");
+    assert_eq!(lost(10, &[(5, 10), (15, 20)]), (Some(10), vec![15], 10), "of the second one");
+    assert_eq!(lost(20, &[]), (None, none, 0));
+}
