@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::BytesMut;
 use chronik_engine::disk_sim::block_on;
 use chronik_engine::segment::SegmentError;
+use chronik_engine::wal::record::{GroupCheckpoint, WalRecord};
 use chronik_replication::wire::Seat;
+use chronik_shards::catalog::PartitionKind;
 use chronik_shards::core::{
     FillAnswer, FillAsk, FillChunk, FillId, FillStep, FillWrite, NamedSegment,
 };
@@ -16,11 +18,14 @@ use super::net::Body;
 use super::run::Run;
 use super::swarm::SECOND;
 use super::{Bug, Check, Violation};
+use crate::must;
 use crate::sim::disk::{is_segment_full, segment_io_failed, stored_io_failed};
-use crate::sim::node::{Task, poll_once};
+use crate::sim::node::{Node, Task, poll_once};
 
 /// How long a replica waits for records.
 const PATIENCE_US: u64 = 5 * SECOND;
+/// What a log starts late by, where that is planted.
+const LATE_BY: u32 = 5;
 
 /// What was written, and what failed if not all was.
 pub(super) type Written = (Vec<NamedSegment>, Result<(), SegmentError>);
@@ -94,8 +99,10 @@ impl Run {
         // Small, so that it takes several.
         let bytes_max = bytes_max.min(60 << 10);
         let Some(view) = node.core.borrow().partition(group) else { return Ok(FillAnswer::Failed) };
-        if from < view.log_start_offset {
-            return Ok(FillAnswer::LogStart(view.log_start_offset));
+        let is_late = self.bug == Some(Bug::FillStartsLate) && ask.fill != FillId::default();
+        let log_start = view.log_start_offset.plus(if is_late { LATE_BY } else { 0 });
+        if from < log_start {
+            return Ok(FillAnswer::LogStart(log_start));
         }
         let end = view.high_watermark;
         let (mut bytes, mut end_offset) = (BytesMut::new(), from);
@@ -108,11 +115,11 @@ impl Run {
                     end_offset = batch.end_offset;
                 }
             }
-            Err(error) if stored_io_failed(&error) && self.hosts[host].shards[shard].is_armed => {
+            // A file that is gone is no error of a disk that will have some.
+            Err(error) if self.wants_repair(host, shard, group, &error) => {
                 return Ok(FillAnswer::Failed);
             }
-            Err(error) if self.is_unheard_start(group, &error) => return Ok(FillAnswer::Failed),
-            Err(error) if self.wants_repair(host, shard, group, &error) => {
+            Err(error) if stored_io_failed(&error) && self.hosts[host].shards[shard].is_armed => {
                 return Ok(FillAnswer::Failed);
             }
             Err(error) => return Err(Violation { what: format!("P1: {group}: {error:?}") }),
@@ -122,6 +129,29 @@ impl Run {
         }
         self.report.fill_answers += 1;
         Ok(FillAnswer::Records(FillChunk { end_offset, bytes: bytes.freeze() }))
+    }
+
+    /// What a replica has taken as a snapshot is in segments, all of it from where it says that its log starts.
+    pub(super) fn check_installed(
+        &self,
+        seat: Seat,
+        node: &Node,
+        persisted: &[WalRecord],
+    ) -> Check {
+        let core = node.core.borrow();
+        for record in persisted {
+            let WalRecord::Checkpoint(GroupCheckpoint { group, applied_end_offset, .. }) = record
+            else {
+                continue;
+            };
+            let tag = core.tag(*group).filter(|tag| tag.kind == PartitionKind::Records);
+            let gaps = tag.map(|_| core.gaps(*group, *applied_end_offset)).unwrap_or_default();
+            must!(
+                gaps.is_empty(),
+                "P12: {seat} {group}: taken with a snapshot, and not there: {gaps:?}"
+            );
+        }
+        Ok(())
     }
 
     /// Records have come, or have not.

@@ -163,11 +163,13 @@ pub enum Bug {
     VotesOfAll,
     /// A restart takes each epoch to begin a record later than it did.
     LateEpochs,
+    /// Who copies records is told that the leader's log starts later than it does.
+    FillStartsLate,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 38] = [
+    pub const ALL: [Bug; 39] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -206,6 +208,7 @@ impl Bug {
         Bug::RelaxedForgotten,
         Bug::VotesOfAll,
         Bug::LateEpochs,
+        Bug::FillStartsLate,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

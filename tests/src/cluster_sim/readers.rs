@@ -5,10 +5,8 @@ use std::rc::Rc;
 use chronik_engine::batch::leader_epoch;
 use chronik_engine::disk_sim::block_on;
 use chronik_engine::ids::{GroupId, Offset, Term};
-use chronik_engine::wal::ReadError;
 use chronik_shards::core::{FetchError, ReadBarrier, ReadPlan, Token};
 use chronik_shards::groups::GroupError;
-use chronik_shards::stored::StoredError;
 use rand::Rng;
 
 use super::event::Pending;
@@ -211,17 +209,6 @@ impl Run {
         Ok(())
     }
 
-    /// Whether records are not there since somebody wanted the log to start behind them, and the replica has not heard of that: it
-    /// came by a snapshot of before, of which its leader did not have all any more.
-    pub(super) fn is_unheard_start(&self, group: GroupId, error: &StoredError) -> bool {
-        let asked = self.partitions.get(&group).map_or(Offset(0), |p| p.log_start_asked);
-        match error {
-            StoredError::Missing { gap } => gap.end <= asked,
-            StoredError::Log(ReadError::OffsetReclaimed { offset, .. }) => *offset < asked,
-            _ => false,
-        }
-    }
-
     /// What a fetch gets, in memory or from the disk; nothing where that fails by its own fault.
     pub(super) fn read_planned(
         &mut self,
@@ -238,11 +225,10 @@ impl Run {
         let read = node.segments.read(&node.core, &node.wal, group, range, bytes_max);
         let batches: Vec<ReadBatch> = match block_on(read) {
             Ok(found) => found.into_iter().map(ReadBatch::from).collect(),
+            Err(error) if self.wants_repair(host, shard, group, &error) => return Ok(None),
             Err(error) if self.hosts[host].shards[shard].is_armed && stored_io_failed(&error) => {
                 return Ok(None);
             }
-            Err(error) if self.wants_repair(host, shard, group, &error) => return Ok(None),
-            Err(error) if self.is_unheard_start(group, &error) => return Ok(None),
             Err(error) => {
                 let seat = self.seat(host, shard);
                 return Err(Violation { what: format!("P1: {seat} {group}: {error:?}") });

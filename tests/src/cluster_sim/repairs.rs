@@ -2,7 +2,8 @@
 //! to be copied, the core says.
 //!
 //! - I1: damage hits one node of a run, and no other of it loses its disks: everything committed has a whole copy elsewhere.
-//! - I2: what is damaged is never served, and in the end every record is there again ([`Run::mend_all`]).
+//! - I2: what is damaged is never served, and in the end every record is there again ([`Run::mend_all`]); what was missing at a
+//!   start without being asked for.
 //! - I3: while records are copied nothing else writes segments of that shard anew, but for what fills replicas.
 
 use std::collections::BTreeMap;
@@ -12,9 +13,10 @@ use std::rc::Rc;
 
 use chronik_engine::batch::BatchHeader;
 use chronik_engine::disk::Disk;
-use chronik_engine::disk_sim::{Corruption, block_on};
+use chronik_engine::disk_sim::{Corruption, SimDisk, block_on};
 use chronik_engine::ids::{GroupId, Offset, ReplicaId};
-use chronik_engine::segment::{Segment, SegmentError};
+use chronik_engine::segment::format::SECTOR_BYTES;
+use chronik_engine::segment::{Segment, SegmentError, SegmentPlan};
 use chronik_engine::wal::ReadError;
 use chronik_shards::catalog::PartitionTag;
 use chronik_shards::core::{
@@ -30,12 +32,15 @@ use super::net::Body;
 use super::run::Run;
 use super::swarm::SECOND;
 use super::{Check, Violation};
+use crate::must;
 use crate::sim::disk::{is_segment_full, segment_io_failed};
-use crate::sim::node::{SEGMENTS_DIR, Task, poll_once};
+use crate::sim::node::{Node, SEGMENTS_DIR, Task, poll_once};
 
 /// How long a replica waits for records.
 const PATIENCE_US: u64 = 5 * SECOND;
 const ASK_BYTES: usize = 4 << 20;
+/// Base offset, length, leader epoch, version and the checksum itself.
+const UNCOVERED_BYTES: u64 = 21;
 /// More damages than a run makes in one partition.
 const SWEEPS_MAX: usize = 300;
 
@@ -102,8 +107,25 @@ pub(super) fn segment_lost(error: &SegmentError) -> Option<Segment> {
     Segment::parse(name, 0).map(|(_, _, segment)| segment)
 }
 
+/// One of the bytes in a segment that Kafka's checksum of a batch does not cover, if a batch can be told there.
+fn uncovered_byte(disk: &SimDisk, path: &Path, drawn: u64) -> Option<u64> {
+    let bytes = disk.read_raw(path).ok()?;
+    let end = usize::try_from(SegmentPlan::decode(&bytes).ok()?.data_end()).ok()?;
+    let (mut at, mut begins) = (usize::try_from(SECTOR_BYTES).ok()?, Vec::new());
+    while at < end
+        && let Some(header) = BatchHeader::read(bytes.get(at..)?)
+    {
+        begins.push(at as u64);
+        at += header.size().ok()?;
+    }
+    let count = begins.len() as u64;
+    let begin = begins.get(usize::try_from(drawn.checked_rem(count)?).ok()?)?;
+    Some(begin + drawn / count % UNCOVERED_BYTES)
+}
+
 impl Run {
-    /// A segment of the node that damage hits gets another bit, or is gone.
+    /// A segment of the node that damage hits gets another bit, anywhere or where batches have what their own checksums leave
+    /// out, or is gone.
     pub(super) fn damage_segment(&mut self) {
         let Some(host) = self.swarm.victim else { return };
         let shard = self.rng.random_range(0..self.hosts[host].shards.len());
@@ -122,16 +144,29 @@ impl Run {
             });
             named.collect()
         };
-        let Some(named) = all.get(self.rng.random_range(0..all.len().max(1))) else { return };
+        let place = self.rng.random_range(0..all.len().max(1));
+        let Some(named) = all.get(place) else { return };
         let path = Path::new(SEGMENTS_DIR).join(named.file_name());
         let disk = here.disk.clone();
         let done = if self.rng.random_range(0..3) == 0 {
+            // Two of one partition with one between, so that there are two gaps.
+            let is_other = |other: &&NamedSegment| {
+                (other.topic, other.partition) == (named.topic, named.partition)
+            };
+            let other = all.get(place + 2).filter(is_other);
             block_on(async {
                 disk.remove(&path).await?;
+                if let Some(other) = other {
+                    disk.remove(&Path::new(SEGMENTS_DIR).join(other.file_name())).await?;
+                }
                 disk.sync_dir(Path::new(SEGMENTS_DIR)).await
             })
         } else {
-            let at = self.rng.random_range(0..named.segment.file_bytes.max(1));
+            let drawn = self.rng.random_range(0..named.segment.file_bytes.max(1));
+            let at = match drawn % 2 {
+                0 => drawn,
+                _ => uncovered_byte(&disk, &path, drawn / 2).unwrap_or(drawn),
+            };
             disk.corrupt(&path, at..at + 1, Corruption::FlipBit(self.rng.random_range(0..8)))
         };
         trace!(self, "node {}: {named:?} is damaged: {done:?}", host + 1);
@@ -192,12 +227,24 @@ impl Run {
         let partitions: Vec<GroupId> =
             node.core.borrow().record_partitions().map(|(group, _)| group).collect();
         for group in partitions {
-            let end = node.core.borrow().partition(group).map(|view| view.high_watermark);
-            let up_to = node.wal.first_offset(group).or(end).unwrap_or_default();
-            let missing = node.core.borrow().missing_at_start(group, up_to);
-            if let Some(first) = missing.first() {
-                self.want_repair(host, shard, group, Unreadable::Stored(first.start));
+            let missing = missing(&node, group, None);
+            if let Some(what) = missing {
+                self.want_repair(host, shard, group, what);
             }
+        }
+    }
+
+    /// A trouble of a partition is done with: what else is missing of it is wanted.
+    fn done_with(&mut self, host: usize, shard: usize, group: GroupId, what: Unreadable) {
+        let Some(running) = &mut self.hosts[host].shards[shard].running else { return };
+        let wanted = &mut running.repairs.wanted;
+        if wanted.get(&group) != Some(&what) {
+            return;
+        }
+        wanted.remove(&group);
+        let next = missing(&running.node, group, Some(what));
+        if let Some(next) = next {
+            wanted.insert(group, next);
         }
     }
 
@@ -212,6 +259,7 @@ impl Run {
         let Some((&group, &what)) = repairs.wanted.iter().nth(at) else { return };
         let first_in_log = running.node.wal.first_offset(group);
         let step = running.node.core.borrow().plan_repair(group, what, false, first_in_log);
+        trace!(self.now_us, self.is_traced, "node {}: {group}: {what:?} by {step:?}", host + 1);
         match step {
             RepairStep::Wait => {}
             // While records are copied no file is removed (I3), and one that is to go might have the name of a new one.
@@ -221,7 +269,7 @@ impl Run {
                     plan.tag.partition,
                     plan.base_offset,
                 ) => {}
-            RepairStep::None => drop(repairs.wanted.remove(&group)),
+            RepairStep::None => self.done_with(host, shard, group, what),
             RepairStep::Copy(plan) => {
                 let (next, mut others) = (plan.from, plan.others.clone());
                 others.reverse();
@@ -344,10 +392,10 @@ impl Run {
         match result {
             Ok(()) => {
                 let counts = running.node.core.borrow_mut().put_repaired(group, &old, &segments);
-                if counts && running.repairs.wanted.get(&group) == Some(&what) {
-                    running.repairs.wanted.remove(&group);
-                }
                 self.report.repairs += u64::from(counts);
+                if counts {
+                    self.done_with(host, shard, group, what);
+                }
             }
             Err(error) if is_segment_full(&error) || (is_armed && segment_io_failed(&error)) => {
                 running.node.segments.note_gone(segments);
@@ -360,25 +408,28 @@ impl Run {
         self.absorb(host, shard)
     }
 
-    /// At the end: what was damaged is found by reading it, and there again (I2).
+    /// At the end: what was missing is there again, and what was damaged is found by reading it, and there again (I2).
     pub(super) fn mend_all(&mut self) -> Check {
         let Some(host) = self.swarm.victim else { return Ok(()) };
-        for _ in 0..SWEEPS_MAX {
+        for sweep in 0..SWEEPS_MAX {
+            self.until("what is damaged is copied from others", 60, |run| {
+                let mut shards = run.hosts[host].shards.iter();
+                shards.all(|shard| shard.running.as_ref().is_some_and(|r| r.repairs.is_at_rest()))
+            })?;
             let mut found = 0;
             for group in self.groups() {
                 let places = self.places(group).into_iter().filter(|(at, _)| *at == host);
                 let here: Vec<(usize, usize)> = places.collect();
                 for (_, shard) in here {
+                    let node = self.hosts[host].node(shard).filter(|_| sweep == 0);
+                    let missing = node.and_then(|node| missing(&node, group, None));
+                    must!(missing.is_none(), "P14: {group}: {missing:?} is missing for ever");
                     found += u64::from(self.is_damaged(host, shard, group));
                 }
             }
             if found == 0 {
                 return Ok(());
             }
-            self.until("what is damaged is copied from others", 60, |run| {
-                let mut shards = run.hosts[host].shards.iter();
-                shards.all(|shard| shard.running.as_ref().is_some_and(|r| r.repairs.is_at_rest()))
-            })?;
         }
         Err(Violation { what: "P14: there is always more that is damaged".into() })
     }
@@ -389,4 +440,8 @@ impl Run {
         let read = node.read_all(group, view.log_start_offset..view.high_watermark);
         read.is_err_and(|error| self.wants_repair(host, shard, group, &error))
     }
+}
+
+fn missing(node: &Node, group: GroupId, behind: Option<Unreadable>) -> Option<Unreadable> {
+    node.core.borrow().missing(group, node.wal.first_offset(group), behind)
 }

@@ -343,6 +343,7 @@ impl Run {
         let seat = self.seat(host, shard);
         let persisted = std::mem::take(&mut *node.persisted.borrow_mut());
         self.oracle.persisted(seat, &persisted)?;
+        self.check_installed(seat, &node, &persisted)?;
         let effects = node.core.borrow_mut().take_effects();
         self.report.elections += effects.elected.len() as u64;
         for (group, term, replica) in effects.elected {

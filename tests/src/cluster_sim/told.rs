@@ -150,7 +150,8 @@ impl Run {
         node.core.borrow().applied_index(group)
     }
 
-    /// Whether a follower has an entry on its disk, and hears its leader.
+    /// Whether a follower has an entry on its disk, and hears its leader. Who copies records hears of what is committed by the
+    /// snapshot that waits for them.
     fn may_hear(&self, group: GroupId, index: RaftIndex, leader: Place, follower: Place) -> bool {
         let seat = self.seat(follower.host, follower.shard);
         let is_held = self.oracle.replica_at(seat, group).is_some_and(|disk| index <= disk.last());
@@ -158,6 +159,11 @@ impl Run {
             return false;
         }
         let core_of = |at: Place| self.hosts[at.host].node(at.shard);
+        let copying = core_of(follower)
+            .is_some_and(|node| node.core.borrow().fills().any(|(id, ..)| id == group));
+        if copying {
+            return false;
+        }
         let replica = core_of(follower).and_then(|node| node.core.borrow().replica(group));
         let members = core_of(leader).and_then(|node| node.core.borrow().members(group));
         let known = replica.zip(members);
