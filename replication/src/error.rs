@@ -67,6 +67,12 @@ pub enum ProposeError {
         #[source]
         source: raft::Error,
     },
+    /// A change that no group would apply.
+    #[error("the configuration cannot be changed like that")]
+    Change {
+        #[source]
+        source: ChangeError,
+    },
     #[error("raft refused the proposal")]
     Raft {
         #[source]
@@ -85,6 +91,7 @@ impl ProposeError {
             ProposeError::NotLeader { .. }
             | ProposeError::ConfChangeEmpty
             | ProposeError::Members { .. }
+            | ProposeError::Change { .. }
             | ProposeError::ConfChangeInvalid { .. }
             | ProposeError::Raft { .. } => false,
         }

@@ -36,7 +36,7 @@ use crate::group::RaftGroup;
 /// The most members that a group has, all lists together: who votes stands in two of them while a configuration is left,
 /// and beside those there are replicas for readers.
 const MEMBERS_MAX: usize = 96;
-/// The most bytes of a change: each member of two configurations takes 13 or less.
+/// The most bytes of a change: each member of two configurations takes 15 or less.
 const CHANGE_BYTES_MAX: usize = 4_096;
 
 /// The members of a group: one configuration, or two while one is left for the other.
@@ -238,6 +238,7 @@ impl RaftGroup {
         let data = change
             .write_to_bytes()
             .map_err(|source| ProposeError::Raft { source: raft::Error::CodecError(source) })?;
+        change_of(&data).map_err(|source| ProposeError::Change { source })?;
         if self.node.raft.has_pending_conf() {
             // Raft-rs would append an empty entry in its place.
             return Err(ProposeError::ConfChangePending);

@@ -213,8 +213,8 @@ fn given_replicas_that_move_when_nodes_are_killed_on_the_way_then_they_arrive_an
                 ensure!(code == 0, "partition {partition} to {to:?}: error {code}");
             }
             cluster.node(victim).kill()?;
-            let left = cluster_status(cluster.node(asked))?["moving"].clone();
-            killed_on_the_way += usize::from(left != 0);
+            let status = cluster_status(cluster.node(asked))?;
+            killed_on_the_way += status["moving"].as_u64().context("how many move")?;
             load.run_until_each_acked(10, DEADLINE).with_context(|| format!("without {victim}"))?;
             cluster.node(victim).start_again()?;
             wait_settled(cluster).with_context(|| format!("to {to:?}, {victim} was killed"))?;

@@ -32,7 +32,7 @@ const HEADER_BYTES: usize = 24;
 const LOG_START_AT: usize = 16;
 /// One run of a term.
 const RUN_BYTES: usize = 24;
-/// The most data of a snapshot. The runs of a log without any compaction are a term each, and few.
+/// The most data of a snapshot. The runs are a term each: those of the log, and the last of those before it.
 const DATA_BYTES_MAX: usize = GROUP_STATE_BYTES_MAX + (1 << 20);
 
 /// A group as of one entry.

@@ -76,8 +76,9 @@ impl Failure {
             && self.exit_code() == exit_code::WAL_DAMAGED
         {
             story.push_str(
-                "\nNothing was changed. `chronik-server wal verify DATA_DIR` shows the damage. A node of a cluster has copies of it: let it \
-                 join anew with an empty data_dir. A node alone gives up what is damaged, and keeps the rest, with \
+                "\nNothing was changed. `chronik-server wal verify DATA_DIR` shows the damage. What other nodes of a cluster have, \
+                 too, comes back when this one joins them anew with an empty data_dir; keep the old one: partitions whose only \
+                 replica was here are nowhere else. A node alone gives up what is damaged, and keeps the rest, with \
                  `chronik-server wal repair --accept-loss DATA_DIR`.",
             );
         }

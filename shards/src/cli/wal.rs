@@ -54,15 +54,16 @@ pub enum WalToolError {
     )]
     LossNotAccepted { regions: usize },
     #[error(
-        "{regions} damaged regions; the other nodes of the cluster have what was in them: let this node join them anew with an \
-         empty data_dir"
+        "{regions} damaged regions; what other nodes of the cluster have, too, comes back when this node joins them anew with an \
+         empty data_dir; keep the old one: partitions whose only replica was here are nowhere else"
     )]
     DamagedOfCluster { regions: usize },
     #[error("{regions} damaged regions cannot be repaired; restore the directory from a backup")]
     NotRepairable { regions: usize },
     #[error(
-        "{}: belongs to a node of a cluster, whose other nodes have what would be given up here; let the node join them anew \
-         with an empty data_dir", dir.display()
+        "{}: belongs to a node of a cluster, whose log would contradict those of the others; what they have, too, comes back when \
+         the node joins them anew with an empty data_dir; keep the old one: partitions whose only replica was here are \
+         nowhere else", dir.display()
     )]
     OfCluster { dir: PathBuf },
 }

@@ -260,7 +260,7 @@ pub struct Effects {
 struct Shared {
     config: CoreConfig,
     now_ms: i64,
-    /// The monotonic clock.
+    /// Since the machine was started, its sleep included.
     clock_ms: u64,
     ticks: Ticks,
     tail: TailCache,

@@ -29,6 +29,7 @@
 //! - It promised as its catalog told it, in its last life or before. A catalog never forgets that a topic was relaxed
 //!   (`Topic::was_relaxed`), and after a start none is shown that is older than the start (I4 of `group`). So the first one
 //!   that is shown then says of the topic that it is relaxed, or was, whatever became of it meanwhile, unless it is deleted.
+//! - It promised once its creation was durable, so that it is found in its log at the start.
 //! - Until that is shown every replica with records is taken for one that may have forgotten (I4), and after it those
 //!   whose topics are, or were, relaxed. The others have promised nothing, and never say again that they forgot:
 //!   while an election is decided no candidate begins to listen to those who have. (One that forgets when its disk is
@@ -189,7 +190,8 @@ impl Group {
     /// As follower, tells the leader what has come of it and is not on the disk.
     pub(super) fn tell_received(&mut self, shared: &mut Shared) {
         let is_relaxed = self.durability == Some(Durability::Relaxed);
-        if !is_relaxed || !shared.promises.may_be_given() {
+        // One that begins anew because its creation was lost would not know that it had promised anything.
+        if !is_relaxed || !self.is_created() || !shared.promises.may_be_given() {
             return;
         }
         if let Some(received) = self.raft.take_received() {

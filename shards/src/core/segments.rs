@@ -163,7 +163,7 @@ impl ShardCore {
     }
 
     /// Up to where segments stand for the records of a partition without a gap, from its log start on.
-    #[must_use]
+    #[cfg(test)]
     pub fn covered_to(&self, group: GroupId) -> Option<Offset> {
         self.live(group).map(|group| group.segments.covered_to(group.log_start_offset))
     }

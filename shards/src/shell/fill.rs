@@ -72,8 +72,9 @@ fn cost_ns(bytes_per_second: u64, bytes: usize) -> u64 {
 /// What a shard has under way for fills.
 #[derive(Debug, Default)]
 pub(super) struct FillTraffic {
-    /// When the next call may be made.
+    /// When the next call may be made, as of this rate in bytes per second.
     paid_until_ns: Cell<u64>,
+    paid_at_rate: Cell<Option<u64>>,
     served: Cell<usize>,
     ahead: RefCell<VecDeque<Ahead>>,
     last_ahead: Cell<u64>,
@@ -180,8 +181,7 @@ impl Shard {
     /// so that partitions that ask together do not get an answer each for the price of one. What was paid at one rate does
     /// not count at another: a throttle that is taken away ends at once.
     async fn pay(&self, bytes_max: usize) -> usize {
-        let mut rate = self.pace_bytes_per_second();
-        while let Some(bytes_per_second) = rate {
+        while let Some(bytes_per_second) = self.settled_rate() {
             let rest_ns = self.traffic.paid_until_ns.get().saturating_sub(self.clock.now_ns());
             if rest_ns == 0 {
                 let step =
@@ -191,13 +191,17 @@ impl Shard {
                 return bytes;
             }
             sleep(Duration::from_nanos(rest_ns).min(PACE_CHECK)).await;
-            let now = self.pace_bytes_per_second();
-            if now != rate {
-                self.traffic.paid_until_ns.set(0);
-            }
-            rate = now;
         }
         bytes_max
+    }
+
+    /// The rate that holds now. What was paid at another one is forgotten.
+    fn settled_rate(&self) -> Option<u64> {
+        let rate = self.pace_bytes_per_second();
+        if self.traffic.paid_at_rate.replace(rate) != rate {
+            self.traffic.paid_until_ns.set(0);
+        }
+        rate
     }
 
     fn spend(&self, bytes_per_second: u64, bytes: usize) {
@@ -209,7 +213,7 @@ impl Shard {
 
     /// More came than was paid for where a batch alone is larger, less at the end or where nothing was answered.
     fn settle_payment(&self, paid: usize, came: usize) {
-        let Some(rate) = self.pace_bytes_per_second() else { return };
+        let Some(rate) = self.settled_rate() else { return };
         if came >= paid {
             return self.spend(rate, came - paid);
         }

@@ -188,22 +188,23 @@ impl Shard {
                     "records {from} to {up_to} cannot be read, and not be copied; tried again in {} s: {error}",
                     noted.pause.as_secs()
                 );
-                None
+                // What is missing behind it others may have.
+                self.missing(group, Some(what))
             }
         }
     }
 
-    /// Another trouble may have been noted meanwhile; if not it is what is missing next, each gap once.
+    /// What is missing next takes the place of what is done with, unless that could not be copied in a try before.
     fn end_repair(&self, group: GroupId, what: Unreadable) -> Option<Unreadable> {
         let next = self.missing(group, Some(what));
         let mut wanted = self.repairs.wanted.borrow_mut();
         if wanted.get(&group) == Some(&what) {
             wanted.remove(&group);
-            if let Some(next) = next {
-                wanted.insert(group, next);
-            }
         }
-        wanted.get(&group).copied()
+        if let Some(next) = next {
+            wanted.entry(group).or_insert(next);
+        }
+        next
     }
 
     /// Copies what is planned from one replica. What was written and does not count goes again.
