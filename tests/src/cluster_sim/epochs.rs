@@ -36,7 +36,9 @@ impl Run {
         let core = node.core.borrow();
         let Some(view) = core.partition(group).filter(|view| view.is_ready) else { return Ok(()) };
         // What it leads with is committed, and all before that.
-        self.oracle.applied(seat, group, view.high_watermark)?;
+        let applied = core.applied_index(group).map_or(0, |index| index.0);
+        let applied = usize::try_from(applied).unwrap_or(usize::MAX);
+        self.oracle.choose(group, applied, "its leader has applied it")?;
         let own = leader_epoch(view.leader_epoch);
         let epochs = self.oracle.epochs(group);
         for epoch in -1..=own + 1 {
