@@ -101,6 +101,7 @@ impl Run {
             Some(Err(error)) if is_full(&error) || (is_armed && tiering_io_failed(&error)) => {
                 running.tiering = None;
             }
+            Some(Err(error)) if self.log_lost_by(host, shard, &error) => {}
             Some(Err(error)) if self.segment_lost_by(host, shard, &error) => {}
             Some(Err(error)) => {
                 let seat = self.seat(host, shard);
@@ -134,12 +135,12 @@ impl Run {
         let GroupFetch { group, fetch } = fetch;
         let bytes_max = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX);
         let read = block_on(node.wal.read_entries(group, fetch.from, fetch.up_to, bytes_max));
-        let is_armed = self.hosts[host].shards[shard].is_armed;
+        let may_fail = self.hosts[host].shards[shard].is_armed || self.swarm.victim == Some(host);
         let first_needed = node.core.borrow().first_index_needed(group);
         let entries = match read {
             Ok(entries) => entries,
             // What was asked for may have been cut since: the follower gets a snapshot.
-            Err(_) if is_armed || first_needed.is_none_or(|first| fetch.from < first) => Vec::new(),
+            Err(_) if may_fail || first_needed.is_none_or(|first| fetch.from < first) => Vec::new(),
             Err(error) => {
                 let seat = self.seat(host, shard);
                 return Err(Violation { what: format!("{seat} {group}: {fetch:?}: {error:?}") });

@@ -27,6 +27,7 @@
 //! | `read_only` | what must be true of a node that is read-only, which every fourth run has |
 //! | `fills` | records that are copied from leaders |
 //! | `repairs` | segments that are damaged, and their repair |
+//! | `log_damage` | files of logs that are damaged |
 //! | `minority` | before the end: all heals but a minority, and the rest must go on |
 //! | `finish` | the end: everything heals, and must |
 //! | [`oracle`] | what must be true of messages, disks and logs |
@@ -63,6 +64,7 @@ mod fills;
 mod finish;
 mod host;
 mod in_sync;
+mod log_damage;
 mod lost;
 mod members;
 mod minority;
@@ -165,11 +167,13 @@ pub enum Bug {
     LateEpochs,
     /// Who copies records is told that the leader's log starts later than it does.
     FillStartsLate,
+    /// What cannot be read of a log is not copied from others.
+    ForgetDamage,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 39] = [
+    pub const ALL: [Bug; 40] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -209,6 +213,7 @@ impl Bug {
         Bug::VotesOfAll,
         Bug::LateEpochs,
         Bug::FillStartsLate,
+        Bug::ForgetDamage,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

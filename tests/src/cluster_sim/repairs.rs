@@ -28,6 +28,7 @@ use rand::Rng;
 
 use super::event::Step;
 use super::fills::Written;
+use super::log_damage::is_log_damaged;
 use super::net::Body;
 use super::run::Run;
 use super::swarm::SECOND;
@@ -131,6 +132,10 @@ impl Run {
         let shard = self.rng.random_range(0..self.hosts[host].shards.len());
         let here = &self.hosts[host].shards[shard];
         let Some(node) = self.hosts[host].node(shard).filter(|_| !here.is_armed) else { return };
+        if self.swarm.damages_logs && self.damage_log(host, shard, &node) {
+            return;
+        }
+        let here = &self.hosts[host].shards[shard];
         let all: Vec<_> = {
             let core = node.core.borrow();
             let partitions = core.record_partitions().filter(|(group, _)| self.is_settled(*group));
@@ -181,6 +186,10 @@ impl Run {
         group: GroupId,
         error: &StoredError,
     ) -> bool {
+        if self.swarm.victim == Some(host) && is_log_damaged(error) {
+            self.report.unreadable += 1;
+            return true; // it is noted when segments are made of that file
+        }
         let what = unreadable(error).filter(|_| self.swarm.victim == Some(host));
         what.is_some_and(|what| self.want_repair(host, shard, group, what))
     }
@@ -430,6 +439,8 @@ impl Run {
             if found == 0 {
                 return Ok(());
             }
+            // Of what the log has it is found out when segments are made.
+            self.go_on(SECOND)?;
         }
         Err(Violation { what: "P14: there is always more that is damaged".into() })
     }

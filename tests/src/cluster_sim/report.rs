@@ -111,6 +111,10 @@ report! {
     fill_segments,
     /// Segments that were damaged or removed.
     damages,
+    /// Batches in full files of logs that were damaged.
+    log_damages,
+    /// Times that no segments could be made of a partition in a file for that.
+    log_damages_found,
     /// Times that records could not be read for that.
     unreadable,
     /// Repairs from other replicas.

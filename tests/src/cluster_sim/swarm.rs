@@ -90,6 +90,8 @@ pub(super) struct Swarm {
     pub has_minority: bool,
     /// Whether disks refuse new files, names and room, too, though there is some.
     pub has_rare_disk_faults: bool,
+    /// Whether damage hits logs, too: where they give back files of which there are segments.
+    pub damages_logs: bool,
 }
 
 impl Swarm {
@@ -109,7 +111,7 @@ impl Swarm {
         weights.iter_mut().filter(|(fault, _)| *fault == Fault::Damage).for_each(|w| w.1 = damage);
         // Not drawn, so that the other seeds stay what they were.
         let read_only = (seed % 4 == 3).then_some(nodes);
-        Swarm {
+        let swarm = Swarm {
             nodes: nodes + usize::from(read_only.is_some()),
             shards: rng.random_range(1..=2),
             action_us: rng.random_range(4..16) * MS,
@@ -131,7 +133,10 @@ impl Swarm {
             read_only,
             has_minority: !matches!(seed % 7, 0 | 5), // not drawn either
             has_rare_disk_faults: matches!(seed % 5, 1 | 2),
-        }
+            damages_logs: false,
+        };
+        let damages_logs = swarm.has_segments && swarm.reclaims && !matches!(seed % 7, 0 | 5);
+        Swarm { damages_logs, ..swarm }
     }
 
     /// Nothing is lost, late or broken any more.

@@ -128,6 +128,8 @@ pub struct Node {
     pub reclaimed: Cell<usize>,
     /// How often batches of a partition were refused for want of room after they had got their place.
     pub refused: Cell<usize>,
+    /// What of the last file of which segments were to be made cannot be read, and where it ends there.
+    pub unreadable: RefCell<Vec<(GroupId, Offset)>>,
     bug: Option<Bug>,
     last_checkpoints: RefCell<Vec<GroupCheckpoint>>,
 }
@@ -167,6 +169,7 @@ impl Node {
             carried: Cell::new(0),
             reclaimed: Cell::new(0),
             refused: Cell::new(0),
+            unreadable: RefCell::default(),
             bug,
             last_checkpoints: RefCell::default(),
         })
@@ -466,7 +469,11 @@ impl Node {
                     unwritten.insert(part.group);
                 }
             }
+            if let Err(WriteError::Open(_)) = &result {
+                self.note_unreadable(file, parts_kept.iter().map(|part| part.group).collect());
+            }
             let failed = result?;
+            self.note_unreadable(file, failed.iter().map(|part| part.group).collect());
             let mut backlog = self.backlog.borrow_mut();
             for part in &failed {
                 backlog.part_failed(file, part.group, now_ns);
@@ -476,6 +483,13 @@ impl Node {
             return failed.into_iter().next().map_or(Ok(()), |part| Err(part.error));
         }
         Ok(())
+    }
+
+    fn note_unreadable(&self, file: FileSeq, groups: BTreeSet<GroupId>) {
+        let ranges = self.wal.ranges_in_file(file).into_iter();
+        let lost = ranges.filter(|(group, _)| groups.contains(group));
+        *self.unreadable.borrow_mut() =
+            lost.map(|(group, range)| (group, range.end_offset)).collect();
     }
 
     fn plan(&self, file: FileSeq) -> FilePlan {
