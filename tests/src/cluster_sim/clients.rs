@@ -287,6 +287,7 @@ impl Run {
         let retained_bytes = request.batch.size() + 100;
         let batch = request.batch.clone();
         let group = request.group;
+        let in_flight_bytes = node.core.borrow().in_flight_bytes();
         let proposed = {
             let mut core = node.core.borrow_mut();
             let checked = self.check_in_sync(group, request.acks, &mut core);
@@ -294,6 +295,7 @@ impl Run {
         };
         match proposed {
             Ok(()) => {
+                self.check_in_flight(request.host, shard, group, in_flight_bytes)?;
                 if request.acks.is_for_all() {
                     self.taken(group, request.host, shard)?;
                 }
@@ -304,6 +306,7 @@ impl Run {
             Err(error) => {
                 self.report.storage_full += u64::from(error == ProduceError::StorageFull);
                 let is_out_of_sync = matches!(error, ProduceError::NotEnoughReplicas { .. });
+                self.report.overloaded += u64::from(error == ProduceError::Overloaded);
                 self.report.not_enough_in_sync += u64::from(is_out_of_sync);
                 self.answer(&request, Err(error));
             }

@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use chronik_engine::disk::DirEntry;
 use chronik_engine::disk_sim::{SimDisk, block_on};
-use chronik_engine::ids::{GroupId, NodeId, Offset, RaftIndex, ReplicaId, ShardId};
+use chronik_engine::ids::{GroupId, NodeId, ReplicaId, ShardId};
 use chronik_engine::wal::record::WalRecord;
 use chronik_engine::wal::{RecoveredGroup, Wal, WalError, WalOptions};
-use chronik_replication::Members;
 use chronik_replication::wire::Seat;
-use chronik_shards::catalog::{Catalog, CommandId, Incarnation, PartitionKind, PartitionTag};
+use chronik_shards::catalog::{Catalog, CommandId, Incarnation};
 use chronik_shards::core::{ShardCore, Token};
 use chronik_shards::stored::Segments;
 use chronik_tiering::write::WriteError;
@@ -25,6 +24,7 @@ use uuid::Uuid;
 use super::coordinators::Coordinators;
 use super::event::{Event, HostStep, Pending};
 use super::fills::Fills;
+use super::memory::Bounds;
 use super::repairs::Repairs;
 use super::run::Run;
 use super::swarm::{MS, SECOND};
@@ -69,6 +69,7 @@ pub(super) struct Running {
     pub groups: Coordinators,
     pub fills: Fills,
     pub repairs: Repairs,
+    pub bounds: Bounds,
 }
 
 /// A node.
@@ -250,7 +251,9 @@ impl Run {
         self.oracle.recovered(seat, &recovered, &in_flight)?;
         self.damage(&mut recovered);
         let now_ms = self.wall_ms(host);
-        let config = random_config(&mut self.rng, seat.node, seat.shard);
+        let mut config = random_config(&mut self.rng, seat.node, seat.shard);
+        let bounds = Bounds::of(&config);
+        self.spoil_config(&mut config);
         let mut core = ShardCore::new(config, recovered, now_ms)
             .map_err(|error| Violation { what: format!("the core does not start: {error:?}") })?;
         let strangers = block_on(segments.restore(&mut core, &wal, listed));
@@ -271,6 +274,7 @@ impl Run {
             groups: Coordinators::default(),
             fills: Fills::default(),
             repairs: Repairs::default(),
+            bounds,
         });
         self.want_missing(host, shard);
         self.absorb(host, shard)?;
@@ -316,46 +320,6 @@ impl Run {
             }
         }
         Err(Violation { what: "a log does not open in twenty attempts".into() })
-    }
-
-    /// What planted bugs make of what was found.
-    fn damage(&mut self, recovered: &mut [RecoveredGroup]) {
-        for group in recovered {
-            match self.bug {
-                Some(Bug::ForgetVote) => group.hard_state.vote = ReplicaId::NONE,
-                Some(Bug::ForgetHardState) => {
-                    group.hard_state.term = group.last.term;
-                    group.hard_state.vote = ReplicaId::NONE;
-                }
-                Some(Bug::LoseTail) if group.entries.len() > 1 => {
-                    group.entries.pop();
-                    let last = group.entries.last();
-                    group.last =
-                        last.map_or(group.last, |entry| chronik_engine::wal::record::LogPosition {
-                            index: entry.index,
-                            term: entry.term,
-                        });
-                    let RaftIndex(last) = group.last.index;
-                    group.hard_state.commit.0 = group.hard_state.commit.0.min(last);
-                }
-                Some(Bug::LoseDedupState) if kind_of(group) == Some(PartitionKind::Records) => {
-                    group.checkpoint.state.clear();
-                }
-                Some(Bug::LateEpochs) => {
-                    group.checkpoint.epochs.iter_mut().for_each(|begun| begun.offset.0 += 1);
-                }
-                Some(Bug::ForgetLogStart) => group.log_start_offset = Offset(0),
-                Some(Bug::ForgetMembers) if group.checkpoint.group == GroupId::META => {
-                    let first = self.first_voters.iter().map(|first| first.replica);
-                    let members = Members { voters: first.collect(), ..Members::default() };
-                    members.put_into(&mut group.checkpoint.meta);
-                }
-                Some(Bug::LoseGroups) if kind_of(group) == Some(PartitionKind::Groups) => {
-                    group.checkpoint.state.clear();
-                }
-                _ => {}
-            }
-        }
     }
 
     /// A node ends at once: its process dies, or its power goes. It comes back after a while.
@@ -465,8 +429,4 @@ impl Run {
         }
         Ok(())
     }
-}
-
-fn kind_of(group: &RecoveredGroup) -> Option<PartitionKind> {
-    PartitionTag::decode(&group.checkpoint.meta.tag).map(|tag| tag.kind)
 }

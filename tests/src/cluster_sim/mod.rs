@@ -32,7 +32,9 @@
 //! | `finish` | the end: everything heals, and must |
 //! | [`oracle`] | what must be true of messages, disks and logs |
 //! | `offsets` | what must be true of the logs of consumer groups |
+//! | `memory` | what a shard may hold in memory |
 //! | `configs` | who belongs to a group, as its log says |
+//! | `planted` | what planted bugs make of a start |
 //! | `lost` | what went with disks, and what may go |
 //! | `replica` | what the disk of one replica holds |
 //! | `told` | when followers are told what is committed, and that they hear it |
@@ -67,11 +69,13 @@ mod in_sync;
 mod log_damage;
 mod lost;
 mod members;
+mod memory;
 mod minority;
 mod moves;
 mod net;
 mod offsets;
 pub mod oracle;
+mod planted;
 mod read_only;
 mod readers;
 mod relaxed;
@@ -169,11 +173,13 @@ pub enum Bug {
     FillStartsLate,
     /// What cannot be read of a log is not copied from others.
     ForgetDamage,
+    /// Shards take batches however much is in flight.
+    HoldAll,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 40] = [
+    pub const ALL: [Bug; 41] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -214,6 +220,7 @@ impl Bug {
         Bug::LateEpochs,
         Bug::FillStartsLate,
         Bug::ForgetDamage,
+        Bug::HoldAll,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

@@ -49,6 +49,8 @@ report! {
     forgetful_votes,
     /// Batches refused since too few replicas were in sync.
     not_enough_in_sync,
+    /// Batches refused since too much was in flight.
+    overloaded,
     /// Batches acknowledged that the leader was asked for.
     acked_leader,
     /// Those of them that are not in the log in the end, as may be.

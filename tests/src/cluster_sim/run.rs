@@ -331,6 +331,7 @@ impl Run {
             self.tick_groups(host, shard)?;
             self.reconcile_now_and_then(host, shard)?;
             self.begin_repair(host, shard);
+            self.check_memory(host, shard)?;
             self.absorb(host, shard)?;
             self.plan_idle_work(host, shard);
         }
