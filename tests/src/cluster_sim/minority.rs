@@ -81,7 +81,7 @@ impl Run {
     }
 
     /// How many voters of a group hold all that is committed and are not away; `None` if they are no quorum.
-    fn able_without(&self, away: &[usize], group: GroupId) -> Option<usize> {
+    pub(super) fn able_without(&self, away: &[usize], group: GroupId) -> Option<usize> {
         let is_there = |replica| {
             let seat = self.seat_of(group, replica);
             seat.is_some_and(|seat| !away.contains(&self.place(seat).0))

@@ -25,6 +25,7 @@
 //! | `faults` | what goes wrong |
 //! | `moves` | disks that are lost, partitions that move, and how Raft's members follow |
 //! | `read_only` | what must be true of a node that is read-only, which every fourth run has |
+//! | `removal` | a node that is taken out of the cluster, and is heard after that |
 //! | `fills` | records that are copied from leaders |
 //! | `repairs` | segments that are damaged, and their repair |
 //! | `log_damage` | files of logs that are damaged |
@@ -79,6 +80,7 @@ mod planted;
 mod read_only;
 mod readers;
 mod relaxed;
+mod removal;
 mod repairs;
 mod replica;
 mod replica_readers;
@@ -175,11 +177,13 @@ pub enum Bug {
     ForgetDamage,
     /// Shards take batches however much is in flight.
     HoldAll,
+    /// Who was removed asks for votes as if its leader had told it to.
+    RemovedCampaigns,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 41] = [
+    pub const ALL: [Bug; 42] = [
         Bug::SkipSync,
         Bug::IgnoreSyncError,
         Bug::SendBeforePersist,
@@ -221,6 +225,7 @@ impl Bug {
         Bug::FillStartsLate,
         Bug::ForgetDamage,
         Bug::HoldAll,
+        Bug::RemovedCampaigns,
     ];
 
     /// The same where it lies below the cluster, in a shard or its disk.

@@ -365,8 +365,10 @@ impl Run {
     /// What planted bugs make of messages on their way.
     fn spoil(&mut self, from: Seat, to: Seat, messages: &mut [PeerMessage]) {
         let is_one_away = self.bug == Some(Bug::VotesOfAll) && self.is_one_away();
+        let (sender, _) = self.place(from);
         for message in messages {
             let raft = &mut message.message;
+            self.spoil_removed(sender, raft);
             let kind = raft.get_msg_type();
             match self.bug {
                 Some(Bug::ApplyUncommitted) if kind == MessageType::MsgAppend => {

@@ -187,6 +187,8 @@ report! {
     probes,
     /// Groups that went on without a minority of the nodes.
     groups_without_minority,
+    /// Nodes that were taken out of their cluster.
+    removals,
     /// State machines compared with their logs.
     states_compared,
 }

@@ -64,6 +64,8 @@ pub(super) struct Run {
     pub is_calm: bool,
     /// Clients do nothing any more.
     pub is_over: bool,
+    /// The node that was taken out of the cluster, or is about to be.
+    pub removed: Option<usize>,
     /// Actions that are left.
     pub actions_left: usize,
     next: i64,
@@ -90,6 +92,7 @@ pub fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<Report, Violatio
         run.go_on_without(&away)?;
     }
     run.finish()?;
+    run.remove_a_node()?;
     run.count();
     Ok(run.report)
 }
@@ -123,6 +126,7 @@ impl Run {
             promisers: BTreeMap::new(),
             is_calm: true,
             is_over: false,
+            removed: None,
             actions_left: 0,
             next: 0,
             is_traced: std::env::var_os(TRACE).is_some(),

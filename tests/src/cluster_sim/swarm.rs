@@ -92,6 +92,8 @@ pub(super) struct Swarm {
     pub has_rare_disk_faults: bool,
     /// Whether damage hits logs, too: where they give back files of which there are segments.
     pub damages_logs: bool,
+    /// Whether a node is removed at the end.
+    pub has_removal: bool,
 }
 
 impl Swarm {
@@ -134,6 +136,7 @@ impl Swarm {
             has_minority: !matches!(seed % 7, 0 | 5), // not drawn either
             has_rare_disk_faults: matches!(seed % 5, 1 | 2),
             damages_logs: false,
+            has_removal: seed.is_multiple_of(3),
         };
         let damages_logs = swarm.has_segments && swarm.reclaims && !matches!(seed % 7, 0 | 5);
         Swarm { damages_logs, ..swarm }
