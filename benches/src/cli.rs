@@ -89,7 +89,7 @@ mod tests {
             ("chronik-bench restart --server s --log-bytes 1GB", "GiB"),
             ("chronik-bench many --server s --set nonsense", "KEY=VALUE"),
             ("chronik-bench produce --bootstrap h:1 --pids me", "PID,PID"),
-            ("chronik-bench failover --server s --by magic", "kill, stop, roll, move"),
+            ("chronik-bench failover --server s --by magic", "kill, hang, stop, roll, move"),
             ("chronik-bench failover", "--server"),
             ("chronik-bench formation --server s --start never", "together, last"),
             ("chronik-bench idle --server s --seconds 0", "above 0"),

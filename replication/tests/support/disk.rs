@@ -128,8 +128,9 @@ impl Disk {
         self.check_hard_state(checkpoint.hard_state);
         assert!(checkpoint.last.index > self.hard_state.commit, "a snapshot leads on");
         assert_eq!(checkpoint.meta.replica, self.checkpoint.meta.replica);
-        assert_eq!(checkpoint.epochs.len(), 1, "the term that the log goes on in");
-        assert_eq!(checkpoint.epochs[0].epoch, checkpoint.last.term);
+        let goes_on_in = checkpoint.epochs.last().map(|run| run.epoch);
+        assert_eq!(goes_on_in, Some(checkpoint.last.term), "the term that the log goes on in");
+        assert!(checkpoint.epochs.is_sorted_by(|one, next| one.epoch < next.epoch));
         let state = decode_state(&checkpoint.state.clone().into());
         let last = state.last().expect("a snapshot of nothing");
         assert_eq!((last.index, last.term), (checkpoint.last.index, checkpoint.last.term));
