@@ -9,6 +9,9 @@ use chronik_replication::RecoveredLog;
 
 use super::{BATCH_BYTES, GROUP, HEAD_BYTES};
 
+/// So many terms that ended before the log's start stay known.
+const ENDED_EPOCHS_MAX: usize = 256;
+
 /// What a disk holds: the durable records of one group, replayed.
 #[derive(Debug, Clone)]
 pub struct Disk {
@@ -162,7 +165,7 @@ impl Disk {
         }
         let start = self.log_start.index;
         let ended = epochs.windows(2).take_while(|pair| pair[1].index <= start).count();
-        epochs.split_off(ended)
+        epochs.split_off(ended.saturating_sub(ENDED_EPOCHS_MAX))
     }
 
     /// As the engine recovers it: batches are cut to their headers.
