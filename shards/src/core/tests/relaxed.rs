@@ -52,28 +52,6 @@ fn given_a_relaxed_topic_when_a_quorum_has_received_then_it_is_acknowledged_and_
 }
 
 #[test]
-fn given_a_replica_whose_creation_is_not_durable_when_it_receives_then_it_promises_nothing() {
-    let mut trio = Trio::led_without(config(), Some(2));
-    for core in &mut trio.cores {
-        core.set_relaxed(&told(Durability::Relaxed));
-    }
-    trio.hang(0);
-    trio.cut(1);
-    trio.produce_for(0, batch(1), RECEIVED, 1).unwrap();
-    // With a heartbeat it gets what came after the first entry.
-    for _ in 0..30 {
-        trio.tick();
-        trio.settle();
-    }
-    let last = |trio: &Trio, at: usize| trio.cores[at].groups[&GROUP].raft.last_index();
-    assert_eq!(last(&trio, 2), last(&trio, 0), "it has received");
-    assert_eq!(answered(&trio), [], "and would know nothing of it after a crash");
-    trio.unhang(2);
-    trio.settle();
-    assert_eq!(answered(&trio), [(1, Ok(0))]);
-}
-
-#[test]
 fn given_a_leader_that_nobody_hears_when_it_is_asked_for_a_quorum_then_its_memory_is_not_enough() {
     let mut trio = trio_in_memory();
     trio.cut(1);
@@ -90,11 +68,6 @@ fn given_marks_that_do_not_count_when_taken_then_nothing_is_acknowledged() {
     trio.cut(1);
     trio.cut(2);
     trio.produce_for(0, batch(1), RECEIVED, 1).unwrap();
-    // With a heartbeat it gets what came after the first entry.
-    for _ in 0..30 {
-        trio.tick();
-        trio.settle();
-    }
     let last = trio.cores[0].groups[&GROUP].raft.last_index();
     let term = trio.cores[0].partition(GROUP).unwrap().leader_epoch;
     let good = ReceivedMark { group: GROUP, from: replica(1), to: replica(0), term, index: last };

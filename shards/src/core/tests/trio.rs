@@ -39,11 +39,6 @@ impl Trio {
     }
 
     pub(super) fn led_with(config: CoreConfig) -> Trio {
-        Trio::led_without(config, None)
-    }
-
-    /// The disk of `hung` hangs before the group is there.
-    pub(super) fn led_without(config: CoreConfig, hung: Option<usize>) -> Trio {
         let cores = (0..3_u32).map(|at| {
             let config = CoreConfig { seed: at.into(), node: NodeId(1 + at), ..config.clone() };
             ShardCore::new(config, Vec::new(), 0).unwrap()
@@ -58,7 +53,7 @@ impl Trio {
             cut: BTreeSet::new(),
             starved: None,
             clock_ms: 0,
-            hung: hung.into_iter().map(|at| (at, None)).collect(),
+            hung: BTreeMap::new(),
         };
         let voters: Vec<ReplicaId> = (0..3).map(replica).collect();
         for at in 0..3 {
