@@ -56,9 +56,17 @@ fn group_id(name: &str) -> GroupId {
 
 fn list(kafka: &mut Kafka) -> Result<Report, KafkaError> {
     let mut rows = BTreeMap::new();
+    let mut silent = Vec::new();
     for node in kafka.nodes()? {
         let request = in_versions(3, 5, ListGroupsRequest::default());
-        let answer = kafka.broker(node, &request)?;
+        // The groups of a broker that is down are others' by now.
+        let answer = match kafka.broker(node, &request) {
+            Ok(answer) => answer,
+            Err(error) => {
+                silent.push((node, error));
+                continue;
+            }
+        };
         Refusal::check(answer.error_code, None).map_err(|r| r.of(format!("broker {node}")))?;
         for group in answer.groups {
             rows.insert(group.group_id.to_string(), (group, node));
@@ -73,11 +81,15 @@ fn list(kafka: &mut Kafka) -> Result<Report, KafkaError> {
         }));
         table.row([name, state, protocol, node.to_string()]);
     }
-    let text = match found.is_empty() {
+    let mut text = match found.is_empty() {
         true => "there are no consumer groups\n".to_owned(),
         false => table.to_text(),
     };
-    Ok(Report::new(text, json!({ "groups": found })))
+    for (node, error) in &silent {
+        text.push_str(&format!("not asked: broker {node}: {error}\n"));
+    }
+    let not_asked: Vec<i32> = silent.iter().map(|(node, _)| *node).collect();
+    Ok(Report::new(text, json!({ "groups": found, "not_asked": not_asked })))
 }
 
 /// A group as its coordinator tells of it.
