@@ -281,7 +281,7 @@ impl<D: Disk> Segments<D> {
                     "offsets from {from} on are in no segment; segments are written of the log once more from there on"
                 );
             }
-            for gap in core.missing_at_start(group, first_in_log) {
+            for gap in core.gaps_for_good(group, first_in_log) {
                 tracing::error!(
                     topic_id = %tag.topic.0,
                     partition = tag.partition,

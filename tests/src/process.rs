@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binary::{server_command, wait_with_deadline};
-use crate::http;
+use crate::http::{self, Metrics};
 use crate::netns::Namespace;
 use crate::scratch::{Ports, ScratchDir, wait_for};
 
@@ -367,6 +367,11 @@ impl Broker {
     #[must_use]
     pub fn log_contains(&self, text: &str) -> bool {
         self.log().to_lowercase().contains(&text.to_lowercase())
+    }
+
+    /// What it counts, as its admin port says it.
+    pub fn metrics(&self) -> Result<Metrics> {
+        Metrics::parse(&http::get(self.ports().admin_addr(), "/metrics")?.body)
     }
 
     /// The end of its log, between two lines that name it.

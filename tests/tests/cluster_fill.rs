@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use chronik_tests::cluster::{Cluster, create_topic, leaders_other, run_on};
-use chronik_tests::http::{self, Metrics, Sample};
+use chronik_tests::http::Sample;
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::scratch::wait_for;
 use chronik_tests::workload::Load;
@@ -30,14 +30,12 @@ fn settings() -> Settings {
 }
 
 fn metric(node: &Broker, name: &str) -> Result<f64> {
-    let answer = http::get(node.ports().admin_addr(), "/metrics")?;
-    Ok(Metrics::parse(&answer.body)?.sum(name))
+    Ok(node.metrics()?.sum(name))
 }
 
 /// Raft snapshots of partitions of `topic` that `node` has installed since its start.
 fn snapshots_taken(node: &Broker, topic: &str) -> Result<f64> {
-    let answer = http::get(node.ports().admin_addr(), "/metrics")?;
-    let metrics = Metrics::parse(&answer.body)?;
+    let metrics = node.metrics()?;
     let of = [("topic", topic), ("direction", "download"), ("result", "success")];
     let is_one = |sample: &&Sample| {
         of.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use chronik_tests::batch::BatchBuilder;
 use chronik_tests::cluster::{Cluster, DEADLINE, leaders_seen, run_on};
-use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::{say_skipped, wait_for};
@@ -100,8 +99,7 @@ fn fill(disk: &SmallDisk) -> Result<PathBuf> {
 }
 
 fn is_full(node: &Broker) -> Option<bool> {
-    let answer = http::get(node.ports().admin_addr(), "/metrics").ok()?;
-    Some(Metrics::parse(&answer.body).ok()?.sum("chronik_storage_full") > 0.0)
+    Some(node.metrics().ok()?.sum("chronik_storage_full") > 0.0)
 }
 
 /// The replicas in sync of each partition, as a node tells it.

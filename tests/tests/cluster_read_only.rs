@@ -8,7 +8,6 @@ use chronik_tests::binary::run_server;
 use chronik_tests::cluster::{
     Cluster, DEADLINE, brokers_seen, cluster_status, create_topic, leaders_seen, run_on,
 };
-use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, fetch_request, produce_request, topic_name};
 use chronik_tests::scratch::{Ports, wait_for};
@@ -217,8 +216,7 @@ fn wait_whole(cluster: &mut Cluster, partitions: u64) -> Result<()> {
 
 /// The sum of a metric over the shards of a node.
 fn figure(node: &Broker, name: &str) -> Result<f64> {
-    let page = http::get(node.ports().admin_addr(), "/metrics")?;
-    Ok(Metrics::parse(&page.body)?.sum(name))
+    Ok(node.metrics()?.sum(name))
 }
 
 /// Waits until as many partitions have a read-only replica that is behind, as their leaders' metrics say.

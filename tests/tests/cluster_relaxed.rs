@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use chronik_tests::cluster::{
     Cluster, DEADLINE, leaders_other, leaders_seen, run_on, run_until_ready,
 };
-use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::{seed_from_env, wait_for};
@@ -45,7 +44,7 @@ fn create_relaxed(cluster: &mut Cluster, topic: &str) -> Result<()> {
 fn acks(cluster: &mut Cluster) -> Result<[f64; 2]> {
     let mut sums = [0.0; 2];
     for node in cluster.nodes() {
-        let metrics = Metrics::parse(&http::get(node.ports().admin_addr(), "/metrics")?.body)?;
+        let metrics = node.metrics()?;
         for (sum, what) in sums.iter_mut().zip(["relaxed", "durable"]) {
             *sum += metrics.sum(&format!("chronik_produce_acks_{what}_total"));
         }

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail, ensure};
 use chronik_tests::batch::BatchBuilder;
 use chronik_tests::binary::run_server;
 use chronik_tests::cluster::{Cluster, create_topic, leaders_seen, run_on};
-use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::RawConnection;
 use chronik_tests::scratch::wait_for;
@@ -30,8 +29,7 @@ fn settings(indexing_interval: u32) -> Settings {
 }
 
 fn metric(node: &Broker, name: &str) -> Result<f64> {
-    let answer = http::get(node.ports().admin_addr(), "/metrics")?;
-    Ok(Metrics::parse(&answer.body)?.sum(name))
+    Ok(node.metrics()?.sum(name))
 }
 
 fn repairs(node: &Broker) -> Result<f64> {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use chronik_engine::batch::RecordBatch;
 use chronik_tests::batch::BatchBuilder;
-use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, topic_name};
 use chronik_tests::scratch::wait_for;
@@ -301,8 +300,7 @@ fn given_a_short_segment_ms_when_little_is_written_then_it_is_compacted_all_the_
 }
 
 fn metric(broker: &Broker, name: &str) -> f64 {
-    let metrics = http::get(broker.ports().admin_addr(), "/metrics").unwrap();
-    Metrics::parse(&metrics.body).unwrap().sum(name)
+    broker.metrics().unwrap().sum(name)
 }
 
 /// Writes the same few keys time and again.

@@ -10,7 +10,6 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use chronik_tests::batch::BatchBuilder;
 use chronik_tests::cluster::{Cluster, create_topic, leaders_seen, run_on};
-use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, produce_request, topic_name};
 use chronik_tests::scratch::wait_for;
@@ -119,8 +118,7 @@ fn wait_until_stored(broker: &Broker, topic_hex: &str, partition: i32, end: i64)
 }
 
 fn metric(broker: &Broker, name: &str) -> f64 {
-    let metrics = http::get(broker.ports().admin_addr(), "/metrics").unwrap();
-    Metrics::parse(&metrics.body).unwrap().sum(name)
+    broker.metrics().unwrap().sum(name)
 }
 
 #[test]

@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use chronik_tests::batch::BatchBuilder;
-use chronik_tests::http::{self, Metrics};
 use chronik_tests::process::{Broker, Settings, fresh_name};
 use chronik_tests::raw::{RawConnection, fetch_request};
 use chronik_tests::scratch::wait_for;
@@ -16,8 +15,7 @@ use kafka_protocol::messages::FetchRequest;
 const PARKED_MS: i32 = 120_000;
 
 fn parked(broker: &Broker) -> f64 {
-    let answer = http::get(broker.ports().admin_addr(), "/metrics").unwrap();
-    Metrics::parse(&answer.body).unwrap().sum("chronik_fetch_waiters")
+    broker.metrics().unwrap().sum("chronik_fetch_waiters")
 }
 
 #[test]

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::admin::AdminError;
 use super::kafka::KafkaError;
-use super::wal::WalToolError;
+use super::wal::{JOINS_ANEW, WalToolError};
 use crate::config::ConfigErrors;
 use crate::identity::IdentityError;
 use crate::logging::LoggingError;
@@ -76,9 +76,11 @@ impl Failure {
             && self.exit_code() == exit_code::WAL_DAMAGED
         {
             story.push_str(
-                "\nNothing was changed. `chronik-server wal verify DATA_DIR` shows the damage. What other nodes of a cluster have, \
-                 too, comes back when this one joins them anew with an empty data_dir; keep the old one: partitions whose only \
-                 replica was here are nowhere else. A node alone gives up what is damaged, and keeps the rest, with \
+                "\nNothing was changed. `chronik-server wal verify DATA_DIR` shows the damage. ",
+            );
+            story.push_str(JOINS_ANEW);
+            story.push_str(
+                ". A node alone gives up what is damaged, and keeps the rest, with \
                  `chronik-server wal repair --accept-loss DATA_DIR`.",
             );
         }

@@ -55,8 +55,7 @@ fn group_id(name: &str) -> GroupId {
 }
 
 fn list(kafka: &mut Kafka) -> Result<Report, KafkaError> {
-    let mut rows = BTreeMap::new();
-    let mut silent = Vec::new();
+    let (mut rows, mut silent) = (BTreeMap::new(), Vec::new());
     for node in kafka.nodes()? {
         let request = in_versions(3, 5, ListGroupsRequest::default());
         // The groups of a broker that is down are others' by now.

@@ -24,6 +24,10 @@ use super::grammar::WalCommand;
 use crate::identity::{FORMATION_FILE, IdentityError, lock_directory};
 use crate::startup::exit_code;
 
+/// What there is to do about a damaged log of a node of a cluster.
+pub(super) const JOINS_ANEW: &str = "What other nodes of the cluster have, too, comes back when this node joins them anew with an \
+    empty data_dir; keep the old one: partitions whose only replica was here are nowhere else";
+
 /// Why the logs are not shown, or not whole.
 #[derive(Debug, Error)]
 pub enum WalToolError {
@@ -53,17 +57,12 @@ pub enum WalToolError {
         "{regions} damaged regions; nothing was changed: repeat with --accept-loss to give them up"
     )]
     LossNotAccepted { regions: usize },
-    #[error(
-        "{regions} damaged regions; what other nodes of the cluster have, too, comes back when this node joins them anew with an \
-         empty data_dir; keep the old one: partitions whose only replica was here are nowhere else"
-    )]
+    #[error("{regions} damaged regions. {}", JOINS_ANEW)]
     DamagedOfCluster { regions: usize },
     #[error("{regions} damaged regions cannot be repaired; restore the directory from a backup")]
     NotRepairable { regions: usize },
     #[error(
-        "{}: belongs to a node of a cluster, whose log would contradict those of the others; what they have, too, comes back when \
-         the node joins them anew with an empty data_dir; keep the old one: partitions whose only replica was here are \
-         nowhere else", dir.display()
+        "{}: belongs to a node of a cluster, whose log would contradict those of the others. {}", dir.display(), JOINS_ANEW
     )]
     OfCluster { dir: PathBuf },
 }

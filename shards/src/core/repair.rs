@@ -74,7 +74,7 @@ impl ShardCore {
             Some(Unreadable::Stored(at)) => Some(at),
             Some(Unreadable::Logged(_)) | None => None,
         };
-        let gaps = self.missing_at_start(id, end).into_iter().map(|gap| gap.start);
+        let gaps = self.gaps_for_good(id, end).into_iter().map(|gap| gap.start);
         gaps.filter(|start| Some(*start) > told).map(Unreadable::Stored).next()
     }
 

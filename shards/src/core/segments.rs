@@ -175,10 +175,10 @@ impl ShardCore {
         self.live(group).map(gaps).unwrap_or_default()
     }
 
-    /// The same at a start, for a partition with records. A log start of which is not known yet that it is committed may have
-    /// been applied before: what lies before it is gone for good then, and nothing that is missing.
+    /// The same, for a partition with records, without what lies before a log start that is not known yet to be committed: it may
+    /// have been applied before the last end of the process, and what went with it is gone for good and not missing.
     #[must_use]
-    pub fn missing_at_start(&self, group: GroupId, up_to: Offset) -> Vec<Range<Offset>> {
+    pub fn gaps_for_good(&self, group: GroupId, up_to: Offset) -> Vec<Range<Offset>> {
         let missing = |group: &Group| group.segments.gaps(group.log_start_to_come(), up_to);
         self.live(group).map(missing).unwrap_or_default()
     }

@@ -89,7 +89,7 @@ fn given_segments_that_went_with_a_log_start_when_started_before_it_is_applied_t
         bench.restart_from(checkpoints.clone(), &since);
         bench.core.restore_segments(GROUP, vec![stored(GROUP, kept, 9).segment]);
         assert_eq!(bench.log_start(), Offset(0), "it is not known to be committed");
-        let missing = bench.core.missing_at_start(GROUP, Offset(9));
+        let missing = bench.core.gaps_for_good(GROUP, Offset(9));
         assert_eq!(missing, Vec::from_iter(lost.clone()));
         bench.write_all();
         assert_eq!(bench.log_start(), Offset(4));
